@@ -1,0 +1,24 @@
+"""Face2Diffusion as a library: from a face photo to two words in CLIP's text space. See `encoder.py` for the data flow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encoder import FaceEncoder
+    from .identity import FaceExpression, FaceIdentity
+
+__all__ = ["FaceEncoder", "FaceExpression", "FaceIdentity"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public classes when they are first used: timm and OpenCV take seconds to load."""
+    if name == "FaceEncoder":
+        from .encoder import FaceEncoder
+
+        return FaceEncoder
+    if name in __all__:
+        from . import identity
+
+        return getattr(identity, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,301 @@
+"""Weight files: reading official pickles and our safetensors, telling what a file holds, and writing atomically.
+
+Our files are `.safetensors` under the official tensor names, with two metadata entries: `f2d.kind` (msid, mapper or
+expression) and `f2d.config` (the fields of that network's config as JSON). The official files have no metadata; there
+the networks' `infer_config` reads the sizes from the tensors' shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+Kind = Literal["msid", "mapper", "expression"]
+KIND_NAMES: dict[str, str] = {
+    "msid": "an MSID encoder",
+    "mapper": "a mapping network",
+    "expression": "an expression network (Deep3DFaceRecon)",
+    "identity": "a saved identity",
+    "words": "the words S* of one person",
+}
+# What else people put into the wrong slot, by a piece of one tensor name that gives it away.
+_FOREIGN = {
+    "model.diffusion_model.": "a Stable Diffusion checkpoint",
+    "control_model.": "a ControlNet",
+    "controlnet_cond_embedding": "a ControlNet",
+    "lora_": "a LoRA",
+    "text_model.": "a CLIP text encoder",
+    "emb_params": "a textual-inversion embedding",
+    "string_to_param": "a textual-inversion embedding",
+}
+_WRAPPERS = ("net_recon", "state_dict", "model")  # Deep3DFaceRecon, Lightning, and plain training scripts
+_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+_LFS_MAGIC = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a weight file holds."""
+
+    path: str
+    tensors: dict[str, torch.Tensor]
+    kind: str | None  # a key of KIND_NAMES, or None where the file is something else
+    config: dict[str, Any] | None  # from our metadata; None for the official files
+    metadata: dict[str, str]  # all of it; empty for pickles
+
+    @property
+    def described(self) -> str:
+        """What the file is, in words."""
+        if self.kind is not None:
+            return KIND_NAMES[self.kind]
+        names = " ".join(self.tensors)
+        foreign = next((what for key, what in _FOREIGN.items() if key in names), None)
+        return foreign or f"a file with {len(self.tensors)} tensors of another model (the first is '{next(iter(self.tensors), '')}')"
+
+    def expect(self, kind: Kind) -> Checkpoint:
+        """Return self if it is of the given kind, else raise a ValueError that says what it is."""
+        if self.kind != kind:
+            raise ValueError(
+                f"Expected {KIND_NAMES[kind]}, got '{self.path}': this is {self.described}, not {KIND_NAMES[kind]}. Choose another file."
+            )
+        return self
+
+
+def check_file(path: str | os.PathLike, what: str) -> str:
+    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
+
+    Args:
+        path: the file.
+        what: what should be in it, for the message.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be what it should be.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Expected {what} at '{path}', got no such file. Check the path, or run `f2d download`.")
+    if os.path.isdir(path):
+        raise ValueError(f"Expected {what}, got the folder '{path}'. Name one file in it.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ValueError(f"Expected {what}, got '{path}', which cannot be read ({error.strerror}). Check its permissions.") from error
+    if not head:
+        raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
+    if head.startswith(_LFS_MAGIC):
+        raise ValueError(
+            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. Download the file itself (or run `git lfs pull`)."
+        )
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        raise ValueError(f"Expected {what}, got '{path}', which is a web page. Download the file itself through a browser.")
+    return path
+
+
+def read(path: str | os.PathLike) -> Checkpoint:
+    """Read a weight file of any supported format; nothing in a pickle is ever run.
+
+    Args:
+        path: .safetensors of ours, or a .pt, .pth, .ckpt or .bin pickle.
+
+    Returns:
+        Its tensors, on the CPU, with its kind and config.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds something else than tensors.
+    """
+    path = check_file(path, "a weight file")
+    metadata: dict[str, str] = {}
+    if path.endswith((".safetensors", ".sft")):
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+    else:
+        tensors = _read_pickle(path)
+    kind = metadata.get("f2d.kind") or _kind_of(tensors)
+    if kind not in KIND_NAMES:
+        kind = None
+    try:
+        config = json.loads(metadata["f2d.config"]) if "f2d.config" in metadata else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"Expected JSON under 'f2d.config' in the metadata of '{path}', got {error}. Get the file again.") from error
+    return Checkpoint(path, tensors, kind, config, metadata)
+
+
+def _read_pickle(path: str) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Expected tensors only, got '{path}', which is damaged or holds other objects, perhaps code; it was not run. "
+            f"Get the file from its authors, or convert it to .safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or no such file. Get it again.") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"Expected named tensors, got '{path}' with {type(content).__name__}. Choose a state dict.")
+    stranger = next((key for key, value in content.items() if not isinstance(value, torch.Tensor)), None)
+    if stranger is not None:
+        raise ValueError(f"Expected tensors only, got '{path}' with {type(content[stranger]).__name__} under '{stranger}'. Choose a state dict.")
+    return {_strip_prefixes(str(key)): value for key, value in content.items()}
+
+
+def _strip_prefixes(key: str) -> str:
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _kind_of(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    if "i2t_first.layers.0.0.weight" in tensors:
+        return "mapper"
+    if "patch_embed.proj.weight" in tensors and "cls_token" in tensors:
+        return "msid"
+    if "backbone.conv1.weight" in tensors and "final_layers.1.weight" in tensors:
+        return "expression"
+    return None
+
+
+def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str, optional: tuple[str, ...] = ()) -> None:
+    """Copy tensors into a module; every name and shape must agree.
+
+    Args:
+        module: keeps its own dtype and device.
+        tensors: under the module's own names.
+        path: where they come from, for the message.
+        optional: prefixes of names that may be missing.
+
+    Raises:
+        ValueError: names or shapes differ; the message lists the first of each.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in tensors and not key.startswith(optional or ("\0",))]
+    unexpected = [key for key in tensors if key not in own]
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}" for key in own if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if missing or unexpected or shapes:
+        found = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (("missing", missing), ("unknown", unexpected), ("of another shape", shapes))
+            if names
+        ]
+        raise ValueError(f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. Choose another file.")
+    module.load_state_dict(dict(tensors), strict=not optional)
+
+
+def build_config(config_class: type, values: Mapping[str, Any], path: str) -> Any:
+    """Make a config dataclass of a file's metadata.
+
+    Args:
+        config_class: a dataclass whose sequence fields are tuples.
+        values: its fields; those left out keep their defaults.
+        path: where they come from, for the message.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: a field that this version does not know, or a value that makes no sense.
+    """
+    try:
+        return config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"Expected the fields of {config_class.__name__}, got '{path}' of another version ({error}). Update the pack.") from error
+
+
+def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str, config: Any = None, **extra: str) -> None:
+    """Write our .safetensors atomically.
+
+    Args:
+        path: where to; folders are made.
+        tensors: what to write.
+        kind: a key of `KIND_NAMES`.
+        config: a dataclass; its fields go into the metadata.
+        **extra: more metadata entries.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    metadata = {"format": "pt", "f2d.kind": kind, **extra}
+    if config is not None:
+        metadata["f2d.config"] = json.dumps(asdict(config))
+    with atomic_file(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[str]:
+    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
+
+    Args:
+        path: the target; it is never seen half written, and an existing file survives a failure.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path = os.path.abspath(os.fspath(path))
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".f2d-", suffix=os.path.splitext(path)[1], dir=folder)
+    except OSError as error:
+        raise type(error)(f"Expected a folder that can be written to, got '{folder}' ({error.strerror}). Choose another.") from error
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash tensors by name, shape and content, so that a .pt and its .safetensors have the same fingerprint.
+
+    Args:
+        tensors: of any shape.
+
+    Returns:
+        SHA-256 in hexadecimal, 64 characters.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

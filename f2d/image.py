@@ -1,0 +1,153 @@
+"""Every change of a picture's layout or value range: files, arrays and ComfyUI's IMAGE to uint8, and uint8 to a network's input."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE = 16  # px; nothing smaller can hold a face
+MAX_SIDE = 32766  # px; OpenCV cannot warp from a larger picture
+
+Photo = np.ndarray  # (H, W, 3) uint8, RGB
+
+
+def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
+    """Read a picture from a file, an array or a PIL image.
+
+    EXIF rotation is applied, an alpha channel is dropped, grey becomes RGB and 16 bits become 8.
+
+    Args:
+        source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16
+            in full range or float in [0, 1]; or PIL image.
+
+    Returns:
+        shape (H, W, 3), uint8, RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file or array is not a picture that can be used.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pil(source, "the picture")
+    path = os.fspath(source)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Expected a picture at '{path}', got no such file. Check the path.")
+    if os.path.isdir(path):
+        raise ValueError(f"Expected a picture, got the folder '{path}'. Name one file in it.")
+    if os.path.getsize(path) == 0:
+        raise ValueError(f"Expected a picture, got '{path}' with 0 bytes. Copy or download it again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _from_pil(image, f"'{path}'")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"Expected a picture (PNG, JPEG, WebP, ...), got '{path}', which is none Pillow knows.") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise ValueError(f"Expected at most {limit} megapixels, got more in '{path}'. Scale the picture down.") from error
+    except PermissionError as error:
+        raise ValueError(f"Expected a readable picture, got '{path}' without permission to read it.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"Expected a whole picture, got '{path}', which breaks off or is damaged ({error}). Get it again.") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> Photo:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow may open as 32-bit
+        return _from_array(np.asarray(image, dtype=np.float32) / np.float32(65535), name)
+    if image.mode == "F":
+        return _from_array(np.asarray(image), name)
+    return _from_array(np.asarray(image.convert("RGB")), name)
+
+
+def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}.")
+    if min(array.shape[:2]) < MIN_SIDE:
+        raise ValueError(
+            f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Use a larger photo."
+        )
+    if max(array.shape[:2]) > MAX_SIDE:
+        raise ValueError(
+            f"Expected {name} with at most {MAX_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Scale it down or crop it."
+        )
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / np.float32(65535)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError(f"Expected {name} with finite values, got NaN or infinity. Look at the step that made it.")
+        if array.min() < -1e-3 or array.max() > 1 + 1e-3:
+            raise ValueError(f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by 255?")
+        array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"Expected {name} as uint8, uint16 or float in [0, 1], got {array.dtype}.")
+    return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
+
+
+def from_comfy(images: torch.Tensor) -> list[Photo]:
+    """Take ComfyUI's IMAGE apart.
+
+    Args:
+        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's SaveImage does.
+
+    Returns:
+        B pictures of shape (H, W, 3), uint8, RGB.
+
+    Raises:
+        ValueError: not an IMAGE, an empty batch, NaN values or a side under 16 px.
+    """
+    if not isinstance(images, torch.Tensor) or images.ndim != 4:
+        got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"Expected an IMAGE of shape (B, H, W, 3), got {got}.")
+    if images.shape[0] == 0:
+        raise ValueError("Expected an IMAGE with at least one picture, got an empty batch.")
+    array = images.detach().float().cpu().numpy()
+    if not np.isfinite(array).all():
+        raise ValueError("Expected an IMAGE with finite values, got NaN or infinity. Look at the node that made it.")
+    return [_from_array(picture.clip(0, 1)) for picture in array]
+
+
+def to_comfy(pictures: Sequence[Photo]) -> torch.Tensor:
+    """Stack pictures of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), float32 in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures)).float() / 255
+
+
+def to_unit(pictures: Sequence[Photo]) -> torch.Tensor:
+    """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [0, 1]."""
+    return to_comfy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def to_signed(pictures: Sequence[Photo]) -> torch.Tensor:
+    """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
+    return (to_unit(pictures) - 0.5) / 0.5
+
+
+def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | None = None) -> None:
+    """Write a picture atomically as PNG.
+
+    Args:
+        path: where to; folders are made.
+        picture: shape (H, W, 3), uint8, RGB.
+        text: entries for the PNG's text chunks; values are written as `str(value)`.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    from .checkpoint import atomic_file
+
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, str(value))
+    with atomic_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)

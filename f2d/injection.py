@@ -1,0 +1,212 @@
+"""S* in a prompt: finding it among the tokens, and the rows that stand in its place (Fig. 3b).
+
+The authors overwrite the sum of token embedding and position embedding with a word of S*. A text encoder adds the
+position embedding to whatever stands at a token's place, so the row to put there is `S* - position_embedding[i]`.
+A mapper trained with `positional="before"` predicts the row itself.
+
+The same code serves ComfyUI (chunks of 77 tokens, with weights), the stand-alone pipeline and training.
+
+Dimension letters: D word width, N length of a chunk (77).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor
+
+from .mapping import Positional
+
+PLACEHOLDER = "S*"
+CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
+_WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk
+
+Token = tuple[Any, float, int]  # (token id or row, weight, word id; 0 = start, end or padding), as ComfyUI's tokenizer gives them
+
+
+def insertion_rows(words: Tensor, position_rows: Tensor, positional: Positional = "replace") -> Tensor:
+    """Turn S* into the rows that a text encoder must see in place of token embeddings (Fig. 3b).
+
+    Args:
+        words: shape (..., 2, D): S1*, S2*.
+        position_rows: shape (2, D): the position embedding at the two places.
+        positional: how the mapper was trained.
+
+    Returns:
+        shape (..., 2, D).
+    """
+    return words - position_rows if positional == "replace" else words
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One person in prompts: a placeholder and what stands for it."""
+
+    placeholder: str
+    token_ids: tuple[int, ...]  # of the placeholder
+    words: Tensor  # (2, D) float32
+    class_rows: Tensor  # (2, D) float32: token embeddings of "a person"
+    positional: Positional = "replace"
+    strength: float = 1.0  # 0 = "a person", 1 = S*
+
+    def rows(self, position_rows: Tensor) -> Tensor:
+        """Give the rows for one occurrence; both arguments and result have shape (2, D)."""
+        rows = insertion_rows(self.words, position_rows, self.positional)
+        return rows if self.strength == 1 else self.class_rows + self.strength * (rows - self.class_rows)
+
+
+def check_placeholder(placeholder: str) -> str:
+    """Return a placeholder without the spaces around it.
+
+    Args:
+        placeholder: what the user typed.
+
+    Returns:
+        The placeholder.
+
+    Raises:
+        ValueError: it is empty, or has characters with another meaning in a prompt.
+    """
+    placeholder = placeholder.strip()
+    if not placeholder:
+        raise ValueError("Expected a placeholder such as 'S*', got an empty text. Type one.")
+    if re.search(r"[()\\:\n]", placeholder):
+        raise ValueError(f"Expected a placeholder without parentheses, backslashes, colons and line breaks, got '{placeholder}'. Use 'S*' or 'S1*'.")
+    return placeholder
+
+
+def isolate(prompt: str, placeholders: Iterable[str]) -> str:
+    """Put spaces around each placeholder, so that CLIP's tokenizer does not merge it with punctuation ("S*," or "S*'s").
+
+    Args:
+        prompt: the text.
+        placeholders: as `check_placeholder` gives them.
+
+    Returns:
+        The text with spaces.
+
+    Raises:
+        ValueError: a placeholder with a sign in it, such as "S*", stands inside a word.
+    """
+    placeholders = list(placeholders)
+    for placeholder in placeholders:
+        if re.search(r"[^\w\s]", placeholder) and (inside := re.search(rf"\w+{re.escape(placeholder)}\w*|{re.escape(placeholder)}\w+", prompt)):
+            if inside[0] not in placeholders:
+                raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{inside[0]}' in the prompt. Put spaces around '{placeholder}'.")
+    return _pattern(placeholders).sub(lambda match: f" {match[0]} ", prompt)
+
+
+def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
+    """Make the class prompt: every placeholder becomes the class words.
+
+    Args:
+        prompt: the text.
+        placeholders: as `check_placeholder` gives them.
+        class_words: what stands for a person.
+
+    Returns:
+        The class prompt.
+
+    Raises:
+        ValueError: there is no placeholder in the prompt, or one inside a word.
+    """
+    placeholders = list(placeholders)
+    isolate(prompt, placeholders)
+    replaced, count = _pattern(placeholders).subn(lambda _: class_words, prompt)
+    if not count:
+        raise missing_placeholder(prompt, placeholders)
+    return replaced
+
+
+def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
+    """Make the error for a prompt in which nobody is named."""
+    names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
+    return ValueError(f"Expected {names} in the prompt, got '{prompt}'. Write, for instance, 'A photo of {PLACEHOLDER} as a chef'.")
+
+
+def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(placeholders, key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """Half of an occurrence of S*, until its place in the chunk is known."""
+
+    subject: Subject
+    half: int  # 0 = S1*, 1 = S2*
+
+
+def inject_tokens(chunks: Sequence[Sequence[Token]], subjects: Sequence[Subject], position_embedding: Tensor) -> list[list[Token]]:
+    """Put the rows of S* in place of every placeholder in a tokenized prompt.
+
+    Chunks without a placeholder keep their tokens. The layout is that of ComfyUI's tokenizer, except that the two words
+    of S* are never torn apart by the end of a chunk.
+
+    Args:
+        chunks: lists of N (token, weight, word id); start, end and padding have word id 0.
+        subjects: who may be in the prompt.
+        position_embedding: shape (N, D), float32.
+
+    Returns:
+        Chunks of the same kind, in which rows of shape (D,) stand for the placeholders.
+    """
+    length = len(chunks[0])
+    groups = [list(group) for _, group in groupby((token for chunk in chunks for token in chunk if token[2]), key=lambda token: token[2])]
+    units = [unit for group in groups for unit in _units(group, list(_substitute(group, subjects)))]
+    start = [token for token in chunks[0][:1] if not token[2]]
+    end = next(token for token in reversed(chunks[-1]) if not token[2])
+    filled: list[list[Token]] = [list(start)]
+    for unit in units:
+        if len(filled[-1]) + len(unit) > length - 1:
+            filled.append(list(start))
+        filled[-1].extend(unit)
+    filled = [chunk + [end] * (length - len(chunk)) for chunk in filled]
+    return [[_place(token, index, position_embedding) for index, token in enumerate(chunk)] for chunk in filled]
+
+
+def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator[Token]:
+    """Exchange each placeholder's tokens for two slots."""
+    longest_first = sorted(subjects, key=lambda subject: -len(subject.token_ids))
+    ids = [token[0] if isinstance(token[0], int) else None for token in group]
+    index = 0
+    while index < len(group):
+        for subject in longest_first:
+            if tuple(ids[index : index + len(subject.token_ids)]) == subject.token_ids:
+                _, weight, word = group[index]
+                yield from ((_Slot(subject, half), weight, word) for half in (0, 1))
+                index += len(subject.token_ids)
+                break
+        else:
+            yield group[index]
+            index += 1
+
+
+def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[Token]]:
+    """Cut a group into what must stay in one chunk: the group where it is short, else single tokens and whole S*."""
+    if len(original) < _WHOLE_GROUP:
+        yield list(group)
+        return
+    unit: list[Token] = []
+    for token in group:
+        unit.append(token)
+        if not (isinstance(token[0], _Slot) and token[0].half == 0):
+            yield unit
+            unit = []
+
+
+def _place(token: Token, index: int, position_embedding: Tensor) -> Token:
+    slot, weight, word = token
+    if not isinstance(slot, _Slot):
+        return token
+    first = index - slot.half
+    return slot.subject.rows(position_embedding[first : first + 2])[slot.half], weight, word
+
+
+def has_rows(chunks: Sequence[Sequence[Token]]) -> bool:
+    """Tell whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
+    return any(not isinstance(token[0], int) for chunk in chunks for token in chunk)

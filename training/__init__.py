@@ -1,0 +1,1 @@
+"""The training package of Face2Diffusion."""
