@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .encoder import FaceEncoder
     from .identity import FaceExpression, FaceIdentity
 
-__all__ = ["FaceEncoder", "FaceExpression", "FaceIdentity"]
+__all__ = ["ALIGNMENTS", "ORDERS", "Alignment", "FaceEncoder", "FaceExpression", "FaceIdentity", "Order"]
+
+Alignment = Literal["detect", "FFHQ", "112 px"]  # look for the face, or take a picture that is already aligned
+ALIGNMENTS: tuple[Alignment, ...] = ("detect", "FFHQ", "112 px")
+Order = Literal["largest", "left to right"]  # how the faces in a photo are counted
+ORDERS: tuple[Order, ...] = ("largest", "left to right")
 
 
 def __getattr__(name: str) -> Any:
@@ -17,7 +22,7 @@ def __getattr__(name: str) -> Any:
         from .encoder import FaceEncoder
 
         return FaceEncoder
-    if name in __all__:
+    if name in ("FaceExpression", "FaceIdentity"):
         from . import identity
 
         return getattr(identity, name)

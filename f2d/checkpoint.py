@@ -150,7 +150,9 @@ def _read_pickle(path: str) -> dict[str, torch.Tensor]:
             f"Get the file from its authors, or convert it to .safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or no such file. Get it again.") from error
+        raise ValueError(
+            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or no such file. Get it again."
+        ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -158,7 +160,9 @@ def _read_pickle(path: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"Expected named tensors, got '{path}' with {type(content).__name__}. Choose a state dict.")
     stranger = next((key for key, value in content.items() if not isinstance(value, torch.Tensor)), None)
     if stranger is not None:
-        raise ValueError(f"Expected tensors only, got '{path}' with {type(content[stranger]).__name__} under '{stranger}'. Choose a state dict.")
+        raise ValueError(
+            f"Expected tensors only, got '{path}' with {type(content[stranger]).__name__} under '{stranger}'. Choose a state dict."
+        )
     return {_strip_prefixes(str(key)): value for key, value in content.items()}
 
 
@@ -194,7 +198,9 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     missing = [key for key in own if key not in tensors and not key.startswith(optional or ("\0",))]
     unexpected = [key for key in tensors if key not in own]
     shapes = [
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}" for key in own if key in tensors and tensors[key].shape != own[key].shape
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
     ]
     if missing or unexpected or shapes:
         found = [
@@ -202,7 +208,9 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
             for what, names in (("missing", missing), ("unknown", unexpected), ("of another shape", shapes))
             if names
         ]
-        raise ValueError(f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. Choose another file.")
+        raise ValueError(
+            f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. Choose another file."
+        )
     module.load_state_dict(dict(tensors), strict=not optional)
 
 
@@ -223,7 +231,9 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
     try:
         return config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except TypeError as error:
-        raise ValueError(f"Expected the fields of {config_class.__name__}, got '{path}' of another version ({error}). Update the pack.") from error
+        raise ValueError(
+            f"Expected the fields of {config_class.__name__}, got '{path}' of another version ({error}). Update the pack."
+        ) from error
 
 
 def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str, config: Any = None, **extra: str) -> None:
@@ -297,5 +307,5 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()

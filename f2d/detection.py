@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 
+from . import ORDERS, Order
 from .alignment import five_landmarks
 from .checkpoint import check_file
 from .image import Photo
-
-Order = Literal["largest", "left to right"]
-ORDERS: tuple[Order, ...] = ("largest", "left to right")
 
 # Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of 10 to 300 px:
 # a close-up needs a smaller picture and room around the head, a face in a crowd a larger picture.
@@ -84,7 +82,7 @@ class YuNet:
         best = 0.0
         for long_side, border in _PASSES:
             candidates = self._detect_once(photo, long_side, border)
-            best = max([best, *(face.score for face in candidates)])
+            best = max([best] + [face.score for face in candidates])
             faces = [face for face in candidates if face.score >= min_score]
             if faces:
                 return sorted(faces, key=lambda face: -face.score)

@@ -1,11 +1,11 @@
 """From a photo to S*: the whole chain.
 
-    photo (H, W, 3) uint8
-      -> detection   five landmarks (5, 2) px
-      -> alignment   face (3, 112, 112) in [-1, 1]
-      -> msid        v_id (1536)                 = 4 depths x 384
-      -> expression  v_exp (64)                  from a second crop (3, 224, 224) in [0, 1]; may be left out
-      -> mapping     S* (2, 768)
+photo (H, W, 3) uint8
+  -> detection   five landmarks (5, 2) px
+  -> alignment   face (3, 112, 112) in [-1, 1]
+  -> msid        v_id (1536)                 = 4 depths x 384
+  -> expression  v_exp (64)                  from a second crop (3, 224, 224) in [0, 1]; may be left out
+  -> mapping     S* (2, 768)
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from . import ALIGNMENTS, Alignment, Order
 from .alignment import align_face, crop_aligned, crop_ffhq
 from .checkpoint import fingerprint, read
-from .detection import FAN, Detector, Face, Order, YuNet, choose_face, face_from_landmarks, sort_faces
+from .detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
 from .expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
 from .identity import FaceExpression, FaceIdentity
 from .image import Photo, load_photo, to_signed, to_unit
 from .mapping import MappingNetwork, load_mapper
 from .msid import MSIDEncoder, load_msid
 
-Alignment = Literal["detect", "FFHQ", "112 px"]
-ALIGNMENTS: tuple[Alignment, ...] = ("detect", "FFHQ", "112 px")
 _BATCH = 32  # faces a forward pass
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -179,7 +178,7 @@ class FaceEncoder:
         face = face_from_landmarks(landmarks)
         return [face], face
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, crops: Sequence[Photo]) -> torch.Tensor:
         """Compute v_id = f_id(x) of aligned faces (Sec. 3.2).
 
@@ -246,7 +245,7 @@ class FaceEncoder:
         points = chosen.landmarks if chosen.landmarks68 is None else expression_landmarks(chosen.landmarks68)
         return FoundFace(align_expression(photo, points), faces, chosen)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_expression(self, crops: Sequence[Photo]) -> torch.Tensor:
         """Compute v_exp = f_exp(x) of aligned faces (Sec. 3.3).
 
@@ -262,7 +261,9 @@ class FaceEncoder:
         if self.expression is None:
             raise ValueError("Expected an expression network, got none. Load Deep3DFaceRecon's epoch_20.pth with the encoder.")
         if not self.mapper.config.exp_dim:
-            raise ValueError("Expected a mapper with expression guidance, got one without. Use one that takes expressions, or no reference.")
+            raise ValueError(
+                "Expected a mapper with expression guidance, got one without. Use one that takes expressions, or no reference."
+            )
         network = self.ready(self.expression)
         device = next(network.parameters()).device
         return network(to_unit(crops).to(device)).float().cpu()
@@ -284,7 +285,7 @@ class FaceEncoder:
         crop = self.find_expression(load_photo(photo), **choice).crop
         return FaceExpression(self.encode_expression([crop])[0], strength)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def words(self, identity: FaceIdentity, expression: FaceExpression | None = None) -> torch.Tensor:
         """Compute S* = f_map(f_id(x)) of an encoded face (Eq. 2; without expression guidance Eq. 9).
 

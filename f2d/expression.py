@@ -109,7 +109,9 @@ def align_expression(photo: Photo, landmarks: np.ndarray) -> Photo:
     x0, x1 = max(crop.left, 0), min(crop.left + CROP_SIZE, crop.width)
     y0, y1 = max(crop.top, 0), min(crop.top + CROP_SIZE, crop.height)
     if x0 >= x1 or y0 >= y1:
-        raise ValueError(f"Expected a face inside the {width}x{height} px photo, got landmarks {np.asarray(landmarks).tolist()}. Use another photo.")
+        raise ValueError(
+            f"Expected a face inside the {width}x{height} px photo, got landmarks {np.asarray(landmarks).tolist()}. Use another photo."
+        )
     zoom_x, zoom_y = width / crop.width, height / crop.height
     box = (x0 * zoom_x, y0 * zoom_y, min(x1 * zoom_x, width), min(y1 * zoom_y, height))
     part = Image.fromarray(photo).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=box)
@@ -136,9 +138,9 @@ class ExpressionNetwork(nn.Module):
         Returns:
             shape (B, 64).
         """
-        x = self.backbone(face)                                             # (B, 2048, 7, 7)
-        x = x.mean((2, 3), keepdim=True)                                    # (B, 2048, 1, 1)
-        return self.final_layers[_EXPRESSION_HEAD](x).flatten(1)            # (B, 64)
+        x = self.backbone(face)  # (B, 2048, 7, 7)
+        x = x.mean((2, 3), keepdim=True)  # (B, 2048, 1, 1)
+        return self.final_layers[_EXPRESSION_HEAD](x).flatten(1)  # (B, 64)
 
 
 def load_expression(checkpoint: Checkpoint) -> ExpressionNetwork:

@@ -57,7 +57,9 @@ class FaceIdentity:
         metadata = checkpoint.metadata
         version = int(metadata.get("version", "0"))
         if version > FORMAT_VERSION:
-            raise ValueError(f"Expected an identity of format {FORMAT_VERSION}, got '{checkpoint.path}' of format {version}. Update the pack.")
+            raise ValueError(
+                f"Expected an identity of format {FORMAT_VERSION}, got '{checkpoint.path}' of format {version}. Update the pack."
+            )
         identity = cls(checkpoint.tensors["v_id"].float(), metadata.get("msid", ""), int(metadata.get("photos", "1")), encoder)
         if encoder is not None:
             encoder.check_identity(identity)

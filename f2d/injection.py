@@ -23,6 +23,7 @@ from .mapping import Positional
 
 PLACEHOLDER = "S*"
 CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
+_AFTER = 1.4142e-5  # of the denoising; a hundredth of a timestep
 _WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk
 
 Token = tuple[Any, float, int]  # (token id or row, weight, word id; 0 = start, end or padding), as ComfyUI's tokenizer gives them
@@ -75,7 +76,9 @@ def check_placeholder(placeholder: str) -> str:
     if not placeholder:
         raise ValueError("Expected a placeholder such as 'S*', got an empty text. Type one.")
     if re.search(r"[()\\:\n]", placeholder):
-        raise ValueError(f"Expected a placeholder without parentheses, backslashes, colons and line breaks, got '{placeholder}'. Use 'S*' or 'S1*'.")
+        raise ValueError(
+            f"Expected a placeholder without parentheses, backslashes, colons and line breaks, got '{placeholder}'. Use 'S*' or 'S1*'."
+        )
     return placeholder
 
 
@@ -94,9 +97,10 @@ def isolate(prompt: str, placeholders: Iterable[str]) -> str:
     """
     placeholders = list(placeholders)
     for placeholder in placeholders:
-        if re.search(r"[^\w\s]", placeholder) and (inside := re.search(rf"\w+{re.escape(placeholder)}\w*|{re.escape(placeholder)}\w+", prompt)):
-            if inside[0] not in placeholders:
-                raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{inside[0]}' in the prompt. Put spaces around '{placeholder}'.")
+        word = re.escape(placeholder)
+        glued = re.search(rf"\w+{word}\w*|{word}\w+", prompt) if re.search(r"[^\w\s]", placeholder) else None
+        if glued and glued[0] not in placeholders:
+            raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{glued[0]}' in the prompt. Put spaces around it.")
     return _pattern(placeholders).sub(lambda match: f" {match[0]} ", prompt)
 
 
@@ -159,13 +163,14 @@ def inject_tokens(chunks: Sequence[Sequence[Token]], subjects: Sequence[Subject]
     groups = [list(group) for _, group in groupby((token for chunk in chunks for token in chunk if token[2]), key=lambda token: token[2])]
     units = [unit for group in groups for unit in _units(group, list(_substitute(group, subjects)))]
     start = [token for token in chunks[0][:1] if not token[2]]
-    end = next(token for token in reversed(chunks[-1]) if not token[2])
+    tails = [[token for token in chunk[1:] if not token[2]] for chunk in chunks]
+    end, padding = tails[0][0], max(tails, key=len)[-1]
     filled: list[list[Token]] = [list(start)]
     for unit in units:
         if len(filled[-1]) + len(unit) > length - 1:
             filled.append(list(start))
         filled[-1].extend(unit)
-    filled = [chunk + [end] * (length - len(chunk)) for chunk in filled]
+    filled = [chunk + [end] + [padding] * (length - 1 - len(chunk)) for chunk in filled]
     return [[_place(token, index, position_embedding) for index, token in enumerate(chunk)] for chunk in filled]
 
 
@@ -205,6 +210,22 @@ def _place(token: Token, index: int, position_embedding: Tensor) -> Token:
         return token
     first = index - slot.half
     return slot.subject.rows(position_embedding[first : first + 2])[slot.half], weight, word
+
+
+def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Split the denoising for delayed subject conditioning (DSC, Sec. 3.4): the class prompt first, then S*.
+
+    The switch lies a hair after `subject_from`, where no scheduler puts a step: no step sees both prompts or none, and a step
+    exactly at `subject_from` still sees the class prompt, as in FastComposer.
+
+    Args:
+        subject_from: share of the denoising before the face, in (0, 1); the paper's alpha is 1 - subject_from.
+
+    Returns:
+        Start and end of the class prompt, and of the prompt with S*, as shares of the timesteps.
+    """
+    switch = subject_from + _AFTER
+    return (0.0, switch), (switch, 1.0)
 
 
 def has_rows(chunks: Sequence[Sequence[Token]]) -> bool:

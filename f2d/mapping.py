@@ -102,19 +102,21 @@ class MappingNetwork(nn.Module):
                 f"Expected identity features of shape (B, {self.config.id_dim}), got {tuple(v_id.shape)}. "
                 "Use the mapper that was trained with this encoder."
             )
-        x = v_id                                                            # (B, I)
+        x = v_id  # (B, I)
         if self.null_exp is not None:
             x = torch.cat([v_id, self._expression(v_id, v_exp, keep)], -1)  # (B, I + E)
         elif v_exp is not None:
             raise ValueError("Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it.")
-        return torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)    # (B, 2, D)
+        return torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
 
     def _expression(self, v_id: Tensor, v_exp: Tensor | None, keep: Tensor | None) -> Tensor:
         null = self.null_exp.expand(len(v_id), -1)
         if v_exp is None:
             return null
         if v_exp.shape != null.shape:
-            raise ValueError(f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network.")
+            raise ValueError(
+                f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network."
+            )
         return v_exp if keep is None else torch.where(keep.bool().unsqueeze(1), v_exp, null)
 
 

@@ -81,7 +81,10 @@ class MSIDEncoder(VisionTransformer):
         self.config = config
         # The official names count layers from 0.
         self.norms = nn.ModuleDict(
-            {f"layer_{depth - 1}": nn.Sequential(nn.BatchNorm1d(config.embed_dim), nn.LayerNorm(config.embed_dim)) for depth in config.normed}
+            {
+                f"layer_{depth - 1}": nn.Sequential(nn.BatchNorm1d(config.embed_dim), nn.LayerNorm(config.embed_dim))
+                for depth in config.normed
+            }
         )
 
     def forward_levels(self, face: Tensor) -> list[Tensor]:
@@ -93,14 +96,14 @@ class MSIDEncoder(VisionTransformer):
         Returns:
             L tensors of shape (B, C), from the shallowest depth to the deepest.
         """
-        x = self.patch_embed(face)                                          # (B, N-1, C)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)    # (B, N, C)
+        x = self.patch_embed(face)  # (B, N-1, C)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N, C)
         x = x + self.pos_embed
         levels = []
         for depth, block in enumerate(self.blocks[: self.config.depths[-1]], start=1):
             x = block(x)
             if depth in self.config.depths:
-                token, name = x[:, 0], f"layer_{depth - 1}"                 # (B, C)
+                token, name = x[:, 0], f"layer_{depth - 1}"  # (B, C)
                 levels.append(self.norms[name](token) if name in self.norms else token)
         return levels
 

@@ -1,0 +1,79 @@
+"""Encode Face Identity."""
+
+import comfy.utils
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_api.latest import io, ui
+
+from ..f2d import ALIGNMENTS, ORDERS
+from .sockets import CATEGORY, Encoder, Identity, where_known
+
+
+class EncodeFaceIdentity(io.ComfyNode):
+    """Photo to identity."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="EncodeFaceIdentity",
+            display_name="Encode Face Identity",
+            category=CATEGORY,
+            description="Finds the face in a photo and encodes who it is. Several photos of one person, as a batch, are averaged.",
+            inputs=[
+                Encoder.Input("encoder", tooltip="From Load Face Encoder."),
+                io.Image.Input("image", tooltip="A photo of the person, or a batch of photos of the same person."),
+                io.Combo.Input(
+                    "alignment",
+                    options=list(ALIGNMENTS),
+                    default=ALIGNMENTS[0],
+                    tooltip="'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
+                    "'112 px' takes a square crop that is aligned for ArcFace.",
+                ),
+                io.Combo.Input(
+                    "face_order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    tooltip="How the faces in a photo are counted: by size, or from left to right. The preview shows the numbers.",
+                ),
+                io.Int.Input(
+                    "face_index",
+                    default=0,
+                    min=0,
+                    max=99,
+                    step=1,
+                    tooltip="Which face to take, counted from 0 as in the preview.",
+                ),
+                io.Float.Input(
+                    "min_score",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How sure the detector must be, from 0 to 1. Lower it for profiles, drawings and blurred photos.",
+                ),
+            ],
+            outputs=[
+                Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*."),
+                io.Image.Output("face", display_name="face", tooltip="The upright face crop that was encoded, one a photo."),
+                io.Image.Output("preview", display_name="preview", tooltip="The photos with all faces numbered; the chosen one is green."),
+            ],
+            **where_known(search_aliases=["face2diffusion", "f2d", "face id", "identity", "faceid encode"]),
+        )
+
+    @classmethod
+    def execute(cls, encoder, image: torch.Tensor, alignment: str, face_order: str, face_index: int, min_score: float) -> io.NodeOutput:
+        """Find the face in each photo and encode their mean."""
+        from ..f2d.detection import draw_faces
+        from ..f2d.image import from_comfy, to_comfy
+
+        photos = from_comfy(image)
+        progress = comfy.utils.ProgressBar(len(photos))
+        found = []
+        for photo in photos:
+            throw_exception_if_processing_interrupted()
+            found.append(encoder.find(photo, alignment, face_order, face_index, min_score))
+            progress.update(1)
+        preview = to_comfy([draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)])
+        crops = [face.crop for face in found]
+        return io.NodeOutput(encoder.identity(crops), to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls))

@@ -1,0 +1,64 @@
+"""Load Face Encoder."""
+
+from comfy_api.latest import io
+
+from .files import FAN, NONE, detector_files, full_path, state, weight_files
+from .sockets import CATEGORY, Encoder, where_known
+
+
+class LoadFaceEncoder(io.ComfyNode):
+    """Reads the networks that turn a photo into S*."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="LoadFaceEncoder",
+            display_name="Load Face Encoder",
+            category=CATEGORY,
+            description="Loads the Face2Diffusion networks from models/face2diffusion: photo in, S* out.",
+            inputs=[
+                io.Combo.Input(
+                    "msid",
+                    options=weight_files("msid"),
+                    tooltip="The multi-scale identity encoder: msid.pt of the authors, or a .safetensors of your own training.",
+                ),
+                io.Combo.Input(
+                    "mapper",
+                    options=weight_files("map"),
+                    tooltip="The mapping network from identity to S*: mapping.pt of the authors, or a .safetensors of your own training.",
+                ),
+                io.Combo.Input(
+                    "expression",
+                    options=[NONE, *weight_files("epoch")],
+                    default=NONE,
+                    tooltip="Deep3DFaceRecon's epoch_20.pth, for expression references. 'none': the prompt alone rules the expression.",
+                ),
+                io.Combo.Input(
+                    "detector",
+                    options=[*detector_files(), FAN, NONE],
+                    tooltip="What finds the face: a YuNet .onnx file, or FAN (the authors' choice; needs the package face_alignment). "
+                    "'none' does for pictures that are already aligned.",
+                ),
+            ],
+            outputs=[Encoder.Output("encoder", display_name="encoder", tooltip="The networks, for Encode Face Identity.")],
+            **where_known(search_aliases=["face2diffusion", "f2d", "msid", "face embedding loader"]),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, msid: str, mapper: str, expression: str, detector: str) -> tuple:
+        """Run again when a file has changed."""
+        return tuple(state(name) for name in (msid, mapper, expression, detector))
+
+    @classmethod
+    def execute(cls, msid: str, mapper: str, expression: str, detector: str) -> io.NodeOutput:
+        """Load the files."""
+        from .management import ManagedFaceEncoder
+
+        encoder = ManagedFaceEncoder.load(
+            full_path(msid),
+            full_path(mapper),
+            None if expression == NONE else full_path(expression),
+            None if detector == NONE else FAN if detector == FAN else full_path(detector),
+        )
+        return io.NodeOutput(encoder)
