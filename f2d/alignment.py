@@ -46,7 +46,7 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     x, y = (source - mean_source).T
     u, v = (target - mean_target).T
     spread = float((x**2 + y**2).sum())
-    if not np.isfinite(spread) or spread < 1e-6:
+    if not np.isfinite(spread) or spread < 1.0:  # px^2; shares of the picture's size instead of px end here too
         raise ValueError(f"Expected landmarks at different places, got {source.tolist()}. Check their order and units (px).")
     a, b = float((x * u + y * v).sum()) / spread, float((x * v - y * u).sum()) / spread
     rotation = np.array([[a, -b], [b, a]])
@@ -65,9 +65,13 @@ def align_face(photo: Photo, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
         shape (size, size, 3), uint8, RGB.
 
     Raises:
-        ValueError: the landmarks coincide, or are not finite.
+        ValueError: the landmarks coincide, are not finite, or lie outside the photo.
     """
+    landmarks = np.asarray(landmarks, np.float64)
     transform = similarity_transform(landmarks, ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE))
+    height, width = photo.shape[:2]
+    if not ((landmarks >= 0) & (landmarks < (width, height))).all(axis=1).any():
+        raise ValueError(f"Expected a face inside the {width}x{height} px photo, got landmarks {landmarks.tolist()}. Use another photo.")
     return cv2.warpAffine(photo, transform, (size, size), flags=cv2.INTER_LINEAR)
 
 
@@ -106,7 +110,7 @@ def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
         ValueError: the picture is not square.
     """
     side = _square_side(photo, "an FFHQ-aligned picture")
-    corners = np.array([(0, 0), (0, side), (side, side), (side, 0)])
+    corners = np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5  # the first pixel's centre is at 0
     transform = similarity_transform(corners, ffhq_quad(ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)))
     return cv2.warpAffine(photo, transform, (size, size), flags=cv2.INTER_LINEAR)
 

@@ -14,7 +14,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,7 @@ KIND_NAMES: dict[str, str] = {
     "expression": "an expression network (Deep3DFaceRecon)",
     "identity": "a saved identity",
     "words": "the words S* of one person",
+    "features": "features of one face",
 }
 # What else people put into the wrong slot, by a piece of one tensor name that gives it away.
 _FOREIGN = {
@@ -149,9 +150,9 @@ def _read_pickle(path: str) -> dict[str, torch.Tensor]:
             f"Expected tensors only, got '{path}', which is damaged or holds other objects, perhaps code; it was not run. "
             f"Get the file from its authors, or convert it to .safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
-            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or no such file. Get it again."
+            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or something else. Get it again."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -218,7 +219,7 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
     """Make a config dataclass of a file's metadata.
 
     Args:
-        config_class: a dataclass whose sequence fields are tuples.
+        config_class: a dataclass whose sequence fields are tuples, with a default for each field.
         values: its fields; those left out keep their defaults.
         path: where they come from, for the message.
 
@@ -229,11 +230,17 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
         ValueError: a field that this version does not know, or a value that makes no sense.
     """
     try:
-        return config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except TypeError as error:
+        config = config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        for field in fields(config):
+            kind, value = type(field.default), getattr(config, field.name)
+            if not isinstance(value, (int, float) if kind is float else kind):
+                raise TypeError(f"{field.name} is {value!r}")
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"Expected the fields of {config_class.__name__}, got '{path}' of another version ({error}). Update the pack."
+            f"Expected the fields of {config_class.__name__}, got '{path}', which is damaged or of another version ({error}). "
+            "Update the pack, or get the file again."
         ) from error
+    return config
 
 
 def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str, config: Any = None, **extra: str) -> None:
@@ -256,6 +263,55 @@ def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
 
 
+def save_pickle(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str) -> None:
+    """Write a .pt or .pth in the official layout, atomically: a plain state dict, or Deep3DFaceRecon's under `net_recon`.
+
+    Args:
+        path: where to; folders are made.
+        tensors: under the official names, of any shape.
+        kind: "msid", "mapper" or "expression".
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with atomic_file(path) as temporary:
+        torch.save({"net_recon": content} if kind == "expression" else content, temporary)
+
+
+def position_embedding(model: str | os.PathLike) -> torch.Tensor:
+    """Read the position embedding of a Stable Diffusion model's text encoder.
+
+    Args:
+        model: a folder in diffusers layout, or a single-file checkpoint.
+
+    Returns:
+        shape (77, D), float32.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: no or several text encoders in it.
+    """
+    path = os.fspath(model)
+    if os.path.isdir(path):
+        names = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+        files = [os.path.join(path, "text_encoder", name) for name in names]
+        path = next((file for file in files if os.path.exists(file)), files[0])
+    path = check_file(path, "a Stable Diffusion 1.x model")
+    tail = "embeddings.position_embedding.weight"
+    if path.endswith((".safetensors", ".sft")):
+        try:
+            with safe_open(path, "pt") as file:
+                found = [file.get_tensor(key) for key in file.keys() if key.endswith(tail)]  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+    else:
+        found = [value for key, value in _read_pickle(path).items() if key.endswith(tail)]
+    if len(found) != 1:
+        raise ValueError(f"Expected one text encoder in '{path}', got {len(found)} position embeddings. Use a Stable Diffusion 1.x model.")
+    return found[0].float()
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
@@ -267,7 +323,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
         The temporary path.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be made or written to, or the disk is full.
     """
     path = os.path.abspath(os.fspath(path))
     if os.path.isdir(path):
@@ -283,6 +339,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder.") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

@@ -165,9 +165,16 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
     Raises:
         ValueError: another shape, or values that are not finite.
     """
-    landmarks = np.asarray(landmarks, dtype=np.float32)
-    if landmarks.shape not in ((5, 2), (68, 2)) or not np.isfinite(landmarks).all():
-        raise ValueError(f"Expected landmarks of shape (5, 2) or (68, 2) with finite values, got shape {landmarks.shape}: {landmarks}.")
+    try:
+        points = np.asarray(landmarks, dtype=np.float32)
+    except (TypeError, ValueError):
+        points = np.empty(0, np.float32)
+    if points.shape not in ((5, 2), (68, 2)) or not np.isfinite(points).all():
+        raise ValueError(
+            f"Expected landmarks of shape (5, 2) or (68, 2) with finite values, got {landmarks!r}. "
+            "Give eyes, nose tip and mouth corners as x, y in px."
+        )
+    landmarks = points
     low, high = landmarks.min(0), landmarks.max(0)
     face = Face(np.concatenate([low, high - low]), five_landmarks(landmarks), score)
     return replace(face, landmarks68=landmarks) if len(landmarks) == 68 else face
@@ -190,7 +197,7 @@ def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
         return sorted(faces, key=lambda face: -float(face.box[2] * face.box[3]))
     if order == "left to right":
         return sorted(faces, key=lambda face: float(face.box[0] + face.box[2] / 2))
-    raise ValueError(f"Expected the face order to be one of {', '.join(ORDERS)}, got '{order}'.")
+    raise ValueError(f"Expected the face order to be one of {', '.join(ORDERS)}, got '{order}'. Choose one of them.")
 
 
 def choose_face(faces: Sequence[Face], index: int = 0) -> Face:

@@ -168,7 +168,7 @@ class FaceEncoder:
         if alignment == "112 px":
             return FoundFace(crop_aligned(photo, size), [], None)
         if alignment != "detect":
-            raise ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'.")
+            raise ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
         faces, chosen = self._faces(photo, order, index, min_score, landmarks)
         return FoundFace(align_face(photo, chosen.landmarks, size), faces, chosen)
 
@@ -225,7 +225,7 @@ class FaceEncoder:
             ValueError: no photo, or one without a usable face.
         """
         if not photos:
-            raise ValueError("Expected at least one photo, got none.")
+            raise ValueError("Expected at least one photo, got none. Give one.")
         return self.identity([self.find(load_photo(photo), alignment, **choice).crop for photo in photos])
 
     def find_expression(
@@ -297,7 +297,7 @@ class FaceEncoder:
             shape (2, D), float32, CPU: S1*, S2*.
 
         Raises:
-            ValueError: an identity of another encoder, or an expression for a mapper without expression input.
+            ValueError: an identity of another encoder, an expression that the mapper cannot take, or damaged values.
         """
         self.check_identity(identity)
         mapper = self.ready(self.mapper)
@@ -306,8 +306,16 @@ class FaceEncoder:
         if expression is not None:
             if mapper.null_exp is None:
                 raise ValueError("Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it.")
+            if expression.v_exp.shape != mapper.null_exp.shape:
+                raise ValueError(
+                    f"Expected an expression of shape {tuple(mapper.null_exp.shape)}, got {tuple(expression.v_exp.shape)}. "
+                    "Encode the expression with this encoder."
+                )
             v_exp = torch.lerp(mapper.null_exp, expression.v_exp.to(device), expression.strength)[None]
-        return mapper(identity.v_id.to(device)[None], v_exp)[0].float().cpu()
+        words = mapper(identity.v_id.to(device)[None], v_exp)[0].float().cpu()
+        if not words.isfinite().all():
+            raise ValueError("Expected finite words, got NaN or infinity: the mapper or its input is damaged. Get the files again.")
+        return words
 
     def check_identity(self, identity: FaceIdentity) -> None:
         """Raise a ValueError if an identity comes from another MSID encoder."""

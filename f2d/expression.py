@@ -80,7 +80,7 @@ def fit_crop(landmarks: np.ndarray, width: int, height: int) -> Crop:
     camera = np.linalg.lstsq(model, points, rcond=None)[0]  # (4, 2): a column for x and one for y
     shift = float(camera[3, 0]), float(camera[3, 1])
     scale = float(np.linalg.norm(camera[:3], axis=0).mean())
-    if scale < 1e-3:
+    if scale < 1:
         raise ValueError(f"Expected landmarks at different places, got {np.asarray(landmarks).tolist()}. Use another photo.")
     zoom = _FACE_SCALE / scale
     new_width, new_height = int(width * zoom), int(height * zoom)

@@ -54,13 +54,22 @@ class FaceIdentity:
         checkpoint = read(path)
         if checkpoint.kind != "identity" or "v_id" not in checkpoint.tensors:
             raise ValueError(f"Expected a saved identity, got '{checkpoint.path}': this is {checkpoint.described}. Choose another file.")
-        metadata = checkpoint.metadata
-        version = int(metadata.get("version", "0"))
+        metadata, v_id = checkpoint.metadata, checkpoint.tensors["v_id"].float()
+        try:
+            version, photos = int(metadata.get("version", "0")), int(metadata.get("photos", "1"))
+        except ValueError as error:
+            raise ValueError(
+                f"Expected a saved identity, got '{checkpoint.path}' with damaged metadata ({error}). Save it again."
+            ) from error
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"Expected an identity of format {FORMAT_VERSION}, got '{checkpoint.path}' of format {version}. Update the pack."
             )
-        identity = cls(checkpoint.tensors["v_id"].float(), metadata.get("msid", ""), int(metadata.get("photos", "1")), encoder)
+        if v_id.ndim != 1 or not v_id.isfinite().all():
+            raise ValueError(
+                f"Expected one vector of finite features, got '{checkpoint.path}' with shape {tuple(v_id.shape)} or NaN. Save it again."
+            )
+        identity = cls(v_id, metadata.get("msid", ""), photos, encoder)
         if encoder is not None:
             encoder.check_identity(identity)
         return identity

@@ -54,6 +54,11 @@ class Subject:
     positional: Positional = "replace"
     strength: float = 1.0  # 0 = "a person", 1 = S*
 
+    def __post_init__(self) -> None:
+        """Check that the placeholder can be found at all."""
+        if not self.token_ids:
+            raise ValueError(f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no token. Use 'S*'.")
+
     def rows(self, position_rows: Tensor) -> Tensor:
         """Give the rows for one occurrence; both arguments and result have shape (2, D)."""
         rows = insertion_rows(self.words, position_rows, self.positional)
@@ -98,9 +103,10 @@ def isolate(prompt: str, placeholders: Iterable[str]) -> str:
     placeholders = list(placeholders)
     for placeholder in placeholders:
         word = re.escape(placeholder)
-        glued = re.search(rf"\w+{word}\w*|{word}\w+", prompt) if re.search(r"[^\w\s]", placeholder) else None
-        if glued and glued[0] not in placeholders:
-            raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{glued[0]}' in the prompt. Put spaces around it.")
+        glued = re.findall(rf"\w+{word}\w*|{word}\w+", prompt) if re.search(r"[^\w\s]", placeholder) else []
+        for found in glued:
+            if found not in placeholders:
+                raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. Put spaces around it.")
     return _pattern(placeholders).sub(lambda match: f" {match[0]} ", prompt)
 
 

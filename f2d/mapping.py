@@ -12,7 +12,7 @@ Dimension letters: B batch, I identity width, E expression width, D word width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,9 +39,11 @@ class MapperConfig:
     positional: Positional = "replace"
 
     def __post_init__(self) -> None:
-        """Check the one field that is not a size."""
+        """Check the values."""
         if self.positional not in ("replace", "before"):
-            raise ValueError(f"Expected positional to be 'replace' or 'before', got '{self.positional}'.")
+            raise ValueError(f"Expected positional to be 'replace' or 'before', got '{self.positional}'. Choose one of them.")
+        if min(self.id_dim, self.hidden_dim, self.hidden_layers, self.word_dim) < 1 or self.exp_dim < 0:
+            raise ValueError(f"Expected sizes of at least 1, got {self}. Choose another file.")
 
 
 class WordMLP(nn.Module):
@@ -128,19 +130,26 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
 
     Returns:
         The sizes.
+
+    Raises:
+        ValueError: the tensors do not belong to such a network.
     """
-    hidden_dim, in_dim = tensors["i2t_first.layers.0.0.weight"].shape
-    exp_dim = len(tensors["null_exp"]) if "null_exp" in tensors else 0
+    try:
+        hidden_dim, in_dim = tensors["i2t_first.layers.0.0.weight"].shape
+        exp_dim = tensors["null_exp"].shape[0] if "null_exp" in tensors else 0
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"Expected the tensors of a mapping network, got others or too few ({error}). Choose another file.") from error
     hidden_layers = sum(name.startswith("i2t_first.layers.") and name.endswith(".weight") for name in tensors)
     word_dim = tensors["i2t_first.fc_out.bias"].shape[0] if "i2t_first.fc_out.bias" in tensors else MapperConfig.word_dim
     return MapperConfig(in_dim - exp_dim, exp_dim, hidden_dim, hidden_layers, word_dim)
 
 
-def load_mapper(checkpoint: Checkpoint) -> MappingNetwork:
+def load_mapper(checkpoint: Checkpoint, positional: Positional | None = None) -> MappingNetwork:
     """Build the mapping network that a weight file holds, in evaluation mode on the CPU.
 
     Args:
         checkpoint: of kind "mapper".
+        positional: how the words relate to the position embedding, instead of what the file says.
 
     Returns:
         The network, float32.
@@ -150,6 +159,8 @@ def load_mapper(checkpoint: Checkpoint) -> MappingNetwork:
     """
     tensors = checkpoint.expect("mapper").tensors
     config = build_config(MapperConfig, checkpoint.config, checkpoint.path) if checkpoint.config else infer_config(tensors)
+    if positional is not None:
+        config = replace(config, positional=positional)
     mapper = MappingNetwork(config)
     load_strictly(mapper, tensors, checkpoint.path)
     return mapper.eval().requires_grad_(False)

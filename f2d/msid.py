@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -43,14 +43,16 @@ class MSIDConfig:
 
     def __post_init__(self) -> None:
         """Check that the sizes fit together."""
+        if min(self.image_size, self.patch_size, self.embed_dim, self.depth, self.heads) < 1:
+            raise ValueError(f"Expected sizes of at least 1, got {self}. Choose another file.")
         if not self.depths or list(self.depths) != sorted(set(self.depths)) or not 1 <= self.depths[0] <= self.depths[-1] <= self.depth:
-            raise ValueError(f"Expected rising depths between 1 and {self.depth}, got {self.depths}.")
+            raise ValueError(f"Expected rising depths between 1 and {self.depth}, got {self.depths}. Choose depths of this encoder.")
         if not set(self.normed) <= set(range(1, self.depth + 1)):
-            raise ValueError(f"Expected normed depths between 1 and {self.depth}, got {self.normed}.")
+            raise ValueError(f"Expected normed depths between 1 and {self.depth}, got {self.normed}. Choose another file.")
         if self.image_size % self.patch_size or self.embed_dim % self.heads:
             raise ValueError(
                 f"Expected an image size divisible by the patch size and a width divisible by the heads, got "
-                f"{self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}."
+                f"{self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}. Choose another file."
             )
 
     @property
@@ -137,7 +139,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MSIDConfig:
         depth = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name)))
         mlp_ratio = tensors["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim
     except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"Expected the tensors of an MSID encoder, got a state dict without {error}. Choose another file.") from error
+        raise ValueError(f"Expected the tensors of an MSID encoder, got others or too few ({error}). Choose another file.") from error
     normed = tuple(sorted({1 + int(match[1]) for name in tensors if (match := re.match(r"norms\.layer_(\d+)\.", name))})) or (depth,)
     heads = max(1, embed_dim // _HEAD_WIDTH)
     return MSIDConfig(grid * patch_size, patch_size, embed_dim, depth, heads, mlp_ratio, normed, normed)
@@ -159,7 +161,7 @@ def load_msid(checkpoint: Checkpoint, depths: tuple[int, ...] | None = None) -> 
     tensors = checkpoint.expect("msid").tensors
     config = build_config(MSIDConfig, checkpoint.config, checkpoint.path) if checkpoint.config else infer_config(tensors)
     if depths is not None:
-        config = MSIDConfig(**{**vars(config), "depths": tuple(depths)})
+        config = replace(config, depths=tuple(depths))
     encoder = MSIDEncoder(config)
     load_strictly(encoder, tensors, checkpoint.path, optional=("norm.",))  # the final norm is in the file but never used
     return encoder.eval().requires_grad_(False)

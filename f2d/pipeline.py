@@ -1,0 +1,426 @@
+"""Pictures without ComfyUI: Stable Diffusion 1.x on diffusers, with S* in the prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoint import check_file
+from .image import Photo
+from .injection import (
+    CLASS_WORDS,
+    PLACEHOLDER,
+    Subject,
+    check_placeholder,
+    delayed_ranges,
+    inject_tokens,
+    isolate,
+    replace_placeholders,
+)
+from .mapping import Positional
+
+CONFIG_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # whose configs and tokenizer a single-file checkpoint lacks
+CONFIG_FILES = ("model_index.json", "*/*.json", "tokenizer/*")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to draw; the defaults are the paper's (Sec. 4.2)."""
+
+    steps: int = 30  # "Euler ancestral discrete scheduler with 30 denoising steps"
+    cfg: float = 7.0  # classifier-free guidance scale
+    width: int = 512  # px
+    height: int = 512  # px
+    negative_prompt: str = ""
+    subject_from: float = 0.0  # share of the denoising with the class words; 0.2 = DSC with alpha 0.8 (Sec. E.2)
+    class_words: str = CLASS_WORDS
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.steps < 1:
+            raise ValueError(f"Expected at least 1 step, got {self.steps}. The paper uses 30.")
+        if min(self.width, self.height) < 8 or self.width % 8 or self.height % 8:
+            raise ValueError(f"Expected a width and height divisible by 8, got {self.width}x{self.height}. The paper uses 512x512.")
+        if not 0 <= self.subject_from < 1:
+            raise ValueError(f"Expected the subject to come in from 0 to below 1, got {self.subject_from}. The paper's DSC uses 0.2.")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One generated picture."""
+
+    image: Photo  # (H, W, 3) uint8
+    parameters: dict[str, Any]  # everything that is needed to draw it again
+    flagged: bool = False  # the base model's own safety checker has blackened it
+
+    @property
+    def text(self) -> dict[str, str]:
+        """Give the parameters as the PNG's text chunks: a line for people, JSON for programs."""
+        shown = {key: value for key, value in self.parameters.items() if key != "prompt"}
+        line = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in shown.items())
+        return {"parameters": f"{self.parameters['prompt']}\n{line}", "face2diffusion": json.dumps(self.parameters)}
+
+
+class F2DPipeline:
+    """A StableDiffusionPipeline whose prompts know S*."""
+
+    def __init__(self, diffusion: Any, name: str = "") -> None:
+        """Wrap.
+
+        Args:
+            diffusion: a diffusers StableDiffusionPipeline of SD 1.x (or 2.x, with a mapper for it).
+            name: of the base model, for the PNG.
+        """
+        from diffusers import EulerAncestralDiscreteScheduler
+
+        diffusion.scheduler = EulerAncestralDiscreteScheduler.from_config(diffusion.scheduler.config, timestep_spacing="linspace")
+        self.diffusion, self.name = diffusion, name
+        self.subjects: list[Subject] = []
+
+    @classmethod
+    def load(cls, model: str | os.PathLike, device: str | None = None, config: str | os.PathLike | None = None) -> F2DPipeline:
+        """Load Stable Diffusion 1.x: float16 on a GPU, float32 on the CPU.
+
+        Args:
+            model: a folder in diffusers layout, or a single-file checkpoint (.safetensors, .ckpt).
+            device: "cuda", "mps", "cpu", ...; None = the best there is.
+            config: for a single file: a folder in diffusers layout with the configs and the tokenizer; None = the copy that
+                `f2d download sd-config` made.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            FileNotFoundError: no such model, or no configs for a single file.
+            ValueError: another kind of model.
+            ImportError: diffusers or transformers are not installed.
+        """
+        try:
+            from diffusers import StableDiffusionPipeline
+        except ImportError as error:
+            raise ImportError(
+                'Expected diffusers and transformers, got neither or only one. Run `pip install "face2diffusion[pipeline]"`.'
+            ) from error
+        path, device = os.fspath(model), device or best_device()
+        options: dict[str, Any] = {"torch_dtype": torch.float32 if device == "cpu" else torch.float16, "local_files_only": True}
+        if os.path.isdir(path):
+            _check_folder(path)
+            diffusion = StableDiffusionPipeline.from_pretrained(path, **options)
+        else:
+            check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
+            try:
+                diffusion = StableDiffusionPipeline.from_single_file(path, config=os.fspath(config or _cached_config()), **options)
+            except (ValueError, KeyError, RuntimeError, TypeError) as error:
+                raise ValueError(
+                    f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
+                    f"({str(error).splitlines()[0][:200]}). Choose another file."
+                ) from error
+        return cls(diffusion.to(device), os.path.basename(os.path.normpath(path)))
+
+    @property
+    def _embeddings(self) -> torch.nn.Module:
+        encoder = self.diffusion.text_encoder
+        return getattr(encoder, "text_model", encoder).embeddings  # transformers 5 has no inner text_model
+
+    def add_subject(
+        self, words: torch.Tensor, placeholder: str = PLACEHOLDER, positional: Positional = "replace", strength: float = 1.0
+    ) -> None:
+        """Teach the pipeline a person.
+
+        Args:
+            words: shape (2, D), float32, from `FaceEncoder.words`.
+            placeholder: what stands for the person in prompts.
+            positional: how the mapper was trained.
+            strength: from 0 ("a person") to 1 (S*).
+
+        Raises:
+            ValueError: words of another width than the text encoder's, or a placeholder that is bad or taken.
+        """
+        placeholder, weight = check_placeholder(placeholder), self._embeddings.token_embedding.weight
+        if words.shape != (2, weight.shape[1]):
+            raise ValueError(
+                f"Expected words of shape (2, {weight.shape[1]}) for this text encoder, got {tuple(words.shape)}. "
+                "Use a Stable Diffusion 1.x model, or the mapper that was trained for this one."
+            )
+        ids = self._content(placeholder)
+        if any(subject.token_ids == ids for subject in self.subjects):
+            raise ValueError(f"Expected a placeholder of its own for each person, got '{placeholder}' twice. Use 'S1*' and 'S2*'.")
+        class_rows = weight.detach()[list(self._content(CLASS_WORDS))[:2]].float().cpu()
+        self.subjects.append(Subject(placeholder, ids, words.float().cpu(), class_rows, positional, strength))
+
+    def _content(self, text: str) -> tuple[int, ...]:
+        return tuple(self.diffusion.tokenizer(text).input_ids[1:-1])
+
+    @property
+    def placeholders(self) -> list[str]:
+        """What stands for the subjects in a prompt."""
+        return [subject.placeholder for subject in self.subjects]
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> torch.Tensor:
+        """Encode a prompt, with the words of S* in place of placeholders (Fig. 3b).
+
+        Args:
+            prompt: at most 75 tokens.
+
+        Returns:
+            shape (1, 77, D): the text encoder's last hidden state after the final layer norm.
+
+        Raises:
+            ValueError: the prompt is too long, or has a placeholder inside a word.
+        """
+        tokenizer, embeddings = self.diffusion.tokenizer, self._embeddings
+        length = embeddings.position_embedding.weight.shape[0]
+        start, *content, end = tokenizer(isolate(prompt, self.placeholders) if self.subjects else prompt).input_ids
+        if len(content) > length - 2:
+            raise ValueError(
+                f"Expected a prompt of at most {length - 2} tokens, got {len(content)}. Shorten it; ComfyUI takes longer ones."
+            )
+        chunk = [(start, 1.0, 0), *((token, 1.0, 1) for token in content), (end, 1.0, 0)]
+        chunk += [(tokenizer.pad_token_id, 1.0, 0)] * (length - len(chunk))
+        (chunk,) = inject_tokens([chunk], self.subjects, embeddings.position_embedding.weight.detach().float().cpu())
+        ids = [token if isinstance(token, int) else end for token, _, _ in chunk]
+        rows = {index: token for index, (token, _, _) in enumerate(chunk) if not isinstance(token, int)}
+        with inserted_rows(embeddings.token_embedding, rows):
+            return self.diffusion.text_encoder(torch.tensor([ids], device=self.diffusion.device))[0]
+
+    def generate(
+        self, prompt: str, config: GenerationConfig | None = None, seed: int = 0, count: int = 1, batch_size: int = 1, progress: bool = True
+    ) -> list[Picture]:
+        """Draw pictures; each has a seed of its own, so it does not depend on the batch it was drawn in.
+
+        Args:
+            prompt: with a placeholder in it.
+            config: how to draw.
+            seed: of the first picture; the others count on from it.
+            count: how many.
+            batch_size: how many at once.
+            progress: show a progress bar.
+
+        Returns:
+            `count` pictures.
+
+        Raises:
+            ValueError: there is no placeholder in the prompt, or it is too long.
+        """
+        config = config or GenerationConfig()
+        if not self.subjects:
+            raise ValueError("Expected a person for S*, got none. Call add_subject first.")
+        class_prompt = replace_placeholders(prompt, self.placeholders, config.class_words)
+        positive, negative = self.encode(prompt), self.encode(config.negative_prompt)
+        if not torch.isfinite(positive).all():
+            raise ValueError(
+                "Expected a finite text encoding, got NaN or infinity: the words or the base model are damaged. Get them again."
+            )
+        delayed = self.encode(class_prompt) if config.subject_from else None
+        self.diffusion.set_progress_bar_config(desc="Denoising", disable=not progress)
+        pictures: list[Picture] = []
+        for first in range(0, count, batch_size):
+            seeds = list(range(seed + first, seed + min(first + batch_size, count)))
+            pictures += self._draw(seeds, positive, negative, delayed, prompt, config)
+        return pictures
+
+    def _draw(
+        self,
+        seeds: Sequence[int],
+        positive: torch.Tensor,
+        negative: torch.Tensor,
+        delayed: torch.Tensor | None,
+        prompt: str,
+        config: GenerationConfig,
+    ) -> list[Picture]:
+        options: dict[str, Any] = {}
+        if delayed is not None:
+            options = {
+                "callback_on_step_end": _SubjectSwitch(positive, negative, config.subject_from, len(seeds)),
+                "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+            }
+        output = self.diffusion(
+            prompt_embeds=(positive if delayed is None else delayed).expand(len(seeds), -1, -1),
+            negative_prompt_embeds=negative.expand(len(seeds), -1, -1),
+            num_inference_steps=config.steps,
+            guidance_scale=config.cfg,
+            width=config.width,
+            height=config.height,
+            generator=[torch.Generator().manual_seed(number) for number in seeds],
+            output_type="np",
+            **options,
+        )
+        flags = output.nsfw_content_detected or [False] * len(seeds)
+        images = np.rint(output.images * 255).astype(np.uint8)
+        shared = {"prompt": prompt, **asdict(config), "sampler": "Euler ancestral", "model": self.name}
+        return [Picture(image, {**shared, "seed": number}, bool(flag)) for image, number, flag in zip(images, seeds, flags, strict=True)]
+
+
+class _SubjectSwitch:
+    """Exchanges the class prompt for the one with S* when its time has come (DSC)."""
+
+    def __init__(self, positive: torch.Tensor, negative: torch.Tensor, subject_from: float, count: int) -> None:
+        self.positive, self.negative, self.count = positive, negative, count
+        (_, self.switch), _ = delayed_ranges(subject_from)
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Look one step ahead: diffusers calls this after each step."""
+        times = pipeline.scheduler.timesteps
+        last = pipeline.scheduler.config.num_train_timesteps - 1
+        if step + 1 < len(times) and 1 - float(times[step + 1]) / last > self.switch:
+            guided = len(tensors["prompt_embeds"]) > self.count  # with guidance the negative stands before the positive
+            parts = [self.negative, self.positive] if guided else [self.positive]
+            tensors["prompt_embeds"] = torch.cat([part.expand(self.count, -1, -1) for part in parts])
+        return tensors
+
+
+@contextmanager
+def inserted_rows(token_embedding: torch.nn.Module, rows: dict[int, torch.Tensor]) -> Iterator[None]:
+    """Let a text encoder see rows in place of token embeddings while the block runs.
+
+    Args:
+        token_embedding: its embedding module, with output of shape (B, N, D).
+        rows: by place in the sequence, each of shape (D,) or (B, D); gradients flow through them.
+
+    Yields:
+        Nothing.
+    """
+
+    def insert(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        columns = list(output.unbind(1))
+        for index, row in rows.items():
+            columns[index] = row.to(output).expand_as(columns[index])
+        return torch.stack(columns, dim=1)
+
+    handle = token_embedding.register_forward_hook(insert)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def random_pipeline(seed: int = 0) -> F2DPipeline:
+    """Build a small Stable Diffusion in SD 1.x layout with weights drawn from a seed: the chain runs, its pictures are noise.
+
+    The text encoder is 768 wide; the tokenizer knows single letters only, under CLIP's own ids.
+
+    Args:
+        seed: for the weights.
+
+    Returns:
+        The pipeline, float32 on the CPU, for pictures of 64 px and more.
+    """
+    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, start, end = _letter_tokenizer()
+        text = CLIPTextConfig(
+            vocab_size=end + 1,
+            hidden_size=768,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=12,
+            bos_token_id=start,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        unet = UNet2DConditionModel(
+            block_out_channels=(32, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=768,
+            norm_num_groups=8,
+            sample_size=64,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(16, 16, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=8,
+        )
+        diffusion = StableDiffusionPipeline(
+            vae.eval(),
+            CLIPTextModel(text).eval(),
+            tokenizer,
+            unet.eval(),
+            EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+            None,
+            None,
+            requires_safety_checker=False,
+        )
+    return F2DPipeline(diffusion, f"random weights, seed {seed}")
+
+
+def _letter_tokenizer() -> tuple[Any, int, int]:
+    """Make a CLIP tokenizer without merges: one token a byte, numbered as in CLIP, where 's' at a word's end is 338."""
+    from transformers import CLIPTokenizer
+
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    order = printable + [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) if byte in printable else chr(256 + index - len(printable)) for index, byte in enumerate(order)]
+    names = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "vocab.json"), "w", encoding="utf-8") as file:
+            json.dump({name: index for index, name in enumerate(names)}, file)
+        with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as file:
+            file.write("#version: 0.2\n")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return tokenizer, len(names) - 2, len(names) - 1
+
+
+def best_device() -> str:
+    """Name the best device there is: "cuda", "mps" or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def make_grid(images: Sequence[Photo], gap: int = 8) -> Photo:
+    """Set pictures of one size side by side, in a grid that is as square as it gets.
+
+    Args:
+        images: each of shape (H, W, 3), uint8.
+        gap: white space between them, px.
+
+    Returns:
+        shape (rows * (H + gap) - gap, columns * (W + gap) - gap, 3), uint8.
+    """
+    height, width = images[0].shape[:2]
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
+        grid[y : y + height, x : x + width] = image
+    return grid
+
+
+def _check_folder(path: str) -> None:
+    index = os.path.join(path, "model_index.json")
+    if not os.path.exists(index):
+        raise ValueError(f"Expected a folder in diffusers layout, got '{path}' without model_index.json. Name the folder that has it.")
+    with open(index, encoding="utf-8") as file:
+        name = json.load(file).get("_class_name")
+    if name != "StableDiffusionPipeline":
+        raise ValueError(f"Expected a StableDiffusionPipeline (SD 1.x), got '{path}' with {name}. Choose an SD 1.x model.")
+
+
+def _cached_config() -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(CONFIG_REPOSITORY, allow_patterns=list(CONFIG_FILES), local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            "Expected the configs and tokenizer of SD 1.x for a single-file checkpoint, got none on this machine. "
+            "Run `f2d download sd-config`, or give a folder in diffusers layout with --config."
+        ) from error
