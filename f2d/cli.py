@@ -179,7 +179,7 @@ def _landmarks(text: str) -> list[tuple[float, float]]:
     return points
 
 
-def _words(options: argparse.Namespace) -> tuple[Any, Any, str]:
+def _words(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Encode the photos; returns the identity with its encoder, the words, and how they relate to the position embedding."""
     from .encoder import FaceEncoder
     from .image import load_photo
@@ -225,7 +225,7 @@ def _check_target(*paths: str | None) -> None:
             raise ValueError(f"Expected a name that ends with .safetensors, got '{path}'.")
 
 
-def _read_words(path: str) -> tuple[Any, str]:
+def _read_words(path: str) -> tuple[Any, Any]:
     from .checkpoint import KIND_NAMES, read
 
     checkpoint = read(path)
@@ -239,7 +239,14 @@ def _generate(options: argparse.Namespace) -> None:
     from .injection import replace_placeholders
     from .pipeline import F2DPipeline, GenerationConfig, make_grid
 
-    config = GenerationConfig(options.steps, options.cfg, *options.size, options.negative, options.subject_from)
+    config = GenerationConfig(
+        steps=options.steps,
+        cfg=options.cfg,
+        width=options.size[0],
+        height=options.size[1],
+        negative_prompt=options.negative,
+        subject_from=options.subject_from,
+    )
     replace_placeholders(options.prompt, [options.placeholder])  # a bad prompt fails before any model is loaded
     folder = os.path.isdir(options.out) or options.out.endswith(("/", os.sep))
     if not folder and not options.out.lower().endswith(".png"):

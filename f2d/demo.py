@@ -18,7 +18,7 @@ from .pipeline import GenerationConfig, Picture, random_pipeline
 
 PROMPT = "A photo of S* as a chef"
 # Of scikit-image's portrait of Eileen Collins (NASA, public domain), px; so that no detector is needed.
-LANDMARKS = np.float32([(200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)])
+LANDMARKS = np.array([(200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)], np.float32)
 _PANEL = 384  # px
 
 
@@ -33,8 +33,8 @@ def random_encoder(seed: int = 0) -> FaceEncoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = [network.eval().requires_grad_(False) for network in (MSIDEncoder(), MappingNetwork(), ExpressionNetwork())]
-    return FaceEncoder(*networks)
+        msid, mapper, expression = MSIDEncoder(), MappingNetwork(), ExpressionNetwork()
+    return FaceEncoder(msid.eval(), mapper.eval(), expression.eval())
 
 
 def run_demo(say: Callable[[str], None]) -> Picture:

@@ -105,7 +105,7 @@ class YuNet:
         self._net.setInputSize(picture.shape[1::-1])
         found = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         found = np.empty((0, 15), np.float32) if found is None else found[np.isfinite(found).all(axis=1)]
-        zoom = np.float32([width / size[0], height / size[1]])
+        zoom = np.array([width / size[0], height / size[1]], np.float32)
         faces = []
         for row in found:
             box = np.concatenate([(row[:2] - pad) * zoom, row[2:4] * zoom])

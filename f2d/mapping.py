@@ -104,22 +104,23 @@ class MappingNetwork(nn.Module):
                 f"Expected identity features of shape (B, {self.config.id_dim}), got {tuple(v_id.shape)}. "
                 "Use the mapper that was trained with this encoder."
             )
-        x = v_id  # (B, I)
-        if self.null_exp is not None:
-            x = torch.cat([v_id, self._expression(v_id, v_exp, keep)], -1)  # (B, I + E)
-        elif v_exp is not None:
-            raise ValueError("Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it.")
+        if self.null_exp is None:
+            if v_exp is not None:
+                raise ValueError("Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it.")
+            x = v_id  # (B, I)
+        else:
+            null = self.null_exp.expand(len(v_id), -1)  # (B, E)
+            x = torch.cat([v_id, _keep_or_drop(v_exp, null, keep)], dim=1)  # (B, I + E)
         return torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
 
-    def _expression(self, v_id: Tensor, v_exp: Tensor | None, keep: Tensor | None) -> Tensor:
-        null = self.null_exp.expand(len(v_id), -1)
-        if v_exp is None:
-            return null
-        if v_exp.shape != null.shape:
-            raise ValueError(
-                f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network."
-            )
-        return v_exp if keep is None else torch.where(keep.bool().unsqueeze(1), v_exp, null)
+
+def _keep_or_drop(v_exp: Tensor | None, null: Tensor, keep: Tensor | None) -> Tensor:
+    """Take the null expression where there is no other, or where it is dropped; all of shape (B, E), keep (B,)."""
+    if v_exp is None:
+        return null
+    if v_exp.shape != null.shape:
+        raise ValueError(f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network.")
+    return v_exp if keep is None else torch.where(keep.bool().unsqueeze(1), v_exp, null)
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:

@@ -64,6 +64,10 @@ class MSIDConfig:
 class MSIDEncoder(VisionTransformer):
     """timm's ViT with a normalisation for the class token at each chosen depth; its tensor names are the official ones."""
 
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+    blocks: nn.Sequential
+
     def __init__(self, config: MSIDConfig | None = None) -> None:
         """Build the network with random weights.
 
@@ -102,14 +106,14 @@ class MSIDEncoder(VisionTransformer):
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, N, C)
         x = x + self.pos_embed
         levels = []
-        for depth, block in enumerate(self.blocks[: self.config.depths[-1]], start=1):
+        for depth, block in enumerate(list(self.blocks)[: self.config.depths[-1]], start=1):
             x = block(x)
             if depth in self.config.depths:
                 token, name = x[:, 0], f"layer_{depth - 1}"  # (B, C)
                 levels.append(self.norms[name](token) if name in self.norms else token)
         return levels
 
-    def forward(self, face: Tensor) -> Tensor:
+    def forward(self, face: Tensor) -> Tensor:  # type: ignore[override]
         """Compute v_id = [v_id^1, ..., v_id^D] (Sec. 3.2); it is not normalised to unit length.
 
         Args:

@@ -126,7 +126,7 @@ class F2DPipeline:
         return cls(diffusion.to(device), os.path.basename(os.path.normpath(path)))
 
     @property
-    def _embeddings(self) -> torch.nn.Module:
+    def _embeddings(self) -> Any:
         encoder = self.diffusion.text_encoder
         return getattr(encoder, "text_model", encoder).embeddings  # transformers 5 has no inner text_model
 
@@ -330,7 +330,7 @@ def random_pipeline(seed: int = 0) -> F2DPipeline:
             eos_token_id=end,
             pad_token_id=end,
         )
-        unet = UNet2DConditionModel(
+        unet: Any = UNet2DConditionModel(
             block_out_channels=(32, 32),
             layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -339,7 +339,7 @@ def random_pipeline(seed: int = 0) -> F2DPipeline:
             norm_num_groups=8,
             sample_size=64,
         )
-        vae = AutoencoderKL(
+        vae: Any = AutoencoderKL(
             block_out_channels=(16, 16, 32, 32),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..f2d.injection import CLASS_WORDS, Subject, check_placeholder, has_rows, inject_tokens, isolate
+from ..f2d.mapping import Positional
 
 log = logging.getLogger("face2diffusion")
 
@@ -53,7 +54,7 @@ class SubjectTokenizer:
         return getattr(self.base, name)
 
 
-def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional: str, strength: float) -> Any:
+def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional: Positional, strength: float) -> Any:
     """Clone a CLIP and teach the clone a placeholder.
 
     Args:
@@ -96,10 +97,10 @@ def _token_ids(tokenizer: Any, text: str) -> tuple[str, tuple[int, ...]]:
     return key, tuple(token for chunk in chunks for token, _, word in chunk if word)
 
 
-def _embeddings(clip: Any, key: str, words: torch.Tensor) -> torch.nn.Module:
+def _embeddings(clip: Any, key: str, words: torch.Tensor) -> Any:
     """Get the module with the token and position embeddings; check that the words fit."""
     encoder = getattr(clip.cond_stage_model, f"clip_{key}", None)
-    embeddings = getattr(getattr(getattr(encoder, "transformer", None), "text_model", None), "embeddings", None)
+    embeddings: Any = getattr(getattr(getattr(encoder, "transformer", None), "text_model", None), "embeddings", None)
     width = embeddings.token_embedding.weight.shape[1] if hasattr(embeddings, "token_embedding") else None
     if width != words.shape[-1]:
         family = _FAMILIES.get(frozenset([key]), f"a text encoder of kind '{key}'")

@@ -4,7 +4,7 @@ import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..f2d.encoder import FaceEncoder
+from ..f2d.encoder import FaceEncoder, Network
 
 
 class ManagedFaceEncoder(FaceEncoder):
@@ -15,7 +15,7 @@ class ManagedFaceEncoder(FaceEncoder):
         super().__init__(*args, **kwargs)
         self._patchers: dict[torch.nn.Module, ModelPatcher] = {}
 
-    def ready(self, network: torch.nn.Module) -> torch.nn.Module:
+    def ready(self, network: Network) -> Network:
         """Load a network through ComfyUI; batch normalisation has no cast operations, hence whole and in float32."""
         if network not in self._patchers:
             devices = management.text_encoder_device(), management.text_encoder_offload_device()
