@@ -72,7 +72,7 @@ def align_face(photo: Photo, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     height, width = photo.shape[:2]
     if not ((landmarks >= 0) & (landmarks < (width, height))).all(axis=1).any():
         raise ValueError(f"Expected a face inside the {width}x{height} px photo, got landmarks {landmarks.tolist()}. Use another photo.")
-    return cv2.warpAffine(photo, transform, (size, size), flags=cv2.INTER_LINEAR)
+    return _warp(photo, transform, size)
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
@@ -112,7 +112,12 @@ def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
     side = _square_side(photo, "an FFHQ-aligned picture")
     corners = np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5  # the first pixel's centre is at 0
     transform = similarity_transform(corners, ffhq_quad(ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)))
-    return cv2.warpAffine(photo, transform, (size, size), flags=cv2.INTER_LINEAR)
+    return _warp(photo, transform, size)
+
+
+def _warp(photo: Photo, transform: np.ndarray, size: int) -> Photo:
+    # Not warpAffine: OpenCV 4 rounds its coordinates otherwise, and the authors warp in perspective.
+    return cv2.warpPerspective(photo, np.vstack([transform, (0, 0, 1)]), (size, size), flags=cv2.INTER_LINEAR)
 
 
 def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:

@@ -25,10 +25,10 @@ _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell
 class Face:
     """One face in a photo; coordinates are px in that photo."""
 
-    box: np.ndarray  # (4,) float32: x, y, width, height
-    landmarks: np.ndarray  # (5, 2) float32: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one
+    box: np.ndarray  # (4,) float: x, y, width, height
+    landmarks: np.ndarray  # (5, 2) float: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one
     score: float  # in [0, 1]
-    landmarks68: np.ndarray | None = None  # (68, 2) float32 in the iBUG 300-W order, from FAN only
+    landmarks68: np.ndarray | None = None  # (68, 2) float in the iBUG 300-W order, from FAN only
 
 
 class NoFaceError(ValueError):
@@ -166,9 +166,10 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
         ValueError: another shape, or values that are not finite.
     """
     try:
-        points = np.asarray(landmarks, dtype=np.float32)
+        points = np.asarray(landmarks)
+        points = points if points.dtype.kind == "f" else points.astype(np.float64)
     except (TypeError, ValueError):
-        points = np.empty(0, np.float32)
+        points = np.empty(0)
     if points.shape not in ((5, 2), (68, 2)) or not np.isfinite(points).all():
         raise ValueError(
             f"Expected landmarks of shape (5, 2) or (68, 2) with finite values, got {landmarks!r}. "

@@ -133,7 +133,9 @@ class FaceEncoder:
             ValueError: there is no detector, no face (NoFaceError), or none with this index.
         """
         if self.detector is None:
-            raise ValueError("Expected a detector to find faces, got none. Choose a YuNet file, give landmarks, or use an aligned picture.")
+            raise ValueError(
+                "Expected a detector to find faces, got none. Load one with the encoder (a YuNet .onnx file), or use a picture that is already aligned."
+            )
         faces = sort_faces(self.detector.detect(photo, min_score), order)
         return faces, choose_face(faces, index)
 

@@ -103,7 +103,8 @@ def isolate(prompt: str, placeholders: Iterable[str]) -> str:
     placeholders = list(placeholders)
     for placeholder in placeholders:
         word = re.escape(placeholder)
-        glued = re.findall(rf"\w+{word}\w*|{word}\w+", prompt) if re.search(r"[^\w\s]", placeholder) else []
+        # "s*man" is meant, "yes*" is not: a star after small letters is more likely a footnote.
+        glued = re.findall(rf"\w+{word}\w*|(?<!\w)(?i:{word})\w+", prompt) if re.search(r"[^\w\s]", placeholder) else []
         for found in glued:
             if found not in placeholders:
                 raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. Put spaces around it.")
@@ -140,7 +141,8 @@ def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
 
 def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
     longest_first = sorted(placeholders, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+    texts = (r"\s+".join(map(re.escape, placeholder.split())) for placeholder in longest_first)  # CLIP takes any spaces for one
+    return re.compile(rf"(?<!\w)(?:{'|'.join(texts)})(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)

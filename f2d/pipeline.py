@@ -110,20 +110,21 @@ class F2DPipeline:
                 'Expected diffusers and transformers, got neither or only one. Run `pip install "face2diffusion[pipeline]"`.'
             ) from error
         path, device = os.fspath(model), device or best_device()
-        options: dict[str, Any] = {"torch_dtype": torch.float32 if device == "cpu" else torch.float16, "local_files_only": True}
         if os.path.isdir(path):
             _check_folder(path)
-            diffusion = StableDiffusionPipeline.from_pretrained(path, **options)
+            diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
         else:
             check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
             try:
-                diffusion = StableDiffusionPipeline.from_single_file(path, config=os.fspath(config or _cached_config()), **options)
+                diffusion = StableDiffusionPipeline.from_single_file(
+                    path, config=os.fspath(config or _cached_config()), local_files_only=True
+                )
             except (ValueError, KeyError, RuntimeError, TypeError) as error:
                 raise ValueError(
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
                     f"({str(error).splitlines()[0][:200]}). Choose another file."
                 ) from error
-        return cls(diffusion.to(device), os.path.basename(os.path.normpath(path)))
+        return cls(diffusion.to(device, torch.float32 if device == "cpu" else torch.float16), os.path.basename(os.path.normpath(path)))
 
     @property
     def _embeddings(self) -> Any:

@@ -18,7 +18,7 @@ class ExpressionReference(io.ComfyNode):
             category=CATEGORY,
             description="Takes the expression of the largest face in a photo, of whomever, to put it on S*. Without it the prompt rules.",
             inputs=[
-                Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
+                Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network and a detector."),
                 io.Image.Input("image", tooltip="A photo with the expression; of a batch, the first picture counts."),
                 io.Float.Input(
                     "strength",

@@ -47,10 +47,10 @@ class EncodeFaceIdentity(io.ComfyNode):
                 io.Float.Input(
                     "min_score",
                     default=0.6,
-                    min=0.0,
+                    min=0.1,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure the detector must be, from 0 to 1. Lower it for profiles, drawings and blurred photos.",
+                    tooltip="How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos.",
                 ),
             ],
             outputs=[
@@ -70,9 +70,12 @@ class EncodeFaceIdentity(io.ComfyNode):
         photos = from_comfy(image)
         progress = comfy.utils.ProgressBar(len(photos))
         found = []
-        for photo in photos:
+        for number, photo in enumerate(photos, start=1):
             throw_exception_if_processing_interrupted()
-            found.append(encoder.find(photo, alignment, face_order, face_index, min_score))
+            try:
+                found.append(encoder.find(photo, alignment, face_order, face_index, min_score))
+            except ValueError as error:
+                raise ValueError(f"Photo {number} of {len(photos)}: {error}") from error
             progress.update(1)
         preview = to_comfy([draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)])
         crops = [face.crop for face in found]

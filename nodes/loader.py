@@ -36,12 +36,16 @@ class LoadFaceEncoder(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "detector",
-                    options=[*detector_files(), FAN, NONE],
-                    tooltip="What finds the face: a YuNet .onnx file, or FAN (the authors' choice; needs the package face_alignment). "
-                    "'none' does for pictures that are already aligned.",
+                    options=[*detector_files(), NONE, FAN],
+                    tooltip="What finds the face: a YuNet .onnx file, or FAN (the authors' choice; needs the package face_alignment, which "
+                    "fetches its weights when first used). 'none' does for pictures that are already aligned.",
                 ),
             ],
-            outputs=[Encoder.Output("encoder", display_name="encoder", tooltip="The networks, for Encode Face Identity.")],
+            outputs=[
+                Encoder.Output(
+                    "encoder", display_name="encoder", tooltip="The networks, for Encode Face Identity and Expression Reference."
+                )
+            ],
             **where_known(search_aliases=["face2diffusion", "f2d", "msid", "face embedding loader"]),
         )
 
