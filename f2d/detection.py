@@ -96,8 +96,8 @@ class YuNet:
     def _detect_once(self, photo: Photo, long_side: int, border: float) -> list[Face]:
         height, width = photo.shape[:2]
         scale = long_side / max(height, width)
-        if long_side == _PASSES[0][0]:
-            scale = min(scale, 1.0)  # the first pass never enlarges
+        if not border:
+            scale = min(scale, 1.0)  # enlarged pictures show faces where there are none
         size = max(1, round(width * scale)), max(1, round(height * scale))
         picture = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         pad = round(border * max(size))

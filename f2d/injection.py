@@ -123,8 +123,10 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
         The class prompt.
 
     Raises:
-        ValueError: there is no placeholder in the prompt, or one inside a word.
+        ValueError: there is no placeholder in the prompt, or one inside a word, or there are no class words.
     """
+    if not class_words.strip():
+        raise ValueError(f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the person.")
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
     replaced, count = _pattern(placeholders).subn(lambda _: class_words, prompt)

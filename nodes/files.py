@@ -42,10 +42,10 @@ def full_path(name: str) -> str:
     return path
 
 
-def state(name: str) -> tuple[str, float, int] | str:
-    """Give path, time and size of a file, so that a node runs again when the file has changed."""
+def state(name: str) -> tuple[int, int] | None:
+    """Give time and size of a file, so that a node runs again when the file has changed; ComfyUI writes this into pictures, so no path."""
     path = folder_paths.get_full_path(FOLDER, name)
     if path is None:
-        return name
+        return None
     status = os.stat(path)
-    return path, status.st_mtime, status.st_size
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,103 @@
+"""Fixtures that several test folders share: real ComfyUI servers, Chromium, small model files and the detector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import sd1
+from support.browser import Browser, Frontend, MissingBrowser
+from support.server import (
+    HOW_TO_GET_COMFYUI,
+    REPOSITORY,
+    ComfyServer,
+    MissingComfyUI,
+    checkout_version,
+    find_checkouts,
+)
+
+COMFY_TESTS = Path(__file__).resolve().parent / "comfy"
+DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
+CHECKOUTS = find_checkouts()
+
+
+# --- ComfyUI, its frontend and model files ---
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks everything in tests/comfy, or with a server, with `comfy`, and what uses Chromium with `browser`."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if COMFY_TESTS in item.path.parents or "comfy" in fixtures:
+            item.add_marker(pytest.mark.comfy)
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def comfy_checkouts() -> list[Path]:
+    """The ComfyUI checkouts found; at least one."""
+    if not CHECKOUTS:
+        pytest.skip(HOW_TO_GET_COMFYUI)
+    return CHECKOUTS
+
+
+@pytest.fixture(scope="session", params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+def comfy(
+    request: pytest.FixtureRequest,
+    comfy_checkouts: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    sd1_checkpoint: Path,
+    sd1_controlnet: Path,
+) -> Iterator[ComfyServer]:
+    """A running ComfyUI with the pack, the probe nodes and the small SD1 checkpoint and ControlNet; one for each checkout."""
+    server = ComfyServer(request.param, tmp_path_factory.mktemp("comfyui"))
+    server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
+    server.place(sd1_controlnet, "models", "controlnet", sd1.CONTROLNET)
+    try:
+        server.start()
+    except MissingComfyUI as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    try:
+        with Browser() as running:
+            yield running
+    except MissingBrowser as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def frontend(comfy: ComfyServer, browser: Browser) -> Iterator[Frontend]:
+    """The frontend of `comfy`, opened once for each server."""
+    with browser.open(comfy) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def sd1_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random single-file SD1 checkpoint with a full-size CLIP-L."""
+    return sd1.write_checkpoint(tmp_path_factory.mktemp("sd1"))
+
+
+@pytest.fixture(scope="session")
+def sd1_controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random ControlNet for `sd1_checkpoint`."""
+    return sd1.write_controlnet(tmp_path_factory.mktemp("sd1"))
+
+
+@pytest.fixture(scope="session")
+def detector_file() -> Path:
+    """YuNet's .onnx file."""
+    path = Path(os.environ.get("F2D_TEST_DETECTOR", DETECTOR))
+    if not path.is_file():
+        pytest.skip(f"No face detector at {path}: set F2D_TEST_DETECTOR to a face_detection_yunet_*.onnx file (OpenCV zoo, 230 KB).")
+    return path

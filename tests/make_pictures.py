@@ -1,0 +1,70 @@
+"""Takes the pictures of the README and the workflow gallery from a real ComfyUI.
+
+python tests/make_pictures.py [CHECKOUT]
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from skimage.data import astronaut
+from support.browser import Browser, Frontend
+from support.official import write_expression, write_mapper, write_msid
+from support.server import REPOSITORY, ComfyServer, find_checkouts
+
+DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
+THUMBNAIL = 640, 360  # px
+
+
+def main() -> None:
+    """Draw all of them."""
+    checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        server = ComfyServer(checkout, Path(folder))
+        place_files(server)
+        with server, Browser() as browser, browser.open(server) as frontend:
+            for file in sorted((REPOSITORY / "workflows").glob("*.json")):
+                workflow = json.loads(file.read_text())
+                run_what_needs_no_sampling(frontend, workflow)
+                picture = shoot(frontend, Path(folder) / "shot.png", 1920, 1080)
+                picture.resize(THUMBNAIL, Image.Resampling.LANCZOS).save(file.with_suffix(".jpg"), quality=88)
+                if file.stem == "one_face":
+                    picture = shoot(frontend, Path(folder) / "shot.png", 1800, 640)
+                    (REPOSITORY / "docs").mkdir(exist_ok=True)
+                    picture.save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
+
+
+def place_files(server: ComfyServer) -> None:
+    """Put files under the names that the workflows choose; those of the base models may be empty."""
+    models = server.base / "models"
+    (models / "face2diffusion").mkdir(parents=True)
+    write_msid(models / "face2diffusion" / "msid.pt")
+    write_mapper(models / "face2diffusion" / "mapping.pt")
+    write_expression(models / "face2diffusion" / "epoch_20.pth")
+    for folder, name in (("checkpoints", "sd-v1-4.ckpt"), ("controlnet", "control_sd15_landmarks.pth")):
+        server.place(b"", "models", folder, name)
+    server.place(DETECTOR, "models", "face2diffusion", "face_detection_yunet_2023mar.onnx")
+    (server.base / "input").mkdir()
+    Image.fromarray(astronaut()).save(server.base / "input" / "example.png")
+
+
+def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
+    """Show what the face nodes show; the drawn picture would be noise without real weights."""
+    prompt = frontend.load(workflow).prompt
+    face = ("LoadFaceEncoder", "LoadImage", "EncodeFaceIdentity", "ExpressionReference", "PreviewImage")
+    parts = {name: node for name, node in prompt.items() if node["class_type"] in face}
+    for name in [name for name, node in parts.items() if node["class_type"] == "EncodeFaceIdentity"]:
+        parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 1]}}  # something must ask for its output
+    frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
+    frontend.page.wait_for_timeout(15_000)
+
+
+def shoot(frontend: Frontend, path: Path, width: int, height: int) -> Image.Image:
+    """Take one picture of the graph."""
+    return Image.open(frontend.screenshot(path, width, height)).convert("RGB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from safetensors.torch import save_file
+
+
+def _write(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    """Saves `tensors` as output/<name>.safetensors and reports the file as an output of the node."""
+    file = Path(folder_paths.get_output_directory()) / f"{name}.safetensors"
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file, metadata)
+    return {"ui": {"files": [{"filename": file.name, "subfolder": "", "type": "output"}]}}
+
+
+class SaveConditioning:
+    """Saves entry i's cond tensor as "i.cond", its tensor options as "i.<option>", the others as JSON in metadata["options"]."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {"default": "conditioning"})}}
+
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    CATEGORY = "f2d_probe"
+
+    def save(self, conditioning: list[Any], name: str) -> dict[str, Any]:
+        tensors, scalars = {}, []
+        for index, (cond, options) in enumerate(conditioning):
+            tensors[f"{index}.cond"] = cond
+            tensors |= {f"{index}.{key}": value for key, value in options.items() if torch.is_tensor(value)}
+            scalars.append({key: value for key, value in options.items() if not torch.is_tensor(value)})
+        return _write(name, tensors, {"options": json.dumps(scalars, default=repr)})
+
+
+class SaveTensors:
+    """Saves an image, mask or latent without rounding, as "image", "mask" and "latent"."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        optional = {"image": ("IMAGE",), "mask": ("MASK",), "latent": ("LATENT",)}
+        return {"required": {"name": ("STRING", {"default": "tensors"})}, "optional": optional}
+
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    CATEGORY = "f2d_probe"
+
+    def save(self, name: str, image: Any = None, mask: Any = None, latent: Any = None) -> dict[str, Any]:
+        found = {"image": image, "mask": mask, "latent": latent and latent["samples"]}
+        return _write(name, {key: value for key, value in found.items() if value is not None}, {})
+
+
+class SaveTokens:
+    """Tokenizes `text` with a CLIP; saves ids (-1 where a vector stands), weights and the vectors, and a hash of CLIP's weights."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        texts = {"text": ("STRING", {"default": "", "multiline": True}), "name": ("STRING", {"default": "tokens"})}
+        return {"required": {"clip": ("CLIP",), **texts}}
+
+    RETURN_TYPES = ()
+    FUNCTION = "save"
+    OUTPUT_NODE = True
+    CATEGORY = "f2d_probe"
+
+    def save(self, clip: Any, text: str, name: str) -> dict[str, Any]:
+        pairs = [pair for chunk in clip.tokenize(text)["l"] for pair in chunk]
+        vectors = [token for token, _ in pairs if torch.is_tensor(token)]
+        tensors = {
+            "ids": torch.tensor([-1 if torch.is_tensor(token) else int(token) for token, _ in pairs]),
+            "weights": torch.tensor([float(weight) for _, weight in pairs]),
+        }
+        if vectors:
+            tensors["vectors"] = torch.stack([vector.flatten().float() for vector in vectors])
+        digest = hashlib.sha256()
+        for key, value in sorted(clip.cond_stage_model.state_dict().items()):
+            digest.update(key.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return _write(name, tensors, {"weights_sha256": digest.hexdigest()})
+
+
+NODE_CLASS_MAPPINGS = {
+    "F2DProbeSaveConditioning": SaveConditioning,
+    "F2DProbeSaveTensors": SaveTensors,
+    "F2DProbeSaveTokens": SaveTokens,
+}

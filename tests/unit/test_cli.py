@@ -1,0 +1,250 @@
+"""The command line: what it writes, and that bad input ends with status 2 and one clear line."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from face2diffusion.f2d import FaceEncoder, FaceIdentity
+from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.pipeline import random_pipeline
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from skimage.data import astronaut
+from support.official import write_mapper
+
+LANDMARKS = "200.1,101.8 247.1,102.6 220.4,124.5 198.6,142.8 239.7,143.6"
+POINTS = [tuple(float(number) for number in pair.split(",")) for pair in LANDMARKS.split()]
+
+
+@pytest.fixture(scope="module")
+def files(official):
+    """The folder with the official files, and beside them a photo, a mapper for SD 2 and a small Stable Diffusion in diffusers layout."""
+    Image.fromarray(astronaut()).save(official / "photo.png")
+    write_mapper(official / "wide.pt", seed=2, word_dim=1024)
+    random_pipeline().diffusion.save_pretrained(official / "sd")
+    return official
+
+
+@pytest.fixture
+def encode(files):
+    """The arguments of `f2d encode`, up to the detection."""
+    return ["encode", str(files / "photo.png"), "--msid", str(files / "msid.pt"), "--mapper", str(files / "mapping.pt"), "--device", "cpu"]
+
+
+def test_encode_writes_what_the_library_computes(files, encode, tmp_path):
+    out, features, identity = (str(tmp_path / name) for name in ("s.safetensors", "f.safetensors", "i.safetensors"))
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", out, "--features", features, "--identity", identity]) == 0
+    encoder = FaceEncoder.load(files / "msid.pt", files / "mapping.pt")
+    expected = encoder.identify(astronaut(), landmarks=POINTS)
+    assert torch.equal(load_file(out)["words"], encoder.words(expected))
+    stored = load_file(features)
+    assert stored["face"].shape == (112, 112, 3)
+    assert stored["face"].dtype == torch.uint8
+    assert torch.equal(stored["v_id"], expected.v_id)
+    assert torch.equal(FaceIdentity.load(identity, encoder).v_id, expected.v_id)
+
+
+def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path):
+    crop = FaceEncoder.load(files / "msid.pt", files / "mapping.pt").find(astronaut(), landmarks=POINTS).crop
+    Image.fromarray(crop).save(tmp_path / "face.png")
+    encode[1] = str(tmp_path / "face.png")
+    plain, expressive = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
+    assert main([*encode, "--aligned", "--out", plain]) == 0
+    expression = [
+        "--expression",
+        str(files / "epoch_20.pth"),
+        "--expression-from",
+        str(files / "photo.png"),
+        "--expression-landmarks",
+        LANDMARKS,
+    ]
+    assert main([*encode, "--aligned", *expression, "--out", expressive]) == 0
+    assert not torch.allclose(load_file(plain)["words"], load_file(expressive)["words"])
+    assert main([*encode, "--aligned", *expression, "--expression-strength", "0", "--out", expressive]) == 0
+    assert torch.allclose(load_file(plain)["words"], load_file(expressive)["words"], atol=1e-6)
+
+
+def test_generate_draws_a_grid_and_single_pictures(files, encode, tmp_path):
+    words, grid, folder = str(tmp_path / "s.safetensors"), str(tmp_path / "grid.png"), str(tmp_path / "all") + "/"
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    draw = [
+        "generate",
+        words,
+        "S* here",
+        "--model",
+        str(files / "sd"),
+        "--steps",
+        "1",
+        "--size",
+        "64x64",
+        "--device",
+        "cpu",
+        "--count",
+        "2",
+    ]
+    assert main([*draw, "--out", grid]) == 0
+    assert main([*draw, "--out", folder, "--seed", "3", "--batch", "2"]) == 0
+    assert Image.open(grid).size == (136, 64)
+    with Image.open(tmp_path / "all" / "4.png") as image:
+        assert "seed: 4" in image.text["parameters"]
+
+
+def test_generate_encodes_a_photo_itself(files, encode, tmp_path):
+    out = tmp_path / "a.png"
+    draw = [
+        "generate",
+        encode[1],
+        "S* here",
+        *encode[2:],
+        "--landmarks",
+        LANDMARKS,
+        "--model",
+        str(files / "sd"),
+        "--steps",
+        "1",
+        "--size",
+        "64x64",
+    ]
+    assert main([*draw, "--out", str(out)]) == 0
+    assert Image.open(out).size == (64, 64)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("msid.pt", ".pt"), ("mapping.pt", ".pt"), ("epoch_20.pth", ".pth")])
+def test_convert_there_and_back_keeps_every_bit(files, tmp_path, name, suffix):
+    ours, back = tmp_path / "ours.safetensors", tmp_path / f"back{suffix}"
+    assert main(["convert", str(files / name), str(ours)]) == 0
+    assert main(["convert", str(ours), str(back)]) == 0
+    first, last = (torch.load(path, weights_only=True) for path in (files / name, back))
+    first, last = first.get("net_recon", first), last.get("net_recon", last)
+    assert first.keys() == last.keys()
+    assert all(torch.equal(first[key], last[key]) for key in first)
+
+
+def test_convert_can_change_what_the_metadata_says(files, tmp_path):
+    deep, before = tmp_path / "deep.safetensors", tmp_path / "before.safetensors"
+    assert main(["convert", str(files / "msid.pt"), str(deep), "--depths", "12"]) == 0
+    assert main(["convert", str(files / "mapping.pt"), str(before), "--positional", "before"]) == 0
+    with safe_open(deep, "pt") as file:
+        assert '"depths": [12]' in file.metadata()["f2d.config"]
+    with safe_open(before, "pt") as file:
+        assert '"positional": "before"' in file.metadata()["f2d.config"]
+
+
+def test_export_is_a_textual_inversion_embedding_for_its_place(files, encode, tmp_path):
+    words, out = str(tmp_path / "s.safetensors"), tmp_path / "alice.safetensors"
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["export", words, "--model", str(files / "sd"), "--out", str(out)]) == 0
+    exported = load_file(out)
+    assert list(exported) == ["alice"]
+    position = random_pipeline()._embeddings.position_embedding.weight[4:6]
+    assert torch.allclose(exported["alice"] + position, load_file(words)["words"], atol=1e-6)
+
+
+def test_the_node_and_diffusers_take_the_export(files, encode, tmp_path):
+    words, out = str(tmp_path / "s.safetensors"), str(tmp_path / "alice.safetensors")
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["export", words, "--model", str(files / "sd"), "--out", out]) == 0
+    diffusion = random_pipeline().diffusion
+    diffusion.load_textual_inversion(out, token="alice")
+    assert torch.equal(diffusion.text_encoder.get_input_embeddings().weight[-2:], load_file(out)["alice"])
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for command in ((), ("encode",), ("generate",), ("convert",), ("export",), ("download",), ("demo",)):
+        with pytest.raises(SystemExit) as exit_:
+            main([*command, "--help"])
+        assert exit_.value.code == 0
+        assert "f2d " + " ".join(command) in capsys.readouterr().out.split("example", 1)[1]
+
+
+def test_download_lists_every_file(capsys):
+    assert main(["download"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("msid.pt", "mapping.pt", "epoch_20.pth", "face_detection_yunet_2023mar.onnx", "sd-config"))
+
+
+def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypatch, tmp_path):
+    from face2diffusion.f2d import download
+
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"not a detector" * 100)
+    monkeypatch.setattr(download, "_fetch", lambda weights, scratch: str(wrong))
+    with pytest.raises(ValueError, match="Expected face_detection_yunet_2023mar.onnx of 232589 bytes, got"):
+        download.download("yunet", tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+BAD = {
+    "no such photo": (["missing.png", "--aligned", "--out", "s.safetensors"], "missing.png', got no such file"),
+    "a folder": ([".", "--aligned", "--out", "s.safetensors"], "got the folder '.'"),
+    "no way to find the face": (["{photo}", "--out", "s.safetensors"], "Expected --detector, --landmarks or --aligned"),
+    "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "which is square, got 512x256 px"),
+    "landmarks outside the photo": (["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"], "at different places"),
+    "a bad target": (["{photo}", "--aligned", "--out", "s.pt"], "ends with .safetensors, got 's.pt'"),
+    "an expression without its network": (
+        ["{photo}", "--aligned", "--expression-from", "{photo}", "--out", "s.safetensors"],
+        "Expected --expression",
+    ),
+    "no detector file": (["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"], "yunet.onnx', got no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(astronaut()[:256]).save("wide.png")
+    arguments, message = BAD[name]
+    arguments = [argument.format(photo=files / "photo.png", wide="wide.png") for argument in arguments]
+    assert main(["encode", *arguments, "--msid", str(files / "msid.pt"), "--mapper", str(files / "mapping.pt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("f2d: Expected ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["wide.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"], "Expected 'S*' in the prompt"),
+        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "ends with .png"),
+        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"], "x.safetensors', got no such file"),
+        (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "Expected --msid and --mapper"),
+        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png", "--size", "100x100"], "divisible by 8, got 100x100"),
+        (["convert", "x.pt", "y.onnx"], "Expected OUT to end with"),
+        (["download", "everything"], "Expected one of msid, mapping"),
+        (["demo", "--out", "demo.gif"], "ends with .png"),
+    ],
+)
+def test_bad_options_end_with_status_2(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_swapped_files_are_told_apart(files, tmp_path, capsys):
+    swapped = ["encode", str(files / "photo.png"), "--aligned", "--out", str(tmp_path / "s.safetensors")]
+    assert main([*swapped, "--msid", str(files / "mapping.pt"), "--mapper", str(files / "mapping.pt")]) == 2
+    assert "this is a mapping network, not an MSID encoder" in capsys.readouterr().err
+    assert main([*swapped, "--msid", str(files / "msid.pt"), "--mapper", str(files / "epoch_20.pth")]) == 2
+    assert "this is an expression network (Deep3DFaceRecon), not a mapping network" in capsys.readouterr().err
+
+
+def test_words_for_another_text_encoder_are_refused(files, encode, tmp_path, capsys):
+    words = str(tmp_path / "wide.safetensors")
+    encode[encode.index("--mapper") + 1] = str(files / "wide.pt")
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["generate", words, "S* here", "--model", str(files / "sd"), "--out", str(tmp_path / "a.png"), "--device", "cpu"]) == 2
+    assert "Expected words of shape (2, 768) for this text encoder, got (2, 1024)" in capsys.readouterr().err
+
+
+def test_the_installed_command_runs():
+    done = subprocess.run([sys.executable, "-m", "face2diffusion.f2d.cli", "download"], capture_output=True, text=True, check=True)
+    assert "mapping.pt" in done.stdout
+
+
+def test_the_demo_draws_a_sheet(tmp_path):
+    assert main(["demo", "--out", str(tmp_path / "demo.png")]) == 0
+    assert np.asarray(Image.open(tmp_path / "demo.png")).std() > 10

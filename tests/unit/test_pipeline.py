@@ -1,0 +1,200 @@
+"""The stand-alone pipeline on a small random Stable Diffusion."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from face2diffusion.f2d.image import save_png
+from face2diffusion.f2d.injection import insertion_rows
+from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, inserted_rows, make_grid, random_pipeline
+from PIL import Image
+
+SMALL = GenerationConfig(steps=2, width=64, height=64)
+PROMPT = "A photo of S* here"  # with the random pipeline's tokenizer every letter is a token
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return random_pipeline()
+
+
+@pytest.fixture
+def words():
+    return torch.randn(2, 768, generator=torch.Generator().manual_seed(0)) * 0.02
+
+
+@pytest.fixture
+def subject(pipeline, words):
+    """The pipeline with S* = `words`, and without it afterwards."""
+    pipeline.add_subject(words)
+    yield pipeline
+    pipeline.subjects.clear()
+
+
+def place_of(pipeline, prompt):
+    ids = pipeline.diffusion.tokenizer(prompt).input_ids
+    return next(index for index in range(len(ids)) if ids[index : index + 2] == [338, 265])
+
+
+def test_s_star_overwrites_token_plus_position_embedding(subject, words):
+    """The authors' way: a hook on the sum of both embeddings, in the test."""
+    index, text = place_of(subject, PROMPT), subject.diffusion.text_encoder
+
+    def overwrite(module, inputs, output):
+        output = output.clone()
+        output[:, index : index + 2] = words
+        return output
+
+    ids = subject.diffusion.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    handle = getattr(text, "text_model", text).embeddings.register_forward_hook(overwrite)
+    try:
+        with torch.no_grad():
+            expected = text(ids)[0]
+    finally:
+        handle.remove()
+    assert (subject.encode(PROMPT) - expected).abs().max() < 1e-5
+
+
+def test_own_embeddings_change_nothing(pipeline):
+    plain = pipeline.encode(PROMPT)
+    own = pipeline._embeddings.token_embedding.weight[[338, 265]].detach()
+    pipeline.add_subject(own, positional="before")
+    try:
+        assert torch.equal(pipeline.encode(PROMPT), plain)
+    finally:
+        pipeline.subjects.clear()
+
+
+def test_strength_zero_is_the_class_prompt(pipeline, words):
+    """The random tokenizer spells: its class words are the first two letters of 'a person'."""
+    pipeline.add_subject(words, strength=0.0)
+    try:
+        assert torch.equal(pipeline.encode("of S* here"), encode_class_ids(pipeline, "of S* here"))
+    finally:
+        pipeline.subjects.clear()
+
+
+def encode_class_ids(pipeline, prompt):
+    """Encode the prompt with the class words' first two token ids in place of S*."""
+    ids = pipeline.diffusion.tokenizer(prompt, padding="max_length", max_length=77).input_ids
+    index = place_of(pipeline, prompt)
+    ids[index : index + 2] = pipeline.diffusion.tokenizer("a person").input_ids[1:3]
+    with torch.no_grad():
+        return pipeline.diffusion.text_encoder(torch.tensor([ids]))[0]
+
+
+def test_two_people_stand_at_their_places(pipeline, words):
+    pipeline.add_subject(words, "S1*")
+    pipeline.add_subject(-words, "S2*")
+    try:
+        both, swapped = pipeline.encode("S1* and S2*"), pipeline.encode("S2* and S1*")
+    finally:
+        pipeline.subjects.clear()
+    assert not torch.allclose(both, swapped)
+
+
+def test_gradients_reach_inserted_rows(pipeline, words):
+    rows = insertion_rows(words.requires_grad_(), torch.zeros(2, 768))
+    with inserted_rows(pipeline._embeddings.token_embedding, {1: rows[0], 2: rows[1]}):
+        pipeline.diffusion.text_encoder(torch.full((1, 77), 320))[0].sum().backward()
+    assert words.grad is not None
+    assert words.grad.abs().min() > 0
+
+
+def test_a_picture_depends_on_its_seed_not_on_its_batch(subject):
+    single = subject.generate(PROMPT, SMALL, seed=5, progress=False)[0]
+    batch = subject.generate(PROMPT, SMALL, seed=4, count=3, batch_size=3, progress=False)
+    assert single.parameters["seed"] == batch[1].parameters["seed"] == 5
+    assert np.abs(single.image.astype(int) - batch[1].image).max() <= 1
+    assert np.abs(single.image.astype(int) - batch[0].image).max() > 1
+
+
+def test_s_star_changes_the_picture(pipeline, words):
+    images = []
+    for scale in (1, -1):
+        pipeline.add_subject(words * scale)
+        images.append(pipeline.generate(PROMPT, SMALL, progress=False)[0].image)
+        pipeline.subjects.clear()
+    assert not np.array_equal(*images)
+
+
+@pytest.mark.parametrize(("subject_from", "class_steps"), [(0.0, 0), (0.2, 6), (0.5, 15)])
+def test_delayed_subject_conditioning_uses_the_class_prompt_first(subject, subject_from, class_steps):
+    """Sec. E.2: alpha = 0.8 holds the face back for the first 6 of 30 steps."""
+    seen = []
+    unet = subject.diffusion.unet
+    handle = unet.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"][-1].clone()), with_kwargs=True
+    )
+    try:
+        subject.generate(PROMPT, GenerationConfig(steps=30, width=64, height=64, subject_from=subject_from), progress=False)
+    finally:
+        handle.remove()
+    with_face = subject.encode(PROMPT)[0]
+    assert [torch.equal(states, with_face) for states in seen] == [False] * class_steps + [True] * (30 - class_steps)
+
+
+def test_the_png_tells_how_it_was_drawn(subject, tmp_path):
+    picture = subject.generate(PROMPT, SMALL, seed=7, progress=False)[0]
+    save_png(tmp_path / "a.png", picture.image, picture.text)
+    with Image.open(tmp_path / "a.png") as image:
+        stored = json.loads(image.text["face2diffusion"])
+        assert image.text["parameters"].startswith(PROMPT)
+        assert image.size == (64, 64)
+    assert stored["seed"] == 7
+    assert (stored["steps"], stored["cfg"], stored["sampler"]) == (2, 7.0, "Euler ancestral")
+
+
+def test_the_sampler_is_the_authors(pipeline):
+    scheduler = pipeline.diffusion.scheduler
+    scheduler.set_timesteps(30)
+    assert type(scheduler).__name__ == "EulerAncestralDiscreteScheduler"
+    assert float(scheduler.sigmas[0]) == pytest.approx(14.6146, abs=1e-4)
+    assert (float(scheduler.timesteps[0]), float(scheduler.timesteps[-1])) == (999, 0)
+
+
+def test_a_folder_in_diffusers_layout_gives_the_same_picture(subject, words, tmp_path):
+    subject.diffusion.save_pretrained(tmp_path / "sd")
+    loaded = F2DPipeline.load(tmp_path / "sd", device="cpu")
+    loaded.add_subject(words)
+    pictures = [one.generate(PROMPT, SMALL, progress=False)[0].image for one in (subject, loaded)]
+    assert np.array_equal(*pictures)
+
+
+def test_a_grid_is_as_square_as_it_gets():
+    grid = make_grid([np.zeros((10, 20, 3), np.uint8)] * 3, gap=2)
+    assert grid.shape == (22, 42, 3)
+    assert grid[-1, -1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("A photo of a chef", "Expected 'S\\*' in the prompt, got 'A photo of a chef'"),
+        ("", "Expected 'S\\*' in the prompt"),
+        ("A photo of classS*", "as a word of its own, got 'classS\\*'"),
+        ("S* " + "x " * 80, "at most 75 tokens, got 82"),
+    ],
+)
+def test_bad_prompts_are_refused(subject, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        subject.generate(prompt, SMALL, progress=False)
+
+
+def test_words_of_another_width_are_refused(pipeline):
+    with pytest.raises(ValueError, match=r"shape \(2, 768\).*got \(2, 1024\)"):
+        pipeline.add_subject(torch.zeros(2, 1024))
+
+
+def test_a_taken_placeholder_is_refused(subject, words):
+    with pytest.raises(ValueError, match="a placeholder of its own"):
+        subject.add_subject(words, "s*")
+
+
+def test_another_pipeline_is_refused_by_name(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    with pytest.raises(ValueError, match="StableDiffusionXLPipeline. Choose an SD 1.x model"):
+        F2DPipeline.load(tmp_path)
+    with pytest.raises(ValueError, match="without model_index.json"):
+        F2DPipeline.load(tmp_path.parent)
