@@ -115,11 +115,10 @@ class F2DPipeline:
             diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
         else:
             check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
+            folder = os.fspath(config or _cached_config())
             try:
-                diffusion = StableDiffusionPipeline.from_single_file(
-                    path, config=os.fspath(config or _cached_config()), local_files_only=True
-                )
-            except (ValueError, KeyError, RuntimeError, TypeError) as error:
+                diffusion = StableDiffusionPipeline.from_single_file(path, config=folder, local_files_only=True)
+            except Exception as error:  # diffusers has no common class for "these are other weights"
                 raise ValueError(
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
                     f"({str(error).splitlines()[0][:200]}). Choose another file."

@@ -57,6 +57,7 @@ def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
     parts = {name: node for name, node in prompt.items() if node["class_type"] in face}
     for name in [name for name, node in parts.items() if node["class_type"] == "EncodeFaceIdentity"]:
         parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 1]}}  # something must ask for its output
+    frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
     frontend.page.wait_for_timeout(15_000)
 

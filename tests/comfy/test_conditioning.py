@@ -82,10 +82,7 @@ def test_punctuation_may_touch_s_star(pack: ComfyServer, graph: Prompt, clip: Re
     start = next(place for place in range(len(ids)) if tuple(ids[place : place + 2]) == S_STAR)
     content: list[Any] = [*ids]
     content[start : start + 2] = list(words)
-    if "in paris" in plain:
-        expected = clip.weighted(content, range(start + 3, start + 5), 1.1)
-    else:
-        expected = clip.encode(content)
+    expected = clip.weighted(content, range(start + 3, start + 5), 1.1) if "in paris" in plain else clip.encode(content)
     assert relative_error(found["0.cond"], expected) < EXACT
 
 

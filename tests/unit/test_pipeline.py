@@ -9,6 +9,8 @@ from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.injection import insertion_rows
 from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, inserted_rows, make_grid, random_pipeline
 from PIL import Image
+from safetensors.torch import save_file
+from support.single_file import small_sd1, write_single_file
 
 SMALL = GenerationConfig(steps=2, width=64, height=64)
 PROMPT = "A photo of S* here"  # with the random pipeline's tokenizer every letter is a token
@@ -198,3 +200,29 @@ def test_another_pipeline_is_refused_by_name(tmp_path):
         F2DPipeline.load(tmp_path)
     with pytest.raises(ValueError, match="without model_index.json"):
         F2DPipeline.load(tmp_path.parent)
+
+
+def test_a_single_file_gives_the_same_picture_as_the_folder(words, tmp_path):
+    diffusion = small_sd1()
+    diffusion.save_pretrained(tmp_path / "folder")
+    file = write_single_file(diffusion, tmp_path / "sd.safetensors")
+    images = []
+    for pipeline in (F2DPipeline.load(tmp_path / "folder", "cpu"), F2DPipeline.load(file, "cpu", config=tmp_path / "folder")):
+        pipeline.add_subject(words)
+        images.append(pipeline.generate(PROMPT, SMALL, progress=False)[0].image)
+    assert images[0].std() > 1
+    assert np.array_equal(*images)
+
+
+def test_a_single_file_without_configs_says_where_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = write_single_file(small_sd1(), tmp_path / "sd.safetensors")
+    with pytest.raises(FileNotFoundError, match="f2d download sd-config"):
+        F2DPipeline.load(file, "cpu")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    small_sd1().save_pretrained(tmp_path / "folder")
+    save_file({"lora_up.weight": torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="Expected a Stable Diffusion 1.x checkpoint, got '.*lora.safetensors'"):
+        F2DPipeline.load(tmp_path / "lora.safetensors", "cpu", config=tmp_path / "folder")
