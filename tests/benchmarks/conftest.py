@@ -16,5 +16,5 @@ def machine():
     """Print the machine that the figures belong to."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(
-        f"\n{platform.machine()}, {torch.get_num_threads()} threads, {gpu}; Python {platform.python_version()}, torch {torch.__version__}"
+        f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {gpu}; Python {platform.python_version()}, torch {torch.__version__}"
     )
