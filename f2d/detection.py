@@ -18,6 +18,7 @@ from .image import Photo
 # Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of 10 to 300 px:
 # a close-up needs a smaller picture and room around the head, a face in a crowd a larger picture.
 _PASSES = ((1024, 0.0), (512, 0.25), (256, 0.5), (2048, 0.0))
+_MIN_INPUT = 64  # px; OpenCV 4 finds faces in nothing where a side is one cell of 32 px
 _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell the user how near they were
 
 
@@ -100,8 +101,8 @@ class YuNet:
             scale = min(scale, 1.0)  # enlarged pictures show faces where there are none
         size = max(1, round(width * scale)), max(1, round(height * scale))
         picture = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        pad = round(border * max(size))
-        picture = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        pad = np.array([max(round(border * max(size)), (_MIN_INPUT - side + 1) // 2) for side in size])
+        picture = cv2.copyMakeBorder(picture, pad[1], pad[1], pad[0], pad[0], cv2.BORDER_REPLICATE)
         self._net.setInputSize(picture.shape[1::-1])
         found = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         found = np.empty((0, 15), np.float32) if found is None else found[np.isfinite(found).all(axis=1)]
