@@ -100,13 +100,21 @@ class FaceEncoder:
             FileNotFoundError: a file is missing.
             ValueError: a file holds something else, or two do not fit together.
         """
-        return cls(
+        weights = read(mapper)
+        encoder = cls(
             load_msid(read(msid)),
-            load_mapper(read(mapper)),
+            load_mapper(weights),
             load_expression(read(expression)) if expression is not None else None,
             load_detector(detector, device) if detector is not None else None,
             device,
         )
+        trained_with = weights.metadata.get("msid")  # in mappers of our training; the official file does not say
+        if trained_with is not None and trained_with != encoder.msid_fingerprint:
+            raise ValueError(
+                f"Expected the MSID encoder that '{weights.path}' was trained with ({trained_with[:8]}), got another "
+                f"({encoder.msid_fingerprint[:8]}). Load the two files of one training."
+            )
+        return encoder
 
     def ready(self, network: Network) -> Network:
         """Bring a network to its device before use; a host with its own memory management overrides this."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
-from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.checkpoint import read, save
+from face2diffusion.f2d.mapping import load_mapper
 from support.official import write_mapper, write_msid
 
 
@@ -117,3 +118,14 @@ def test_encoder_with_other_picture_size_crops_to_it(tmp_path: Path, portrait: n
     for choice in ({"landmarks": landmarks}, {"alignment": "FFHQ"}, {"alignment": "112 px"}):
         assert encoder.find(portrait, **choice).crop.shape == (64, 64, 3)
     assert encoder.words(encoder.identify(portrait, landmarks=landmarks)).shape == (2, 768)
+
+
+def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_path: Path) -> None:
+    checkpoint = read(small_files / "mapping.pt")
+    mapper = load_mapper(checkpoint)
+    own = FaceEncoder.load(small_files / "msid.pt", small_files / "mapping.pt").msid_fingerprint
+    save(tmp_path / "own.safetensors", checkpoint.tensors, "mapper", mapper.config, msid=own)
+    save(tmp_path / "other.safetensors", checkpoint.tensors, "mapper", mapper.config, msid="0" * 64)
+    FaceEncoder.load(small_files / "msid.pt", tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another"):
+        FaceEncoder.load(small_files / "msid.pt", tmp_path / "other.safetensors")
