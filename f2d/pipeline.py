@@ -123,7 +123,10 @@ class F2DPipeline:
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
                     f"({str(error).splitlines()[0][:200]}). Choose another file."
                 ) from error
-        return cls(diffusion.to(device, torch.float32 if device == "cpu" else torch.float16), os.path.basename(os.path.normpath(path)))
+        diffusion.to(device)
+        if device != "cpu":
+            diffusion.to(torch.float16)
+        return cls(diffusion, os.path.basename(os.path.normpath(path)))
 
     @property
     def _embeddings(self) -> Any:

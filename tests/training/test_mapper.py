@@ -1,0 +1,297 @@
+"""Training the mapper on a small cache and a small random Stable Diffusion: what changes, what does not, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from face2diffusion.f2d import FaceEncoder
+from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.mapping import load_mapper
+from face2diffusion.f2d.pipeline import random_pipeline
+from face2diffusion.training import mapper as training
+from face2diffusion.training.cache import LatentCache
+from face2diffusion.training.cli import main
+from face2diffusion.training.config import PRESETS, MapperTrainingConfig
+from face2diffusion.training.diffusion import FrozenDiffusion
+from face2diffusion.training.mapper import Samples, train_mapper
+from PIL import Image
+from safetensors.torch import load_file
+from support.cache import write_cache
+from support.official import write_mapper
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base model and a cache of 6 faces."""
+    folder = tmp_path_factory.mktemp("training")
+    random_pipeline().diffusion.save_pretrained(folder / "sd")
+    write_cache(folder / "cache", count=6)
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    """A short run."""
+    return MapperTrainingConfig(
+        cache=str(folder / "cache"),
+        base=str(folder / "sd"),
+        out=str(tmp_path / "run"),
+        steps=4,
+        batch_size=4,
+        hidden_dim=32,
+        lr=1e-3,
+        save_every=2,
+        log_every=1,
+        workers=0,
+    )
+
+
+def quiet(message: str) -> None:
+    """Say nothing."""
+
+
+def weights_of(config: MapperTrainingConfig) -> dict[str, torch.Tensor]:
+    """Train, and read the weights."""
+    return load_file(train_mapper(config, quiet))
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert (tensor - second[name]).abs().max() <= tolerance, name
+
+
+def test_only_the_mapper_changes(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "FrozenDiffusion", lambda *args: seen.append(FrozenDiffusion(*args)) or seen[-1])
+    cache = LatentCache(config.cache)
+    start = training.build_mapper(config, cache, 768).state_dict()
+    trained = weights_of(config)
+    assert start.keys() == trained.keys()
+    assert all(not torch.equal(start[name], trained[name]) for name in start), "both networks and the null expression learn"
+    fresh = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    assert seen[0].fingerprint() == fresh.fingerprint(), "the U-Net and the text encoder are the same to the bit"
+    assert all(parameter.grad is None for parameter in seen[0].parameters())
+
+
+def test_the_null_expression_gets_gradient_from_dropped_rows_only(config):
+    cache = LatentCache(config.cache)
+    mapper = training.build_mapper(config, cache, 768)
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    samples = Samples(cache, config, diffusion.steps)
+    batch = torch.utils.data.default_collate([samples[number] for number in range(4)])
+    for keep, touched in ((torch.ones(4), False), (torch.tensor([1, 0, 1, 1]), True)):
+        mapper.zero_grad()
+        training.compute_loss(diffusion, mapper, {**batch, "keep": keep}, config).backward()
+        assert bool(mapper.null_exp.grad.abs().sum() > 0) is touched
+
+
+def test_the_loss_falls_and_faces_part(config):
+    config = replace(config, steps=60, batch_size=6, expression_drop=0.0, dropout=0.0, save_every=60, log_every=60)
+    cache = LatentCache(config.cache)
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    samples = Samples(cache, replace(config, seed=99), diffusion.steps)
+    batch = torch.utils.data.default_collate([samples[number] for number in range(24)])
+    start = training.build_mapper(config, cache, 768).eval()
+    end = load_mapper(read(train_mapper(config, quiet)))
+    with torch.no_grad():
+        before, after = (float(training.compute_loss(diffusion, mapper, batch, config)) for mapper in (start, end))
+        spread = [mapper(batch["v_id"], batch["v_exp"]).std(dim=0).mean() for mapper in (start, end)]
+    assert after < before, f"Expected the loss to fall from {before:.4f}, got {after:.4f}"
+    assert spread[1] > spread[0]
+
+
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path):
+    unbroken = weights_of(config)
+    half = replace(config, out=str(tmp_path / "half"))
+    train_mapper(replace(half, steps=2), quiet)
+    assert_equal(weights_of(half), unbroken)
+
+
+def test_accumulated_steps_equal_one_large_batch(config, tmp_path):
+    config = replace(config, dropout=0.0)
+    parts = replace(config, accumulate=2, out=str(tmp_path / "parts"))
+    assert_equal(weights_of(config), weights_of(parts), 1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(config, preset):
+    config = replace(config, steps=1, **PRESETS[preset])
+    trained = weights_of(config)
+    assert ("null_exp" in trained) is config.expression_guidance
+
+
+def test_losses_differ(config, tmp_path):
+    runs = [weights_of(replace(config, loss=loss, out=str(tmp_path / loss))) for loss in ("cgdr", "reconstruction", "masked")]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(runs[first]["i2t_first.fc_out.bias"], runs[second]["i2t_first.fc_out.bias"])
+
+
+def test_ema_is_what_is_saved(config, tmp_path):
+    plain = weights_of(config)
+    averaged = weights_of(replace(config, ema=0.5, out=str(tmp_path / "ema")))
+    start = training.build_mapper(config, LatentCache(config.cache), 768).state_dict()
+    name = "i2t_first.fc_out.bias"
+    assert 0 < (averaged[name] - start[name]).norm() < (plain[name] - start[name]).norm()
+
+
+def test_the_run_folder(config):
+    file = train_mapper(replace(config, steps=5, keep=1, sample_every=5, sample_steps=1, sample_faces=2), quiet)
+    run = Path(config.out)
+    assert file.name == "mapper-00000005.safetensors"
+    assert sorted(path.name for path in run.glob("*.safetensors")) == [file.name], "the last one is kept"
+    assert [path.name for path in run.glob("state-*")] == ["state-00000005-0.pt"]
+    assert json.loads((run / "config.json").read_text())["lr"] == config.lr
+    assert list((run / "tensorboard").iterdir())
+    assert Image.open(run / "samples" / "00000005.png").width > 3 * 64
+    checkpoint = read(file)
+    assert checkpoint.kind == "mapper"
+    assert checkpoint.metadata["msid"] == LatentCache(config.cache).msid
+
+
+def test_the_loader_node_takes_the_checkpoint_as_it_is(config, folder):
+    file = train_mapper(config, quiet)
+    encoder = FaceEncoder.load(folder / "cache" / "msid.pt", file)
+    photo = np.full((112, 112, 3), 100, np.uint8)
+    assert encoder.words(encoder.identify(photo, alignment="112 px")).shape == (2, 768)
+
+
+def test_settings_of_a_run_cannot_change(config):
+    train_mapper(config, quiet)
+    with pytest.raises(ValueError, match=r"lr 0.001, not 0.1\), got others"):
+        train_mapper(replace(config, lr=0.1, steps=8), quiet)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, folder, tmp_path):
+    write_cache(tmp_path / "bad", count=2, latent=float("nan"))
+    with pytest.raises(FloatingPointError, match=r"got nan at step 0; photos \[.*\] of the cache; last good checkpoint: none yet"):
+        train_mapper(replace(config, cache=str(tmp_path / "bad")), quiet)
+    assert not (tmp_path / "run" / "checkpoint.json").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
+    train_mapper(replace(config, steps=2), quiet)
+    before = sorted(path.name for path in Path(config.out).iterdir())
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("face2diffusion.f2d.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        train_mapper(config, quiet)
+    monkeypatch.undo()
+    assert set(before) <= {path.name for path in Path(config.out).iterdir()}
+    assert read(train_mapper(config, quiet)).metadata["step"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cache": "nowhere"}, "nowhere"),
+        ({"base": "nowhere"}, "Expected --base with a Stable Diffusion 1.x or 2.x folder"),
+        ({"out": ""}, "Expected --out with a run folder"),
+        ({"batch_size": 3, "accumulate": 2}, "divisible by processes x accumulate = 2, got 3"),
+        ({"prompt": "A photo"}, "once in the training prompt"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(config, change, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train_mapper(replace(config, **change), quiet)
+
+
+def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
+    write_mapper(tmp_path / "fits.pt", hidden_dim=32)
+    write_mapper(tmp_path / "wide.pt", hidden_dim=32, word_dim=1024)
+    trained = weights_of(replace(config, init=str(tmp_path / "fits.pt"), steps=1, lr=1e-9))
+    assert_equal(trained, torch.load(tmp_path / "fits.pt"), 1e-6)
+    with pytest.raises(ValueError, match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)"):
+        train_mapper(replace(config, init=str(tmp_path / "wide.pt"), out=str(tmp_path / "other")), quiet)
+
+
+def test_the_command_shows_its_configuration(capsys):
+    assert main(["mapper", "--preset", "masked", "--lr", "0.5", "--sample-prompts", "S*,a S*", "--dry-run"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*", "a S*"]}
+    assert shown == expected
+    assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", "x"]) == 2
+
+
+# --- several processes, and processes that are stopped -----------------------------------------------------------------------------
+
+
+def command(config: MapperTrainingConfig, processes: int = 1) -> list[str]:
+    """The command line of a run."""
+    options = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in asdict(config).items()
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value != ""
+    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launch, "-m", "face2diffusion.training.cli", "mapper", *options]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_two_processes_train_what_one_does(config, tmp_path):
+    config = replace(config, dropout=0.0)
+    alone = weights_of(config)
+    together = replace(config, out=str(tmp_path / "together"))
+    subprocess.run(command(together, 2), check=True, capture_output=True, timeout=180, env=ENVIRONMENT)
+    assert_equal(load_file(tmp_path / "together" / "mapper-00000004.safetensors"), alone, 1e-5)
+
+
+def wait_for(path: Path, process: subprocess.Popen, timeout: float = 90) -> None:
+    """Wait until a running process has written a file."""
+    end = time.monotonic() + timeout
+    while not path.exists():
+        assert process.poll() is None, "the process ended too early"
+        assert time.monotonic() < end, f"no {path.name} after {timeout} s"
+        time.sleep(0.05)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path):
+    config = replace(config, steps=40, save_every=1000)
+    endless = replace(config, steps=100_000, out=str(tmp_path / "run"))
+    process = subprocess.Popen(command(endless), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(60) == 0
+    assert "the same command goes on" in rest
+    saved = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    assert saved["step"] >= 3
+    unbroken = weights_of(replace(config, steps=saved["step"] + 2, out=str(tmp_path / "unbroken")))
+    assert_equal(weights_of(replace(endless, steps=saved["step"] + 2)), unbroken)
+
+
+def test_kill_9_loses_at_most_one_interval(config, tmp_path):
+    endless = replace(config, steps=100_000, save_every=2)
+    process = subprocess.Popen(command(endless), stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    wait_for(tmp_path / "run" / "checkpoint.json", process)
+    process.kill()
+    process.wait()
+    saved = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    unbroken = weights_of(replace(config, steps=saved["step"] + 1, out=str(tmp_path / "unbroken")))
+    assert_equal(weights_of(replace(endless, steps=saved["step"] + 1)), unbroken)
+
+
+def test_killing_one_process_ends_the_run_with_an_error(config, tmp_path):
+    endless = replace(config, steps=100_000)
+    process = subprocess.Popen(command(endless, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    wait_for(tmp_path / "run" / "checkpoint.json", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert process.wait(60) != 0

@@ -1,0 +1,286 @@
+"""Pre-training the identity encoder: it learns, resumes, stops cleanly, and does the same in one process and in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.msid import MSIDConfig, load_msid
+from face2diffusion.training.config import MSIDTrainingConfig
+from face2diffusion.training.faces import open_faces
+from face2diffusion.training.msid import Schedule, train_msid
+from face2diffusion.training.verification import compare, sample_triplets
+from support import processes
+from support.identities import write_folders
+
+STEPS = 24
+TINY = {
+    "image_size": 16,
+    "embed_dim": 32,
+    "depth": 2,
+    "heads": 2,
+    "depths": (1, 2),
+    "batch_size": 16,
+    "epochs": 8,  # 48 faces, 3 steps an epoch
+    "warmup_epochs": 1.0,
+    "save_every": 5,
+    "log_every": 1,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folders(tmp_path_factory.mktemp("faces") / "data", identities=6, photos=8)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of an unbroken run in one process."""
+    return train(data, tmp_path_factory.mktemp("unbroken") / "run")
+
+
+def settings(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return {**TINY, "data": str(data), "out": str(out), **changes}
+
+
+def train(data: Path, out: Path, say: Callable[[str], None] = lambda message: None, **changes: Any) -> Path:
+    return train_msid(MSIDTrainingConfig(**settings(data, out, **changes)), say)
+
+
+def difference(first: Path, second: Path) -> float:
+    one, other = read(first).tensors, read(second).tensors
+    assert one.keys() == other.keys()
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"Expected it within {seconds} s"
+        time.sleep(0.02)
+
+
+# --- It learns, and its file is one of ours ---
+
+
+def test_it_learns(data: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    others = open_faces(write_folders(tmp_path / "others", identities=40, photos=2, first_photo=50))
+    before = None
+
+    def listen(message: str) -> None:
+        if message.startswith("step "):
+            losses.append(float(message.split()[3]))
+
+    weights = train(data, tmp_path / "run", listen, epochs=60, verification=str(tmp_path / "others"), log_every=5, save_every=200)
+    first = train(data, tmp_path / "first", epochs=1, lr=1e-9)
+    triplets = sample_triplets(others.labels)
+    before, after = (compare(load_msid(read(file)), others, triplets) for file in (first, weights))
+    print([(depth, before[depth].auc, after[depth].auc) for depth in after], losses[:3], losses[-3:])
+    assert sum(losses[-3:]) < 0.3 * sum(losses[:3])
+    assert all(after[depth].auc > before[depth].auc for depth in (1, 2))
+    report = json.loads((tmp_path / "run" / "verification.json").read_text())
+    assert [depth["auc"] for depth in report["depths"]] == pytest.approx([after[depth].auc for depth in (1, 2)])
+    assert (tmp_path / "run" / "verification.png").stat().st_size > 5000
+
+
+def test_the_file_loads_as_it_is(unbroken: Path) -> None:
+    encoder = load_msid(read(unbroken))
+    assert encoder.config == MSIDConfig(16, 8, 32, 2, 2, 4.0, (1, 2), (1, 2))
+    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 64)
+    assert unbroken.name == f"msid-{STEPS:08d}.safetensors"
+
+
+def test_plain_arcface_is_the_deepest_depth_alone(data: Path, tmp_path: Path) -> None:
+    weights = train(data, tmp_path / "run", depths=(2,), epochs=1)
+    assert load_msid(read(weights)).config.normed == (2,)
+    shallow = load_msid(read(weights), depths=(1, 2))  # ArcFace w/ multi-scale features
+    assert shallow(torch.zeros(1, 3, 16, 16)).shape == (1, 64)
+
+
+def test_the_log_has_loss_norm_speed_and_memory(unbroken: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(unbroken.parent / "tensorboard"))
+    events.Reload()
+    assert {"loss", "gradient_norm", "images_per_second", "memory_gib", "lr"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("loss")) == STEPS
+
+
+def test_the_last_checkpoints_are_kept(unbroken: Path) -> None:
+    names = sorted(file.name for file in unbroken.parent.glob("*.safetensors"))
+    assert names == [f"msid-{step:08d}.safetensors" for step in (15, 20, 24)]
+
+
+def test_the_learning_rate_warms_up_and_decays_linearly() -> None:
+    schedule = Schedule.of(MSIDTrainingConfig(epochs=30, batch_size=10), faces=100)
+    rates = [schedule.at(step) for step in range(schedule.steps)]
+    assert len(rates) == 300
+    assert rates[0] == pytest.approx(1e-3 / 30) and rates[29] == pytest.approx(1e-3) == rates[30]
+    assert rates[165] == pytest.approx(0.5e-3) and rates[-1] == pytest.approx(1e-3 / 270)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+@pytest.mark.parametrize("changes", [{"workers": 2}, {"sample_rate": 0.5}], ids=["workers", "sampled"])
+def test_other_settings_run(data: Path, tmp_path: Path, precision: str, changes: dict[str, Any]) -> None:
+    weights = train(data, tmp_path / "run", precision=precision, epochs=1, **changes)
+    assert all(tensor.isfinite().all() for tensor in read(weights).tensors.values())
+
+
+# --- Stopping and going on ---
+
+
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    """SIGTERM saves at once, in the middle of an epoch and of an interval."""
+
+    def stop(message: str) -> None:
+        if message.startswith("step 7/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(data, tmp_path / "run", stop)
+    assert stopped.name == "msid-00000007.safetensors"
+    said: list[str] = []
+    weights = train(data, tmp_path / "run", said.append)
+    assert "step 7 of 24" in said[0]
+    assert difference(weights, unbroken) == 0
+    states = [torch.load(file.parent / "state-00000024-0.pt", weights_only=True) for file in (weights, unbroken)]
+    assert torch.equal(*(state["classifier"]["weight"] for state in states))
+    assert torch.equal(*(state["classifier_optimizer"]["state"][0]["exp_avg"] for state in states))
+    assert train(data, tmp_path / "run") == weights  # a finished run has nothing to do
+
+
+def test_a_run_folder_of_other_data_or_settings_is_refused(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    other = write_folders(tmp_path / "data", identities=7, photos=8)
+    with pytest.raises(ValueError, match="Expected the settings of the run"):
+        train(other, unbroken.parent)
+    run = tmp_path / "run"
+    train(data, run, epochs=1)
+    (data / "person-000" / "more.png").write_bytes((data / "person-000" / "0.png").read_bytes())
+    try:
+        with pytest.raises(ValueError, match="the 48 faces of 6 identities .*, got 49 of 6"):
+            train(data, run, epochs=1)
+    finally:
+        (data / "person-000" / "more.png").unlink()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"Expected a finite (loss|gradient), got .* at step \d+; faces \d+, .* checkpoint: none yet"
+    ):
+        train(data, tmp_path / "run", lr=1e20, warmup_epochs=0.0)
+    train(data, tmp_path / "good", epochs=1)
+
+
+def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch size of at least 2 that 1 process\(es\) can divide, got 1"):
+        train(data, tmp_path / "run", batch_size=1)
+    with pytest.raises(ValueError, match="rising depths between 1 and 2"):
+        train(data, tmp_path / "run", depths=(1, 3))
+    with pytest.raises(ValueError, match="got only 'person-000'"):
+        train(write_folders(tmp_path / "one", identities=1), tmp_path / "run")
+    broken = write_folders(tmp_path / "broken", identities=2, photos=4)
+    (broken / "person-001" / "2.png").write_bytes(b"nothing")
+    for workers in (0, 1):
+        with pytest.raises(
+            ValueError, match=r"^Expected a picture at '.*2\.png', got 7 bytes that are none\. Remove it, or get it again\.$"
+        ):
+            train(broken, tmp_path / f"run{workers}", workers=workers, epochs=4, batch_size=4)
+
+
+# --- Several processes ---
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    answers = processes.run(processes.train, settings(data, tmp_path / "run"))
+    assert answers[0] == answers[1]
+    assert difference(answers[0], unbroken) < 1e-5
+    states = [torch.load(tmp_path / "run" / f"state-00000024-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [tuple(state["classifier"]["weight"].shape) for state in states] == [(3, 64), (3, 64)]
+    whole = torch.load(unbroken.parent / "state-00000024-0.pt", weights_only=True)["classifier"]["weight"]
+    assert torch.allclose(torch.cat([state["classifier"]["weight"] for state in states]), whole, atol=1e-5)
+
+
+def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = processes.Processes(processes.train, settings(data, run), 20.0, 0.1)
+    wait_for(lambda: (run / "checkpoint.json").exists())
+    job.processes[1].kill()
+    start = time.monotonic()
+    answers = job.wait(40)
+    assert time.monotonic() - start < 30
+    assert isinstance(answers[0], ConnectionError), answers
+    assert "Expected an answer of all 2 processes" in str(answers[0])
+    weights = processes.run(processes.train, settings(data, run))[0]
+    assert difference(weights, unbroken) < 1e-5
+    with pytest.raises(ValueError, match=r"Expected 2 process\(es\), as when .* was saved, got 1"):
+        train(data, run)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = processes.Processes(processes.train, settings(data, run), 20.0, 0.1)
+    wait_for(lambda: (run / "checkpoint.json").exists())
+    os.kill(job.processes[1].pid, signal.SIGTERM)
+    first, second = job.wait(40)
+    assert first == second
+    assert first.name < unbroken.name
+    assert difference(processes.run(processes.train, settings(data, run))[1], unbroken) < 1e-5
+
+
+def test_a_process_that_hangs_ends_the_other_with_an_error(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = processes.Processes(processes.train, settings(data, run), 3.0, 0.1)
+    wait_for(lambda: (run / "checkpoint.json").exists())
+    os.kill(job.processes[1].pid, signal.SIGSTOP)
+    start = time.monotonic()
+    assert job.ends[0].poll(30)
+    assert isinstance(job.ends[0].recv(), ConnectionError)
+    assert 1 < time.monotonic() - start < 15
+    for process in job.processes:
+        process.kill()
+        process.join()
+
+
+def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_path: Path) -> None:
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs /proc to find the processes that torchrun has started")
+    run = tmp_path / "run"
+    options = settings(data, run, epochs=100_000, log_every=1000, save_every=50)
+    arguments = [
+        part
+        for name, value in options.items()
+        for part in (f"--{name.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={processes.free_port()}"]
+    command += ["-m", "face2diffusion.training.cli", "msid", *arguments]
+    launcher = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        wait_for(lambda: (run / "checkpoint.json").exists() or launcher.poll() is not None)
+        assert launcher.poll() is None, launcher.communicate()[0]
+        children = [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+        os.kill(children[-1], signal.SIGKILL)
+        output, _ = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0, output

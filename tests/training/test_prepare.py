@@ -1,0 +1,491 @@
+"""From photos to a cache, with small random networks: values, mirror images, skipped photos, kills and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from support.official import write_expression, write_mapper, write_msid
+from support.parsers import write_bisenet, write_segformer
+
+from face2diffusion.f2d import FaceEncoder
+from face2diffusion.f2d.alignment import align_face, crop_ffhq
+from face2diffusion.f2d.checkpoint import fingerprint
+from face2diffusion.f2d.expression import align_expression
+from face2diffusion.f2d.image import load_photo, to_signed
+from face2diffusion.f2d.pipeline import random_pipeline
+from face2diffusion.training import cache as cache_module
+from face2diffusion.training.cache import LatentCache
+from face2diffusion.training.cli import main
+from face2diffusion.training.config import PrepareConfig
+from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
+from face2diffusion.training.parsing import CELEBAMASK_LABELS, load_parser
+from face2diffusion.training.prepare import list_photos, prepare
+
+LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
+MOST = tuple(name for name in CELEBAMASK_LABELS if name != "background")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image").astronaut()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Small random weights of everything."""
+    folder = tmp_path_factory.mktemp("weights")
+    random_pipeline().diffusion.save_pretrained(folder / "sd")
+    write_msid(folder / "msid.pt", seed=1, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
+    write_mapper(folder / "mapping.pt", id_dim=256, hidden_dim=32)
+    write_expression(folder / "epoch_20.pth", seed=2)
+    write_bisenet(folder / "bisenet.pth", seed=3)
+    write_segformer(folder / "segformer", seed=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, portrait) -> Path:
+    """Four usable photos in two folders, and four others."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "more").mkdir()
+    Image.fromarray(portrait).save(folder / "a.png")
+    Image.fromarray(portrait[:300, 60:400]).save(folder / "b.JPG", quality=95)
+    Image.fromarray(portrait // 2 + 60).save(folder / "more" / "c.webp", lossless=True)
+    Image.fromarray(mirror(portrait)).save(folder / "more" / "d.png")
+    (folder / "broken.jpg").write_bytes((folder / "b.JPG").read_bytes()[:2000])
+    (folder / "empty.jpg").touch()
+    Image.fromarray(np.full((128, 160, 3), 90, np.uint8)).save(folder / "wall.png")
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+@pytest.fixture
+def config(photos, weights, detector_file, tmp_path) -> PrepareConfig:
+    """Without expressions, which take the most time."""
+    return PrepareConfig(
+        photos=str(photos),
+        out=str(tmp_path / "cache"),
+        base=str(weights / "sd"),
+        msid=str(weights / "msid.pt"),
+        parser=str(weights / "segformer"),
+        detector=str(detector_file),
+        image_size=64,
+        classes=MOST,
+        shard_size=3,
+        batch_size=2,
+        workers=2,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(photos, weights, detector_file, tmp_path_factory) -> tuple[PrepareConfig, list[str]]:
+    """A cache of all networks, and what was said."""
+    config = PrepareConfig(
+        photos=str(photos),
+        out=str(tmp_path_factory.mktemp("whole") / "cache"),
+        base=str(weights / "sd"),
+        msid=str(weights / "msid.pt"),
+        expression=str(weights / "epoch_20.pth"),
+        parser=str(weights / "segformer"),
+        detector=str(detector_file),
+        image_size=64,
+        classes=MOST,
+        shard_size=3,
+        batch_size=2,
+        workers=2,
+        device="cpu",
+    )
+    said: list[str] = []
+    assert prepare(config, said.append) == Path(config.out)
+    return config, said
+
+
+def quiet(message: str) -> None:
+    """Say nothing."""
+
+
+def contents(folder: Path | str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
+    return FaceEncoder.load(config.msid, weights / "mapping.pt", config.expression or None, config.detector or None)
+
+
+# --- What is in the cache ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_photo_is_cached_or_listed(whole):
+    config, said = whole
+    cache = LatentCache(config.out, verify=True)
+    assert [cache.name(index) for index in range(len(cache))] == ["a.png", "b.JPG", "more/c.webp", "more/d.png"]
+    report = json.loads((Path(config.out) / "report.json").read_text())
+    assert (report["photos"], report["cached"], report["skipped"]) == (7, 4, {"no face": 1, "unreadable": 2})
+    listed = {photo["photo"]: photo for photo in report["list"]}
+    assert listed.keys() == {"broken.jpg", "empty.jpg", "wall.png"}
+    assert "got none" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
+    assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
+    assert said[1] == "Cached 4 of 7 photos."
+    assert said[2].startswith("Skipped 3: 1 no face, 2 unreadable (broken.jpg, empty.jpg, wall.png); all are listed in")
+    assert sorted(path.name for path in Path(config.out).iterdir()) == [
+        "cache.json",
+        "report.json",
+        *(f"shard-00000{number}.{suffix}" for number in range(3) for suffix in ("json", "tar")),
+    ]
+
+
+def test_the_cache_names_the_weights_that_made_it(whole, weights):
+    config, _ = whole
+    cache = LatentCache(config.out)
+    vae = AutoencoderKL.from_pretrained(config.base, subfolder="vae")
+    encoder = encoder_of(config, weights)
+    cache.check(
+        vae=fingerprint(vae.state_dict()),
+        msid=encoder.msid_fingerprint,
+        expression=fingerprint(encoder.expression.state_dict()),
+        parser=fingerprint(load_parser(config.parser).state_dict()),
+    )
+    assert (cache.latent_size, cache.id_dim, cache.exp_dim, cache.depths) == (8, 256, 64, (1, 2, 3, 4))
+    assert cache.info.scaling_factor == 0.18215 and cache.info.classes == MOST
+
+
+def test_latents_are_the_scaled_posterior_of_the_picture_and_its_mirror_image(whole):
+    config, _ = whole
+    cache = LatentCache(config.out)
+    vae = AutoencoderKL.from_pretrained(config.base, subfolder="vae")
+    photo = load_photo(Path(config.photos) / "a.png")
+    picture = align_ffhq(photo, detected(config, photo), 64)
+    for flip in (False, True):
+        with torch.no_grad():
+            posterior = vae.encode(to_signed([mirror(picture) if flip else picture])).latent_dist
+        item = cache.load(0, flip)
+        for name, expected in (("latent_mean", posterior.mean), ("latent_std", posterior.std)):
+            torch.testing.assert_close(item[name].float(), expected[0] * 0.18215, rtol=2e-3, atol=1e-4)
+    assert not torch.equal(cache.load(0, False)["latent_mean"], cache.load(0, True)["latent_mean"].flip(2)), "a VAE is not symmetric"
+
+
+def detected(config: PrepareConfig, photo: np.ndarray) -> np.ndarray:
+    from face2diffusion.f2d.encoder import load_detector
+
+    return load_detector(config.detector).detect(photo)[0].landmarks.astype(np.float64)
+
+
+def test_features_are_those_of_the_encoder_for_the_photo_and_the_mirrored_photo(whole, weights):
+    config, _ = whole
+    cache, encoder = LatentCache(config.out), encoder_of(config, weights)
+    for index in range(len(cache)):
+        photo = load_photo(Path(config.photos) / cache.name(index))
+        plain, flipped = cache.load(index), cache.load(index, flip=True)
+        torch.testing.assert_close(plain["v_id"], encoder.identify(photo).v_id, rtol=0, atol=1e-4)
+        torch.testing.assert_close(plain["v_exp"], encoder.express(photo).v_exp, rtol=0, atol=1e-4)
+        points = mirror_landmarks(detected(config, photo), photo.shape[1])
+        torch.testing.assert_close(flipped["v_id"], encoder.identify(mirror(photo), landmarks=points).v_id, rtol=0, atol=1e-4)
+        torch.testing.assert_close(flipped["v_exp"], encoder.express(mirror(photo), landmarks=points).v_exp, rtol=0, atol=1e-4)
+        assert (plain["v_id"] - flipped["v_id"]).abs().max() > 1e-3, "a face is not symmetric"
+
+
+def test_masks_are_shares_and_mirrored(whole):
+    config, _ = whole
+    cache = LatentCache(config.out)
+    photo = load_photo(Path(config.photos) / "a.png")
+    picture = align_ffhq(photo, detected(config, photo), 64)
+    mask = load_parser(config.parser).identity_mask(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255, MOST)[0]
+    expected = mask.float().reshape(8, 8, 8, 8).mean((1, 3))
+    assert 0 < expected.mean() < 1, "a mask that is the same everywhere shows nothing"
+    torch.testing.assert_close(cache.load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
+    assert torch.equal(cache.load(0, flip=True)["mask"], cache.load(0)["mask"].flip(1))
+
+
+def test_bisenet_serves_as_parser_too(config, weights, photos, tmp_path):
+    (tmp_path / "one").mkdir()
+    os.link(photos / "a.png", tmp_path / "one" / "a.png")
+    config = replace(config, photos=str(tmp_path / "one"), parser=str(weights / "bisenet.pth"))
+    mask = LatentCache(prepare(config, quiet)).load(0)["mask"]
+    assert 0 < mask.float().mean() <= 1
+
+
+# --- Alignment ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_aligned_face_lies_where_ffhq_puts_it(portrait, detector_file):
+    from face2diffusion.f2d.detection import YuNet
+
+    picture = align_ffhq(portrait, LANDMARKS, 512)
+    found = YuNet(detector_file).detect(picture)[0].landmarks
+    assert np.abs(found - ffhq_landmarks(512)).max() < 0.06 * 512, "the average face, but for her own features"
+    again = align_ffhq(picture, found, 512)
+    assert np.abs(again.astype(int) - picture)[64:-64, 64:-64].mean() < 12, "a second alignment changes little"
+
+
+def test_the_arcface_crop_of_an_ffhq_picture_follows_from_the_template(portrait):
+    picture = align_ffhq(portrait, LANDMARKS, 256)
+    np.testing.assert_array_equal(crop_ffhq(picture), align_face(picture, ffhq_landmarks(256)))
+
+
+def test_large_photos_are_shrunk_first_and_give_the_same_crop(portrait):
+    small = align_ffhq(portrait, LANDMARKS, 64)
+    large = np.asarray(Image.fromarray(portrait).resize((2048, 2048), Image.Resampling.BICUBIC))
+    points = (LANDMARKS + 0.5) * 4 - 0.5
+    assert np.abs(align_ffhq(large, points, 64).astype(int) - small).mean() < 2
+
+
+def test_outside_the_photo_its_blurred_mirror_image_fades(portrait):
+    tight = portrait[70:170, 170:270]
+    picture = align_ffhq(tight, LANDMARKS - (170, 70), 128).astype(float)
+    assert picture.min() >= 0 and (picture > 0).any(axis=2).mean() > 0.95, "no black border"
+    detail = lambda part: np.abs(np.diff(part, axis=1)).mean()  # noqa: E731
+    assert detail(picture[:6]) < 0.5 * detail(picture[60:80])
+
+
+def test_a_mask_is_cut_like_its_photo(portrait):
+    mask = np.zeros(portrait.shape[:2], bool)
+    mask[90:150, 190:250] = True
+    painted = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
+    expected = align_ffhq(painted, LANDMARKS, 64)[:, :, 0] > 127
+    assert (align_ffhq_mask(mask, LANDMARKS, 64) == expected).mean() > 0.99
+
+
+def test_mirroring_twice_changes_nothing(portrait):
+    np.testing.assert_allclose(mirror_landmarks(mirror_landmarks(LANDMARKS, 512), 512), LANDMARKS)
+    picture = align_ffhq(portrait, LANDMARKS, 64)
+    other = align_ffhq(mirror(portrait), mirror_landmarks(LANDMARKS, 512), 64)
+    assert np.abs(other[:, ::-1].astype(int) - picture).mean() < 2
+
+
+@pytest.mark.parametrize("landmarks", [LANDMARKS + 5000, LANDMARKS * np.nan, LANDMARKS * 0, LANDMARKS * [[100], [1], [1], [1], [1]]])
+def test_landmarks_that_make_no_face_are_refused(portrait, landmarks):
+    with pytest.raises(ValueError, match="Expected a face inside the 512x512 px photo"):
+        align_ffhq(portrait, landmarks, 64)
+
+
+# --- FFHQ crops and FastComposer's edition -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory, portrait) -> Path:
+    folder = tmp_path_factory.mktemp("crops")
+    Image.fromarray(align_ffhq(portrait, LANDMARKS, 256)).save(folder / "00000.png")
+    Image.fromarray(portrait[:300]).save(folder / "00001.png")
+    return folder
+
+
+def test_ffhq_crops_need_no_detector(config, crops, weights):
+    config = replace(config, photos=str(crops), aligned=True, detector="", expression=str(weights / "epoch_20.pth"))
+    cache, encoder = LatentCache(prepare(config, quiet)), encoder_of(config, weights)
+    photo = load_photo(crops / "00000.png")
+    for flip, picture in ((False, photo), (True, mirror(photo))):
+        item = cache.load(0, flip)
+        torch.testing.assert_close(item["v_id"], encoder.identify(picture, alignment="FFHQ").v_id, rtol=0, atol=1e-4)
+        points = ffhq_landmarks(256) if not flip else mirror_landmarks(ffhq_landmarks(256), 256)
+        expected = encoder.encode_expression([align_expression(picture, points)])[0]
+        torch.testing.assert_close(item["v_exp"], expected, rtol=0, atol=1e-4)
+    report = json.loads((Path(config.out) / "report.json").read_text())
+    assert report["skipped"] == {"not square": 1}
+
+
+def test_with_a_detector_ffhq_crops_use_their_own_landmarks(config, crops, weights):
+    config = replace(config, photos=str(crops), aligned=True)
+    cache, encoder = LatentCache(prepare(config, quiet)), encoder_of(config, weights)
+    torch.testing.assert_close(cache.load(0)["v_id"], encoder.identify(load_photo(crops / "00000.png")).v_id, rtol=0, atol=1e-4)
+
+
+def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_path):
+    folder = tmp_path / "ffhq" / "00000"
+    folder.mkdir(parents=True)
+    labels = np.zeros(portrait.shape[:2], np.int32)
+    labels[60:, 150:300] = 7  # the person, not to her shoulders' ends
+    labels[:, 400:] = 3
+    segments = [{"id": 3, "coco_label": "person"}, {"id": 7, "coco_label": "person"}, {"id": 0, "coco_label": "wall-other-merged"}]
+    for name in ("00000001", "00000002", "00000003", "00000004"):
+        Image.fromarray(portrait).save(folder / f"{name}.jpg", quality=95)
+    for name, found in (("00000001", segments), ("00000003", segments[:1]), ("00000004", segments)):
+        (folder / f"{name}.json").write_text(json.dumps({"caption": "a person", "segments": found}))
+        np.save(folder / f"{name}.npy", labels if name != "00000004" else labels[:5])
+    plain = replace(config, photos=str(tmp_path / "ffhq"), layout="fastcomposer", parser="")
+    cache = LatentCache(prepare(plain, quiet))
+    assert cache.name(0) == "00000/00000001.jpg" and len(cache) == 1
+    photo = load_photo(folder / "00000001.jpg")
+    person = align_ffhq_mask(labels == 7, detected(config, photo), 64)
+    expected = torch.from_numpy(person).float().reshape(8, 8, 8, 8).mean((1, 3))
+    torch.testing.assert_close(cache.load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
+    report = json.loads((Path(plain.out) / "report.json").read_text())
+    assert report["skipped"] == {"no identity region": 1, "no segmentation map": 2}
+    parsed = replace(plain, parser=config.parser, out=str(tmp_path / "parsed"))
+    mask = LatentCache(prepare(parsed, quiet)).load(0)["mask"]
+    assert (mask <= cache.load(0)["mask"]).all() and mask.sum() < cache.load(0)["mask"].sum()
+
+
+# --- Going on, and several processes -----------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
+    unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
+    real, calls = cache_module.write_file, []
+
+    def full(path, content):
+        calls.append(path)
+        if len(calls) == 6:  # cache.json, two shards with their indices, then the third shard
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(cache_module, "write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(config, quiet)
+    monkeypatch.undo()
+    before = {path.name: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}
+    assert sorted(before) == ["cache.json", *(f"shard-00000{number}.{suffix}" for number in (0, 1) for suffix in ("json", "tar"))]
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        LatentCache(config.out)
+    said: list[str] = []
+    prepare(config, said.append)
+    assert said[0].startswith("Preparing 1 of 7 photos in 1 shard(s)")
+    assert contents(config.out) == unbroken
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}.items(), "whole shards stay"
+
+
+def test_truncated_shards_are_made_anew(config):
+    before = contents(prepare(config, quiet))
+    shard = Path(config.out) / "shard-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (Path(config.out) / "shard-000002.tar").unlink()
+    (Path(config.out) / "shard-000000.json").write_text("{")
+    assert contents(prepare(config, quiet)) == before
+
+
+def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, portrait, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
+    config = replace(config, photos=str(folder), shard_size=2)
+    options = [
+        f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in asdict(config).items()
+        if value not in ("", False)
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "face2diffusion.training.cli", "prepare", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    end = time.monotonic() + 90
+    while not (Path(config.out) / "shard-000001.json").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < end, "no second shard after 90 s"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    made = len(list(Path(config.out).glob("*.tar")))
+    assert 2 <= made < 20, "the run was killed in the middle"
+    (Path(config.out) / ".f2d-left.tar").write_bytes(b"half")  # what a kill at the worst moment leaves
+    said: list[str] = []
+    prepare(config, said.append)
+    assert int(said[0].split()[1]) >= 40 - 2 * made
+    assert contents(config.out) == contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
+
+
+def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
+    alone = contents(prepare(replace(config, out=str(tmp_path / "alone")), quiet))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said: list[str] = []
+    for rank, shards in (("1", [1]), ("0", [0, 1, 2])):
+        monkeypatch.setenv("RANK", rank)
+        prepare(config, said.append)
+        assert sorted(Path(config.out).glob("*.tar")) == [Path(config.out) / f"shard-{number:06d}.tar" for number in shards]
+    assert said[1] == "This process's shards are done; others still work on theirs."
+    assert contents(config.out) == alone
+
+
+# --- What is refused ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config, weights, photos, tmp_path):
+    prepare(config, quiet)
+    write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
+    with pytest.raises(ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"):
+        prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
+    with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):
+        prepare(replace(config, image_size=128), quiet)
+    (tmp_path / "fewer").mkdir()
+    os.link(photos / "a.png", tmp_path / "fewer" / "a.png")
+    with pytest.raises(ValueError, match=r"photos 7, not 1; photos_hash"):
+        prepare(replace(config, photos=str(tmp_path / "fewer")), quiet)
+    (tmp_path / "fewer" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert LatentCache(prepare(replace(config, photos=str(tmp_path / "fewer"), out=str(tmp_path / "linked")), quiet)).name(0) == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"photos": "nowhere"}, "Expected --photos with a folder of photos, got 'nowhere', which is no folder"),
+        ({"photos": ""}, "Expected --photos, got none"),
+        ({"out": ""}, "Expected --out, got none"),
+        ({"base": "nowhere"}, "Expected --base with a Stable Diffusion"),
+        ({"msid": "nowhere.pt"}, "nowhere.pt"),
+        ({"parser": ""}, "Expected --parser with face-parsing weights"),
+        ({"detector": ""}, "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned"),
+        ({"detector": "nowhere.onnx"}, "nowhere.onnx"),
+        ({"classes": ("skin", "beard")}, "Expected classes among background, skin, .* got 'beard'"),
+        ({"image_size": 60}, "divisible by 8, as the VAE needs, got 60"),
+        ({"batch_size": 0}, "at least 1, got 64, 3, 0"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(config, change, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        prepare(replace(config, **change), quiet)
+    assert not Path(config.out).exists()
+
+
+def test_an_empty_folder_is_refused(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"Expected photos \(.bmp, .jpeg, .jpg, .* in '.*empty', got none"):
+        list_photos(tmp_path / "empty")
+    assert main(["prepare", "--photos", str(tmp_path / "empty"), "--out", "x", "--base", "x", "--msid", "x"]) == 2
+
+
+def test_a_folder_without_a_usable_photo_is_an_error_with_a_report(config, tmp_path):
+    (tmp_path / "walls").mkdir()
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
+    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': Expected a face"):
+        prepare(replace(config, photos=str(tmp_path / "walls")), quiet)
+    assert json.loads((Path(config.out) / "report.json").read_text())["skipped"] == {"no face": 1}
+
+
+def test_a_picture_without_the_classes_is_listed(config, weights, tmp_path, photos):
+    (tmp_path / "one").mkdir()
+    os.link(photos / "a.png", tmp_path / "one" / "a.png")
+    parser = load_parser(weights / "segformer")
+    photo = load_photo(photos / "a.png")
+    labels = parser(torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255)
+    unseen = next(name for number, name in enumerate(CELEBAMASK_LABELS) if number not in labels.unique())
+    with pytest.raises(ValueError, match=f"'a.png': Expected some of {unseen}, got none of them"):
+        prepare(replace(config, photos=str(tmp_path / "one"), classes=(unseen,)), quiet)
+
+
+def test_damaged_weights_are_an_error(config, weights, tmp_path):
+    state = torch.load(weights / "msid.pt", weights_only=True)
+    torch.save({**state, "cls_token": state["cls_token"] * float("nan")}, tmp_path / "msid.pt")
+    with pytest.raises(ValueError, match="Expected finite v_id, got NaN"):
+        prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)

@@ -1,0 +1,142 @@
+"""The command `f2d-train`: a cache of frozen features, the mapper, and the identity encoder.
+
+accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper ...     runs the same on many GPUs
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .config import PRESET_ENCODERS, PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
+
+_EPILOG = """examples:
+  f2d-train prepare --photos ffhq --base sd-v1-4 --msid msid.pt --expression epoch_20.pth --parser face-parsing --aligned --out cache
+  f2d-train mapper --cache cache --base sd-v1-4 --out runs/cgdr --precision bf16
+  f2d-train mapper --preset reconstruction --cache cache --base sd-v1-4 --out runs/reconstruction
+  accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper --cache cache --base sd-v1-4 --out runs/cgdr
+  f2d-train msid --data ms1m-retinaface-t1 --out runs/msid
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: None = those of the process.
+
+    Returns:
+        0, 2 on bad input, or 1 where training had to stop; with one line on stderr.
+    """
+    options = vars(_parser().parse_args(arguments))
+    run, config_class = options.pop("run"), options.pop("config_class")
+    dry, preset = options.pop("dry_run"), options.pop("preset", "")
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        config = config_class(**{**PRESETS.get(preset, {}), **given})
+        if dry:
+            print(json.dumps(dataclasses.asdict(config), indent=2))
+            return 0
+        run(config, preset)
+    except FloatingPointError as error:
+        return _fail(error, 1)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(error, 2)
+    return 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"f2d-train: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="f2d-train",
+        description="Train Face2Diffusion: the paper's run is the default of every option.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _command(commands, "prepare", PrepareConfig, _prepare, "turn photos into a cache of everything that is frozen")
+    mapper = _command(commands, "mapper", MapperTrainingConfig, _mapper, "train the mapper on a cache; the same command resumes")
+    mapper.add_argument("--preset", choices=list(PRESETS), default="cgdr", help="a row of Tables 3 to 5 (default: cgdr, the paper's run)")
+    _command(commands, "msid", MSIDTrainingConfig, _msid, "pre-train the identity encoder; the same command resumes")
+    return parser
+
+
+def _command(commands: Any, name: str, config_class: type, run: Callable, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + "\n".join(line for line in _EPILOG.splitlines() if f" {name} " in line),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    hints = get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        _option(parser, field.name, hints[field.name], field.default)
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    parser.set_defaults(run=run, config_class=config_class)
+    return parser
+
+
+def _option(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any) -> None:
+    """Add one field of a config as an option; fields that are not given keep the config's or the preset's value."""
+    flag = f"--{name.replace('_', '-')}"
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    text = f"default: {shown}" if shown != "" else "default: none"
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif get_origin(kind) is Literal:
+        parser.add_argument(flag, choices=get_args(kind), help=text)
+    elif get_origin(kind) is tuple:
+        parser.add_argument(flag, type=_list_of(get_args(kind)[0]), metavar="A,B,...", help=text)
+    else:
+        parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
+
+
+def _list_of(kind: type) -> Callable[[str], tuple]:
+    def parse(text: str) -> tuple:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+
+    return parse
+
+
+def _prepare(config: PrepareConfig, preset: str) -> None:
+    from .prepare import prepare
+
+    _say(f"Cache -> {prepare(config, _say)}")
+
+
+def _mapper(config: MapperTrainingConfig, preset: str) -> None:
+    from .cache import LatentCache
+    from .mapper import train_mapper
+
+    if preset in PRESET_ENCODERS:
+        cache, wanted = LatentCache(config.cache), PRESET_ENCODERS[preset]
+        got = tuple(cache.depths), tuple(cache.normed)
+        if got != wanted:
+            raise ValueError(
+                f"Expected a cache of depths {wanted[0]} with norms at {wanted[1]} for --preset {preset}, got {got[0]} with norms at {got[1]}. "
+                "Prepare one with ArcFace's weights (`f2d convert arcface.pt arcface.safetensors --depths ...`)."
+            )
+    _say(f"Weights -> {train_mapper(config, _say)}")
+
+
+def _msid(config: MSIDTrainingConfig, preset: str) -> None:
+    from .msid import train_msid
+
+    _say(f"Weights -> {train_msid(config)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Every number of a training run, as dataclasses: the paper's values are the defaults, and what the paper does not give says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..f2d.mapping import Positional
+
+Loss = Literal["cgdr", "reconstruction", "masked"]
+Precision = Literal["no", "fp16", "bf16"]
+
+# CelebAMask-HQ names of what belongs to the identity region M. The paper says only "identity region" (Sec. 3.4).
+IDENTITY_CLASSES = (
+    "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "nose", "mouth", "u_lip", "l_lip", "hair",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How `f2d-train prepare` fills a cache."""
+
+    photos: str = ""  # folder of photos
+    out: str = ""  # the cache
+    base: str = ""  # Stable Diffusion, for its VAE: folder in diffusers layout
+    msid: str = ""  # identity encoder
+    expression: str = ""  # Deep3DFaceRecon; "" = no expressions in the cache
+    parser: str = ""  # SegFormer face-parsing folder, or BiSeNet's .pth; "" = M from the dataset's maps ("fastcomposer" only)
+    detector: str = ""  # YuNet; "" where the photos are aligned the FFHQ way
+    aligned: bool = False  # photos are FFHQ crops
+    layout: Literal["photos", "fastcomposer"] = "photos"  # "fastcomposer": FFHQ with maps of persons beside the photos
+    image_size: int = 512  # px; Stable Diffusion 1.4
+    classes: tuple[str, ...] = IDENTITY_CLASSES
+    shard_size: int = 512  # photos
+    batch_size: int = 8  # photos at once
+    min_score: float = 0.6  # of the detector
+    workers: int = 4  # threads that read and align photos
+    device: str = ""  # "" = the best there is
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapperTrainingConfig:
+    """How `f2d-train mapper` trains f_map; the defaults are the paper's run."""
+
+    cache: str = ""  # of `f2d-train prepare`
+    base: str = ""  # Stable Diffusion: folder in diffusers layout
+    out: str = ""  # run folder
+    init: str = ""  # mapper to start from; "" = random
+    loss: Loss = "cgdr"  # Eq. 7; "reconstruction" is Eq. 1, "masked" Eq. 8 (Table 5)
+    expression_guidance: bool = True  # Eq. 4; False is Eq. 9 (Table 4)
+    expression_drop: float = 0.2  # "drop v_exp with a probability of 0.2" (Sec. 3.3)
+    prompt: str = "A photo of S*"  # Sec. 3.4
+    class_prompt: str = "A photo of a person"  # Sec. 3.4
+    positional: Positional = "replace"  # as the official mapper; not in the paper
+    hidden_dim: int = 1536  # not in the paper; the official mapper's
+    dropout: float = 0.1  # Sec. 4.1 names dropout, not its rate; the official mapper's
+    steps: int = 100_000  # Sec. 4.1
+    batch_size: int = 32  # Sec. 4.1; over all processes and accumulated steps
+    accumulate: int = 1  # steps
+    lr: float = 1e-5  # Sec. 4.1
+    weight_decay: float = 1e-2  # not in the paper; AdamW's default
+    warmup: int = 0  # steps; not in the paper, which gives one learning rate
+    clip: float = 1.0  # gradient norm; not in the paper
+    ema: float = 0.0  # decay; 0 = off, as the paper does not mention it
+    flip: bool = True  # "Only horizontal flip is used for data augmentation" (Sec. 4.1)
+    precision: Precision = "no"
+    compile: bool = False  # torch.compile the U-Net
+    seed: int = 0
+    save_every: int = 1000  # steps
+    keep: int = 3  # checkpoints
+    log_every: int = 50  # steps
+    sample_every: int = 0  # steps; 0 = no sample grids
+    sample_prompts: tuple[str, ...] = ("A photo of S*", "A photo of S* as a chef", "A photo of S* in a snowy forest")
+    sample_faces: int = 4  # of the cache
+    sample_steps: int = 30
+    workers: int = 2  # loader processes; 0 = in the training process
+
+
+# The rows of Tables 3 to 5. The encoders' rows differ in the cache: prepare it with ArcFace's weights.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cgdr": {},
+    "reconstruction": {"loss": "reconstruction"},
+    "masked": {"loss": "masked"},
+    "no-expression": {"expression_guidance": False},
+    "arcface": {},
+    "arcface-msf": {},
+}
+# What the cache's encoder must be for a preset: the depths of its features, and whether the shallow ones have norms.
+PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "arcface": ((12,), (12,)),
+    "arcface-msf": ((3, 6, 9, 12), (12,)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSIDTrainingConfig:
+    """How `f2d-train msid` trains the identity encoder; the defaults are the paper's run."""
+
+    data: str = ""  # folder with train.rec/.idx, class folders, or WebDataset shards
+    out: str = ""  # run folder
+    verification: str = ""  # class folders for {anchor, positive, negative} triplets; "" = none
+    depths: tuple[int, ...] = (3, 6, 9, 12)  # Sec. 4.1; (12,) = plain ArcFace
+    image_size: int = 112  # px
+    patch_size: int = 8  # px; not in the paper, the official encoder's
+    embed_dim: int = 384  # not in the paper, the official encoder's
+    depth: int = 12  # "12 transformer encoder layers" (Sec. 4.1)
+    heads: int = 12  # not in the paper, the official encoder's
+    scale: float = 64.0  # s of Eq. 3; not in the paper, ArcFace's
+    margin: float = 0.5  # m of Eq. 3; not in the paper, ArcFace's
+    epochs: int = 30  # Sec. 4.1
+    batch_size: int = 1024  # Sec. 4.1; over all processes
+    lr: float = 1e-3  # Sec. 4.1
+    weight_decay: float = 0.1  # not in the paper; insightface's ViT recipe
+    warmup_epochs: float = 3.0  # not in the paper; insightface's ViT recipe, a tenth of the epochs
+    clip: float = 5.0  # gradient norm; not in the paper; insightface's
+    sample_rate: float = 1.0  # share of the classes in a step's softmax (PartialFC); not in the paper
+    flip: bool = True  # Sec. 4.1 names it for the mapper
+    remap_labels: bool = False  # number the labels anew where some have no face
+    precision: Precision = "no"
+    compile: bool = False
+    seed: int = 0
+    save_every: int = 2000  # steps
+    keep: int = 3  # checkpoints
+    log_every: int = 50  # steps
+    workers: int = 2

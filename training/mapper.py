@@ -1,0 +1,352 @@
+"""Trains f_map1, f_map2 and the null expression on a cache of faces; everything else stays frozen.
+
+    f2d-train mapper --cache ffhq --base sd-v1-4 --out runs/cgdr --precision bf16
+    accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper --cache ffhq --base sd-v1-4 --out runs/cgdr
+    f2d-train mapper --cache faces --base tiny-sd --out runs/try --steps 20 --batch-size 4      (on a laptop)
+
+The same command resumes. Nothing random depends on what ran before: the photo, its flip, the timestep, the noise and the
+dropped expression of a sample follow from the seed and the sample's number alone, so the number of processes does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..f2d.checkpoint import read
+from ..f2d.mapping import MapperConfig, MappingNetwork, load_mapper
+from .cache import LatentCache
+from .config import MapperTrainingConfig
+from .diffusion import FrozenDiffusion
+from .losses import cgdr_loss, masked_loss, reconstruction_loss
+from .run import Run, stream_seed
+
+_HANG = timedelta(minutes=5)  # how long processes wait for one that has died
+_PERMUTATION, _SAMPLE, _DROPOUT = range(3)  # what a seed is for
+
+
+class Samples(Dataset):
+    """The endless stream of training samples, by number."""
+
+    def __init__(self, cache: LatentCache, config: MapperTrainingConfig, timesteps: int) -> None:
+        """Take the cache.
+
+        Args:
+            cache: of `f2d-train prepare`.
+            config: for seed, flip and drop rate.
+            timesteps: T.
+        """
+        self.cache, self.config, self.timesteps = cache, config, timesteps
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Make the sample with a number: a photo of the epoch's order, and all its random draws.
+
+        Returns:
+            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (), and with expressions `v_exp` (E)
+            and `keep` ().
+        """
+        epoch, place = divmod(number, len(self.cache))
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(stream_seed(self.config.seed, _PERMUTATION, epoch))
+            self._order = epoch, torch.randperm(len(self.cache), generator=generator).tolist()
+        index = self._order[1][place]
+        generator = torch.Generator().manual_seed(stream_seed(self.config.seed, _SAMPLE, number))
+        flip, keep = (torch.rand(2, generator=generator) < torch.tensor([0.5, 1 - self.config.expression_drop])).tolist()
+        item = self.cache.load(index, flip and self.config.flip)
+        mean, std = item["latent_mean"].float(), item["latent_std"].float()
+        sample = {
+            "latent": mean + std * torch.randn(mean.shape, generator=generator),
+            "noise": torch.randn(mean.shape, generator=generator),
+            "time": torch.randint(self.timesteps, (), generator=generator),
+            "v_id": item["v_id"].float(),
+            "mask": item["mask"].float()[None],
+            "index": torch.tensor(index),
+        }
+        if self.config.expression_guidance:
+            sample |= {"v_exp": item["v_exp"].float(), "keep": torch.tensor(keep)}
+        return sample
+
+
+class Numbers:
+    """Which samples this process sees, micro-batch after micro-batch; all processes together see each number once."""
+
+    def __init__(self, config: MapperTrainingConfig, first_step: int, rank: int, world: int) -> None:
+        """Divide the batches.
+
+        Args:
+            config: for batch size, accumulation and steps.
+            first_step: where to go on.
+            rank: of this process.
+            world: number of processes.
+
+        Raises:
+            ValueError: the batch cannot be divided.
+        """
+        parts = world * config.accumulate
+        if config.batch_size % parts:
+            raise ValueError(
+                f"Expected a batch size divisible by processes x accumulate = {parts}, got {config.batch_size}. Change one of them."
+            )
+        self.size = config.batch_size // parts
+        self.config, self.first_step, self.rank, self.world = config, first_step, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of sample numbers."""
+        for step in range(self.first_step, self.config.steps):
+            for part in range(self.config.accumulate):
+                start = step * self.config.batch_size + (part * self.world + self.rank) * self.size
+                yield list(range(start, start + self.size))
+
+    def __len__(self) -> int:
+        """Number of micro-batches."""
+        return (self.config.steps - self.first_step) * self.config.accumulate
+
+
+def compute_loss(diffusion: FrozenDiffusion, mapper: torch.nn.Module, batch: dict[str, Tensor], config: MapperTrainingConfig) -> Tensor:
+    """Compute the configured loss of one batch.
+
+    Args:
+        diffusion: frozen.
+        mapper: in training mode.
+        batch: of `Samples`, stacked.
+        config: which loss.
+
+    Returns:
+        scalar.
+    """
+    words = mapper(batch["v_id"], batch.get("v_exp"), batch.get("keep"))
+    dtype = diffusion.unet.dtype
+    noisy, target = diffusion.add_noise(batch["latent"], batch["noise"], batch["time"])
+    noisy = noisy.to(dtype)
+    prediction = diffusion.predict(noisy, batch["time"], words)
+    if config.loss == "reconstruction":
+        return reconstruction_loss(prediction, target)
+    if config.loss == "masked":
+        return masked_loss(prediction, target, batch["mask"])
+    return cgdr_loss(prediction, target, diffusion.predict_class(noisy, batch["time"]), batch["mask"])
+
+
+def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = print) -> Path:
+    """Train a mapper; with a run folder that holds a checkpoint, go on from there.
+
+    Args:
+        config: the run.
+        say: is told how it goes; process 0 only.
+
+    Returns:
+        The last weight file.
+
+    Raises:
+        ValueError: a cache of other weights, a base model that is not SD 1.x or 2.x, a run folder of another run, or a mapper that
+            does not fit.
+        FloatingPointError: the loss is NaN or infinite; names the step, the photos and the last checkpoint.
+        OSError: the run folder cannot be written to.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=_HANG), DistributedDataParallelKwargs()]
+    )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    run = Run(config.out, config, config.keep, rank, world)
+    cache = LatentCache(config.cache)
+    if config.expression_guidance and not cache.exp_dim:
+        raise ValueError(
+            f"Expected expressions in the cache '{config.cache}', got none. Prepare it with --expression, or train without guidance."
+        )
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt, config.positional, config.compile)
+    mapper = build_mapper(config, cache, diffusion.word_dim)
+    optimizer = torch.optim.AdamW(mapper.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    ema = {name: tensor.clone() for name, tensor in mapper.state_dict().items()} if config.ema else None
+    step = _resume(run, mapper, optimizer, ema)
+    half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.precision]
+    diffusion.to(accelerator.device, half)
+    mapper, optimizer = accelerator.prepare(mapper.train(), optimizer)
+    plain: MappingNetwork = accelerator.unwrap_model(mapper)
+    samples = Samples(cache, config, diffusion.steps)
+    loader = iter(
+        DataLoader(
+            samples,
+            batch_sampler=Numbers(config, step, rank, world),
+            num_workers=config.workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
+    if rank == 0 and step < config.steps:
+        say(
+            f"Training {sum(p.numel() for p in plain.parameters()):,} parameters on {len(cache)} photos, from step {step} to {config.steps}."
+        )
+
+    def save() -> None:
+        state = {"step": step, "mapper": plain.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema or {}}
+        run.save_state(step, state)
+        accelerator.wait_for_everyone()
+        if rank == 0:
+            weights = ema if ema is not None else plain.state_dict()
+            run.save(step, weights, "mapper", plain.config, msid=cache.msid, loss=config.loss)
+        accelerator.wait_for_everyone()
+
+    meter = _Meter(config, accelerator, run, say)
+    while step < config.steps and not _anyone_stops(run, accelerator):
+        torch.manual_seed(stream_seed(config.seed, _DROPOUT, step, rank))
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, (step + 1) / config.warmup) if config.warmup else config.lr
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in range(config.accumulate):
+            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(loader).items()}
+            last = part == config.accumulate - 1
+            with accelerator.autocast() if last else _both(accelerator.autocast(), accelerator.no_sync(mapper)):
+                loss = compute_loss(diffusion, mapper, batch, config)
+            losses.append(loss.detach())
+            accelerator.backward(loss / config.accumulate)
+        mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        if not np.isfinite(mean):
+            saved = run.last["weights"] if run.last else "none yet"
+            raise FloatingPointError(
+                f"Expected a finite loss, got {mean} at step {step}; photos {batch['index'].tolist()} of the cache; last good checkpoint: {saved}. "
+                "Lower the learning rate, or use bf16 instead of fp16, and run the same command to go on from the checkpoint."
+            )
+        norm = accelerator.clip_grad_norm_(mapper.parameters(), config.clip) if config.clip else torch.zeros(())
+        optimizer.step()
+        step += 1
+        if ema is not None:
+            for name, tensor in plain.state_dict().items():
+                ema[name].lerp_(tensor.to(ema[name]), 1 - config.ema)
+        meter.count(step, mean, float(norm) if norm is not None else 0.0)
+        if config.sample_every and step % config.sample_every == 0 and rank == 0:
+            _draw_samples(run, step, plain, cache, config, diffusion)
+        if step % config.save_every == 0 or step == config.steps:
+            save()
+    if run.last is None or run.last["step"] != step:
+        save()
+    run.close()
+    if rank == 0 and step < config.steps:
+        say(f"Stopped at step {step}; the same command goes on.")
+    return run.folder / run.last["weights"]  # type: ignore[index]
+
+
+def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int) -> MappingNetwork:
+    """Build the mapper for a cache: random, or from the weights that the config names.
+
+    Args:
+        config: of the run.
+        cache: gives the widths of v_id and v_exp.
+        word_dim: D of the base model.
+
+    Returns:
+        The mapper, in float32.
+
+    Raises:
+        ValueError: the named weights have other widths.
+    """
+    sizes = MapperConfig(
+        id_dim=cache.id_dim,
+        exp_dim=cache.exp_dim if config.expression_guidance else 0,
+        hidden_dim=config.hidden_dim,
+        word_dim=word_dim,
+        dropout=config.dropout,
+        positional=config.positional,
+    )
+    if not config.init:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed))
+            return MappingNetwork(sizes)
+    mapper = load_mapper(read(config.init))
+    wanted, got = (sizes.id_dim, sizes.exp_dim, sizes.word_dim), (mapper.config.id_dim, mapper.config.exp_dim, mapper.config.word_dim)
+    if wanted != got:
+        raise ValueError(
+            f"Expected --init with (identity, expression, word) widths {wanted}, got {got} in '{config.init}'. Use another mapper."
+        )
+    return mapper.requires_grad_(True)
+
+
+def _resume(run: Run, mapper: MappingNetwork, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor] | None) -> int:
+    """Load the last checkpoint, where there is one; returns the number of steps done."""
+    state = run.load_state()
+    if state is None:
+        return 0
+    mapper.load_state_dict(state["mapper"])
+    optimizer.load_state_dict(state["optimizer"])
+    if ema is not None:
+        ema.update(state["ema"])
+    return state["step"]
+
+
+def _anyone_stops(run: Run, accelerator: Accelerator) -> bool:
+    """Tell whether a signal has reached any process; all processes get the same answer."""
+    flag = torch.tensor(float(run.stopping), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum").item())
+
+
+def _both(first: Any, second: Any) -> Any:
+    from contextlib import ExitStack
+
+    stack = ExitStack()
+    stack.enter_context(first)
+    stack.enter_context(second)
+    return stack
+
+
+class _Meter:
+    """Logs loss, gradient norm, images a second and memory, and says them now and then."""
+
+    def __init__(self, config: MapperTrainingConfig, accelerator: Accelerator, run: Run, say: Callable[[str], None]) -> None:
+        self.config, self.accelerator, self.run, self.say = config, accelerator, run, say
+        self.since, self.steps = time.perf_counter(), 0
+
+    def count(self, step: int, loss: float, norm: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        if self.accelerator.process_index or (step % self.config.log_every and step != self.config.steps):
+            return
+        seconds = time.perf_counter() - self.since
+        rate = self.steps * self.config.batch_size / seconds
+        memory = torch.cuda.max_memory_allocated() / 2**30 if self.accelerator.device.type == "cuda" else 0.0
+        self.run.log(step, loss=loss, gradient_norm=norm, images_per_second=rate, memory_gib=memory)
+        left = (self.config.steps - step) * seconds / self.steps
+        self.say(
+            f"step {step}/{self.config.steps}  loss {loss:.4f}  |g| {norm:.3g}  {rate:.1f} images/s  {timedelta(seconds=round(left))} left"
+        )
+        self.since, self.steps = time.perf_counter(), 0
+
+
+@torch.no_grad()
+def _draw_samples(
+    run: Run, step: int, mapper: MappingNetwork, cache: LatentCache, config: MapperTrainingConfig, diffusion: FrozenDiffusion
+) -> None:
+    """Draw fixed faces x fixed prompts into samples/ and TensorBoard."""
+    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+
+    from ..f2d.image import save_png
+    from ..f2d.pipeline import F2DPipeline, GenerationConfig, make_grid
+
+    training = mapper.training
+    mapper.eval()
+    vae: Any = AutoencoderKL.from_pretrained(config.base, subfolder="vae", local_files_only=True)
+    vae.to(diffusion.unet.device)
+    if vae.dtype != diffusion.unet.dtype:
+        vae.to(diffusion.unet.dtype)
+    sampler = EulerAncestralDiscreteScheduler.from_config(diffusion.schedule.config)
+    parts = (vae, diffusion.text_encoder, diffusion.tokenizer, diffusion.unet, sampler, None, None)
+    pipeline = F2DPipeline(StableDiffusionPipeline(*parts, requires_safety_checker=False))
+    size = cache.latent_size * 8
+    settings = GenerationConfig(steps=config.sample_steps, width=size, height=size)
+    images = []
+    for face in range(min(config.sample_faces, len(cache))):
+        v_id = cache.load(face, False)["v_id"].float()[None].to(next(mapper.parameters()).device)
+        pipeline.subjects.clear()
+        pipeline.add_subject(mapper(v_id)[0].cpu(), positional=config.positional)
+        images += [pipeline.generate(prompt, settings, progress=False)[0].image for prompt in config.sample_prompts]
+    grid = make_grid(images)
+    save_png(run.folder / "samples" / f"{step:08d}.png", grid)
+    run.writer.add_image("samples", grid, step, dataformats="HWC")
+    mapper.train(training)
