@@ -129,7 +129,7 @@ class ClassFolders(FaceSet):
         super().__init__(path)
         self.files: list[str] = []
         self.classes, labels = [], []
-        for folder in sorted(entry.path for entry in os.scandir(path) if entry.is_dir()):
+        for folder in sorted(entry.path for entry in os.scandir(self.path) if entry.is_dir()):
             files = sorted(entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(PICTURES))
             if files:
                 labels += [len(self.classes)] * len(files)

@@ -110,7 +110,7 @@ def _checked_quad(photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     points = np.asarray(landmarks, np.float64)
     height, width = photo.shape[:2]
     inside = np.isfinite(points).all() and ((points >= 0) & (points < (width, height))).all(axis=1).any()
-    quad = ffhq_quad(points) if inside else None
+    quad = ffhq_quad(points) if inside and np.ptp(points, axis=0).max() >= 1 else None
     if quad is None or not 1 <= _side(quad) < 8 * (width + height):
         raise ValueError(f"Expected a face inside the {width}x{height} px photo, got landmarks {points.tolist()}. Use another photo.")
     return quad

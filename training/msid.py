@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -158,7 +159,8 @@ def build_encoder(config: MSIDTrainingConfig) -> MSIDEncoder:
         encoder = MSIDEncoder(sizes)
     encoder.norm.requires_grad_(False)
     encoder.blocks[sizes.depths[-1] :].requires_grad_(False)
-    encoder.blocks[sizes.depths[-1] - 1].mlp.fc2.bias.requires_grad_(False)
+    last: Any = encoder.blocks[sizes.depths[-1] - 1]
+    last.mlp.fc2.bias.requires_grad_(False)
     return encoder.train()
 
 
@@ -167,7 +169,7 @@ class _Trainer:
 
     def __init__(self, config: MSIDTrainingConfig, faces: FaceSet, processes: _Processes, run: Run) -> None:
         self.config, self.faces, self.processes, self.run = config, faces, processes, run
-        self.step = 0
+        self.step, self.saved = 0, -1  # steps done, and at the last checkpoint
         self.encoder = build_encoder(config).to(processes.device)
         synchronise_norms(self.encoder)
         self.classifier = ShardedClassifier(
@@ -181,7 +183,7 @@ class _Trainer:
             processes.world,
         ).to(processes.device)
         # Two optimisers, since process 0 saves the first for all and each process saves its own second.
-        settings = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": processes.device.type == "cuda"}
+        settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": processes.device.type == "cuda"}
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         self.optimizers = torch.optim.AdamW(trained, **settings), torch.optim.AdamW(self.classifier.parameters(), **settings)
         self.loss_scale, self.good_steps = (_FIRST_SCALE if config.precision == "fp16" else 1.0), 0
@@ -234,7 +236,8 @@ class _Trainer:
         Adam would make whole steps of the noise, other ones for each number of processes.
         """
         width = self.encoder.config.embed_dim
-        for block in self.encoder.blocks[: self.encoder.config.depths[-1]]:
+        blocks: Any = self.encoder.blocks
+        for block in blocks[: self.encoder.config.depths[-1]]:
             block.attn.qkv.bias.grad[width : 2 * width] = 0
 
     def _adapt_scale(self, finite: bool, batch: dict[str, Tensor]) -> None:
@@ -273,6 +276,7 @@ class _Trainer:
         if rank == 0:
             self.run.save(self.step, self.encoder.state_dict(), "msid", self.encoder.config)
         self.processes.wait()
+        self.saved = self.step
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, where there is one."""
@@ -291,7 +295,8 @@ class _Trainer:
         self.classifier.load_state_dict(state["classifier"])
         self.optimizers[0].load_state_dict(state["encoder_optimizer"])
         self.optimizers[1].load_state_dict(state["classifier_optimizer"])
-        self.loss_scale, self.good_steps, self.step = state["loss_scale"], state["good_steps"], state["step"]
+        self.loss_scale, self.good_steps = state["loss_scale"], state["good_steps"]
+        self.step = self.saved = state["step"]
 
 
 def _sum_gradients(state, bucket):  # type: ignore[no-untyped-def]  # DistributedDataParallel accepts no text as annotation
@@ -333,7 +338,7 @@ def train_msid(config: MSIDTrainingConfig, say: Callable[[str], None] = print) -
 def _train(config: MSIDTrainingConfig, processes: _Processes, run: Run, say: Callable[[str], None]) -> Path:
     faces = open_faces(config.data, config.remap_labels)
     checked = open_faces(config.verification, remap=True) if config.verification else None
-    triplets = sample_triplets(checked.labels) if checked else None
+    triplets = sample_triplets(checked.labels) if checked else np.empty((0, 3), np.int64)
     trainer = _Trainer(config, faces, processes, run)
     schedule = Schedule.of(config, len(faces))
     say(f"{len(faces)} faces of {len(faces.classes)} identities; step {trainer.step} of {schedule.steps}; {processes.world} process(es)")
@@ -346,17 +351,18 @@ def _train(config: MSIDTrainingConfig, processes: _Processes, run: Run, say: Cal
         meter.count(trainer.step, loss, norm, lr)
         if trainer.step % config.save_every == 0 or trainer.step == schedule.steps:
             trainer.save()
-    if run.last is None or run.last["step"] != trainer.step:
+    if trainer.saved != trainer.step:
         trainer.save()
+    weights = run.folder / f"msid-{trainer.step:08d}.safetensors"
     if trainer.step < schedule.steps:
         say(f"Stopped at step {trainer.step}; the same command goes on.")
     elif processes.rank == 0 and checked is not None:
         say(f"Verification on {len(triplets)} triplets")
         found = compare(trainer.encoder, checked, triplets, say=say)
-        result = report(found, run.folder, "verification", encoder=run.last["weights"], data=Path(config.verification).name, seed=0)
+        result = report(found, run.folder, "verification", encoder=weights.name, data=Path(config.verification).name, seed=0)
         run.log(trainer.step, **{f"auc/{depth['depth']}": depth["auc"] for depth in result["depths"]})
         say("AUC " + ", ".join(f"depth {depth['depth']}: {100 * depth['auc']:.2f} %" for depth in result["depths"]))
-    return run.folder / run.last["weights"]
+    return weights
 
 
 def _load(config: MSIDTrainingConfig, faces: FaceSet, first_step: int, steps: int, processes: _Processes) -> Iterator[dict[str, Tensor]]:

@@ -81,7 +81,7 @@ class ShardedClassifier(nn.Module):
         features, labels = gather_features(features), _gather(labels)  # (B, C), (B,)
         own = (labels >= self.first) & (labels < self.first + self.count)
         labels = torch.where(own, labels - self.first, -1)  # (B,) into own rows
-        weight = self.weight  # (k, C)
+        weight: Tensor = self.weight  # (k, C)
         if self.sample_rate < 1:
             kept, labels = self._sample(labels, step)
             weight = weight[kept]
@@ -183,6 +183,11 @@ def _reduce(tensor: Tensor, operation: Any) -> Tensor:
 
 class SynchronisedBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the batch of all processes, on any device; tensor names as `nn.BatchNorm1d`."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ def test_the_report_counts_and_lists(folder):
 
 def test_missing_shards_are_named(folder):
     (folder / "shard-000001.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"Expected the shard 'shard-000001.json' .* not finished. Run the same `f2d-train prepare`"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Expected the shard 'shard-000001.json' .* not finished. Run the same `f2d-train prepare`"
+    ):
         LatentCache(folder)
     (folder / "shard-000000.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-000000.tar"):
@@ -106,7 +108,9 @@ def test_truncated_shards_are_named(folder):
     shard = folder / "shard-000000.tar"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1000])
-    with pytest.raises(ValueError, match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}: it breaks off"):
+    with pytest.raises(
+        ValueError, match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}: it breaks off"
+    ):
         LatentCache(folder)
 
 
@@ -116,7 +120,9 @@ def test_changed_shards_are_named(folder):
     content[600] ^= 0xFF
     shard.write_bytes(content)
     LatentCache(folder)
-    with pytest.raises(ValueError, match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}: it was changed. Delete shard-000000.tar"):
+    with pytest.raises(
+        ValueError, match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}: it was changed. Delete shard-000000.tar"
+    ):
         LatentCache(folder, verify=True)
     shard.write_bytes(bytes(len(content)))
     with pytest.raises(ValueError, match=r"Expected photo 1 in '.*shard-000000.tar', got damaged bytes"):
@@ -159,7 +165,9 @@ def test_a_cache_is_not_gone_on_with_by_other_settings(folder):
     info = read_info(folder)
     begin_cache(folder, info)
     other = CacheInfo(**{**info.__dict__, "vae": "7" * 64, "image_size": 512})
-    with pytest.raises(ValueError, match=r"begun with \(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out"):
+    with pytest.raises(
+        ValueError, match=r"begun with \(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out"
+    ):
         begin_cache(folder, other)
 
 

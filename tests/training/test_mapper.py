@@ -214,7 +214,9 @@ def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
     write_mapper(tmp_path / "wide.pt", hidden_dim=32, word_dim=1024)
     trained = weights_of(replace(config, init=str(tmp_path / "fits.pt"), steps=1, lr=1e-9))
     assert_equal(trained, torch.load(tmp_path / "fits.pt"), 1e-6)
-    with pytest.raises(ValueError, match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)"
+    ):
         train_mapper(replace(config, init=str(tmp_path / "wide.pt"), out=str(tmp_path / "other")), quiet)
 
 

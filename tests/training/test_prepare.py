@@ -17,12 +17,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
-from support.official import write_expression, write_mapper, write_msid
-from support.parsers import write_bisenet, write_segformer
-
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.alignment import align_face, crop_ffhq
+from face2diffusion.f2d.alignment import align_face, crop_ffhq, ffhq_quad, similarity_transform
 from face2diffusion.f2d.checkpoint import fingerprint
 from face2diffusion.f2d.expression import align_expression
 from face2diffusion.f2d.image import load_photo, to_signed
@@ -34,6 +30,9 @@ from face2diffusion.training.config import PrepareConfig
 from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
 from face2diffusion.training.parsing import CELEBAMASK_LABELS, load_parser
 from face2diffusion.training.prepare import list_photos, prepare
+from PIL import Image
+from support.official import write_expression, write_mapper, write_msid
+from support.parsers import write_bisenet, write_segformer
 
 LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
 MOST = tuple(name for name in CELEBAMASK_LABELS if name != "background")
@@ -236,8 +235,16 @@ def test_an_aligned_face_lies_where_ffhq_puts_it(portrait, detector_file):
     picture = align_ffhq(portrait, LANDMARKS, 512)
     found = YuNet(detector_file).detect(picture)[0].landmarks
     assert np.abs(found - ffhq_landmarks(512)).max() < 0.06 * 512, "the average face, but for her own features"
-    again = align_ffhq(picture, found, 512)
-    assert np.abs(again.astype(int) - picture)[64:-64, 64:-64].mean() < 12, "a second alignment changes little"
+
+
+def test_a_second_alignment_changes_nothing(portrait):
+    picture = align_ffhq(portrait, LANDMARKS, 256)
+    corners = np.array([(0, 0), (0, 256), (256, 256), (256, 0)]) - 0.5
+    transform = similarity_transform(ffhq_quad(LANDMARKS), corners)
+    points = LANDMARKS @ transform[:, :2].T + transform[:, 2]
+    again, shifted = (align_ffhq(picture, points + shift, 256).astype(int) for shift in (0, 0.5))
+    change = np.abs(again - picture)[16:-16, 16:-16].mean()
+    assert change < 1.5 and change < 0.5 * np.abs(shifted - picture)[16:-16, 16:-16].mean(), "but for the blur of sampling twice"
 
 
 def test_the_arcface_crop_of_an_ffhq_picture_follows_from_the_template(portrait):
@@ -249,7 +256,8 @@ def test_large_photos_are_shrunk_first_and_give_the_same_crop(portrait):
     small = align_ffhq(portrait, LANDMARKS, 64)
     large = np.asarray(Image.fromarray(portrait).resize((2048, 2048), Image.Resampling.BICUBIC))
     points = (LANDMARKS + 0.5) * 4 - 0.5
-    assert np.abs(align_ffhq(large, points, 64).astype(int) - small).mean() < 2
+    error = np.abs(align_ffhq(large, points, 64).astype(int) - small)
+    assert error.mean() < 3 < np.abs(align_ffhq(large, points + 4, 64).astype(int) - small).mean(), "a shift by half a pixel is worse"
 
 
 def test_outside_the_photo_its_blurred_mirror_image_fades(portrait):
@@ -333,9 +341,13 @@ def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_pa
     torch.testing.assert_close(cache.load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
     report = json.loads((Path(plain.out) / "report.json").read_text())
     assert report["skipped"] == {"no identity region": 1, "no segmentation map": 2}
-    parsed = replace(plain, parser=config.parser, out=str(tmp_path / "parsed"))
-    mask = LatentCache(prepare(parsed, quiet)).load(0)["mask"]
-    assert (mask <= cache.load(0)["mask"]).all() and mask.sum() < cache.load(0)["mask"].sum()
+    picture = torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
+    parser = load_parser(config.parser)
+    inside = parser(picture)[0][torch.from_numpy(person)]
+    common = parser.labels[int(inside.mode().values)]
+    parsed = replace(plain, parser=config.parser, out=str(tmp_path / "parsed"), classes=(common,))
+    expected = (parser.identity_mask(picture, [common])[0] & torch.from_numpy(person)).float().reshape(8, 8, 8, 8).mean((1, 3))
+    torch.testing.assert_close(LatentCache(prepare(parsed, quiet)).load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
 
 
 # --- Going on, and several processes -----------------------------------------------------------------------------------------------
@@ -378,9 +390,9 @@ def test_truncated_shards_are_made_anew(config):
 def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, portrait, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(40):
+    for number in range(16):
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
-    config = replace(config, photos=str(folder), shard_size=2)
+    config = replace(config, photos=str(folder), shard_size=1)
     options = [
         f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}"
         for name, value in asdict(config).items()
@@ -389,6 +401,7 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "face2diffusion.training.cli", "prepare", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))  # while the other imports torch
     end = time.monotonic() + 90
     while not (Path(config.out) / "shard-000001.json").exists():
         assert process.poll() is None, process.stderr.read().decode()
@@ -397,12 +410,12 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     process.send_signal(signal.SIGKILL)
     process.communicate()
     made = len(list(Path(config.out).glob("*.tar")))
-    assert 2 <= made < 20, "the run was killed in the middle"
+    assert 2 <= made < 16, "the run was killed in the middle"
     (Path(config.out) / ".f2d-left.tar").write_bytes(b"half")  # what a kill at the worst moment leaves
     said: list[str] = []
     prepare(config, said.append)
-    assert int(said[0].split()[1]) >= 40 - 2 * made
-    assert contents(config.out) == contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
+    assert int(said[0].split()[1]) >= 16 - made
+    assert contents(config.out) == unbroken
 
 
 def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from face2diffusion.f2d.checkpoint import save
-from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.image import load_photo, to_signed
 from face2diffusion.f2d.msid import MSIDConfig, MSIDEncoder
+from face2diffusion.training.faces import open_faces
 from face2diffusion.training.verification import area_under_curve, sample_triplets, verify
 from support.identities import write_folders
 
@@ -49,13 +51,24 @@ def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
 
 
 def test_report_has_the_auc_of_each_depth_and_a_picture(tmp_path: Path) -> None:
-    save(tmp_path / "msid.safetensors", MSIDEncoder(SMALL).state_dict(), "msid", SMALL)
+    torch.manual_seed(0)
+    encoder = MSIDEncoder(SMALL).eval()
+    save(tmp_path / "msid.safetensors", encoder.state_dict(), "msid", SMALL)
     data = write_folders(tmp_path / "data", identities=5, photos=3)
     result = verify(tmp_path / "msid.safetensors", data, tmp_path / "out", device="cpu", batch_size=4)
     assert json.loads((tmp_path / "out" / "verification.json").read_text()) == result
     assert result["triplets"] == 5
     assert [depth["depth"] for depth in result["depths"]] == [1, 2]
-    assert all(0 <= depth["auc"] <= 1 and depth["positive_mean"] > depth["negative_mean"] for depth in result["depths"])
+    faces = open_faces(data)
+    triplets = sample_triplets(faces.labels)
+    with torch.no_grad():
+        photos = to_signed([faces.load(int(place), 16) for place in triplets.reshape(-1)])
+        levels = [level.reshape(5, 3, -1) for level in encoder.forward_levels(photos)]
+    for depth, level in zip(result["depths"], levels, strict=True):
+        positive, negative = (torch.cosine_similarity(level[:, 0], level[:, other]) for other in (1, 2))
+        assert depth["positive_mean"] == pytest.approx(positive.mean().item(), abs=1e-5)
+        assert depth["negative_mean"] == pytest.approx(negative.mean().item(), abs=1e-5)
+        assert depth["auc"] == pytest.approx(area_under_curve(positive.numpy(), negative.numpy()))
     assert load_photo(tmp_path / "out" / "verification.png").shape[1] > 600
     one = verify(tmp_path / "msid.safetensors", data, tmp_path / "one", depths=(2,), device="cpu")
     assert one["depths"] == [pytest.approx(result["depths"][1])]

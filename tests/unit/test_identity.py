@@ -127,5 +127,7 @@ def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_
     save(tmp_path / "own.safetensors", checkpoint.tensors, "mapper", mapper.config, msid=own)
     save(tmp_path / "other.safetensors", checkpoint.tensors, "mapper", mapper.config, msid="0" * 64)
     FaceEncoder.load(small_files / "msid.pt", tmp_path / "own.safetensors")
-    with pytest.raises(ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another"):
+    with pytest.raises(
+        ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another"
+    ):
         FaceEncoder.load(small_files / "msid.pt", tmp_path / "other.safetensors")
