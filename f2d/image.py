@@ -123,17 +123,21 @@ def from_comfy(images: torch.Tensor) -> list[Photo]:
     return [_from_array(picture.clip(0, 1)) for picture in array]
 
 
-def to_comfy(pictures: Sequence[Photo]) -> torch.Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), float32 in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).float() / 255
+def to_comfy(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
+    """Stack pictures of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), float32 in [0, 1].
+
+    This and the next two also take pictures that are a tensor of shape (B, H, W, 3), uint8, on any device.
+    """
+    stack = pictures if isinstance(pictures, torch.Tensor) else torch.from_numpy(np.stack(pictures))
+    return stack.float() / 255
 
 
-def to_unit(pictures: Sequence[Photo]) -> torch.Tensor:
+def to_unit(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
     """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [0, 1]."""
     return to_comfy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
-def to_signed(pictures: Sequence[Photo]) -> torch.Tensor:
+def to_signed(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
     """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
     return (to_unit(pictures) - 0.5) / 0.5
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(dataclasses.asdict(config), indent=2))
             return 0
         run(config, preset)
-    except FloatingPointError as error:
+    except (FloatingPointError, ConnectionError) as error:  # a loss that is not finite, a process that died
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, 2)
@@ -55,7 +56,8 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _say(message: str) -> None:
-    print(message, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+        print(message, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +137,7 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
 def _msid(config: MSIDTrainingConfig, preset: str) -> None:
     from .msid import train_msid
 
-    _say(f"Weights -> {train_msid(config)}")
+    _say(f"Weights -> {train_msid(config, _say)}")
 
 
 if __name__ == "__main__":

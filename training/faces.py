@@ -378,15 +378,3 @@ class FaceSamples(Dataset):
         if mirrored:
             face = face[:, ::-1].copy()
         return {"face": torch.from_numpy(face), "label": torch.tensor(self.faces.labels[index]), "index": torch.tensor(index)}
-
-
-def to_network(faces: Tensor) -> Tensor:
-    """Turn decoded faces into the network's input, on whatever device they are; `f2d.image.to_signed` for tensors.
-
-    Args:
-        faces: shape (B, H, W, 3), uint8, RGB.
-
-    Returns:
-        shape (B, 3, H, W), float32 in [-1, 1].
-    """
-    return ((faces.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).contiguous()

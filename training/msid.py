@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from ..f2d.image import to_signed
 from ..f2d.msid import MSIDConfig, MSIDEncoder
 from .config import MSIDTrainingConfig
-from .faces import FaceSamples, FaceSet, open_faces, to_network
+from .faces import FaceSamples, FaceSet, open_faces
 from .partial_fc import ShardedClassifier, synchronise_norms
 from .run import Run, stream_seed
 from .verification import compare, report, sample_triplets
@@ -199,7 +200,7 @@ class _Trainer:
         """Compute the loss of the batch of all processes; scalar."""
         half = _HALF.get(self.config.precision)
         with torch.autocast(self.processes.device.type, half) if half else nullcontext():
-            features = self.wrapped(to_network(batch["face"]))  # (b, L * C)
+            features = self.wrapped(to_signed(batch["face"]))  # (b, L * C)
         return self.classifier(features.float(), batch["label"], self.step)
 
     def train_step(self, batch: dict[str, Tensor], lr: float) -> tuple[float, float]:

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from ..f2d.checkpoint import atomic_file, read
+from ..f2d.image import to_signed
 from ..f2d.msid import MSIDEncoder, load_msid
-from .faces import FaceSet, open_faces, to_network
+from .faces import FaceSet, open_faces
 from .run import stream_seed
 
 _TRIPLETS = 200  # what the seed is for
@@ -115,7 +116,7 @@ def compare(
     try:
         for start in range(0, len(places), batch_size):
             batch = [torch.from_numpy(faces.load(int(place), encoder.config.image_size)) for place in places[start : start + batch_size]]
-            for level, tokens in zip(features, encoder.forward_levels(to_network(torch.stack(batch).to(device))), strict=True):
+            for level, tokens in zip(features, encoder.forward_levels(to_signed(torch.stack(batch).to(device))), strict=True):
                 level.append(F.normalize(tokens.float()).cpu())
             if say and start // batch_size % 20 == 19:
                 say(f"{start + len(batch)}/{len(places)} faces")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,14 +13,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from face2diffusion.f2d.checkpoint import read
 from face2diffusion.f2d.expression import load_expression
 from face2diffusion.f2d.image import to_signed, to_unit
-from face2diffusion.f2d.msid import load_msid
+from face2diffusion.f2d.msid import MSIDEncoder, load_msid
 from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import mapper as training
 from face2diffusion.training.cache import LatentCache
 from face2diffusion.training.config import IDENTITY_CLASSES, MapperTrainingConfig
 from face2diffusion.training.diffusion import FrozenDiffusion
+from face2diffusion.training.faces import open_faces
+from face2diffusion.training.losses import arcface_loss
 from face2diffusion.training.parsing import load_parser
 from support.cache import write_cache
+from support.identities import write_records
 from support.official import write_expression, write_msid
 from support.parsers import write_bisenet
 from support.timing import time_in_turn
@@ -137,3 +141,38 @@ def test_the_loader_is_faster_than_the_steps(config):
     need = 5 * BATCH / (time.perf_counter() - start)
     print(f"loader, one process: {rate:.0f} samples/s; the steps need {need:.0f}; ratio {rate / need:.0f}")
     assert rate > 2 * need
+
+
+def test_recordio_is_read_faster_than_it_is_decoded(tmp_path):
+    """Records of insightface's size: JPEGs of 112 px."""
+    generator = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(generator.integers(0, 255, (112, 112, 3), dtype=np.uint8), (0, 0), 2)
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    write_records(tmp_path / "faces", [(jpeg, number % 100) for number in range(2000)])
+    faces = open_faces(tmp_path / "faces")
+    order = generator.permutation(len(faces)).tolist()
+    pair = time_in_turn(lambda: [faces.encoded(index) for index in order], lambda: [faces.load(index, 112) for index in order], rounds=5)
+    print(f"RecordIO, {len(jpeg)} bytes each: {len(faces) / pair.first:.0f} records/s read, {len(faces) / pair.second:.0f} decoded")
+    assert pair.ratio < 0.5
+
+
+def test_a_step_of_msid_at_full_size(tmp_path):
+    """The paper's ViT and 1,000 classes; on a GPU with the paper's batch."""
+    batch = 1024 if torch.cuda.is_available() else 8
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = MSIDEncoder().to(device).train()
+    classifier = torch.nn.Parameter(torch.randn(1000, encoder.config.feature_dim, device=device) * 0.01)
+    faces = torch.randn(batch, 3, 112, 112, device=device)
+    labels = torch.randint(1000, (batch,), device=device)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16):
+            features = encoder(faces)
+        cosines = torch.nn.functional.normalize(features.float()) @ torch.nn.functional.normalize(classifier).T
+        arcface_loss(cosines, labels).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    pair = time_in_turn(step, step, rounds=3)
+    print(f"MSID, batch {batch} on {device}, bf16: {batch / pair.first:.1f} images/s")
+    assert encoder.cls_token.grad.isfinite().all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.image import to_signed
-from face2diffusion.training.faces import FaceSamples, open_faces, to_network
+from face2diffusion.training.faces import FaceSamples, open_faces
 from support.identities import MAGIC, draw, encode, pack_record, write_folders, write_records, write_shard
 
 LABELS = [0, 1, 2, 0, 1, 2, 2]
@@ -232,5 +232,5 @@ def test_samples_are_faces_and_mirrored_faces(tmp_path: Path) -> None:
 
 
 def test_the_networks_input_is_that_of_the_library(pictures: list[np.ndarray]) -> None:
-    faces = to_network(torch.from_numpy(np.stack(pictures)))
+    faces = to_signed(torch.from_numpy(np.stack(pictures)))
     assert torch.equal(faces, to_signed(pictures))

@@ -220,12 +220,12 @@ def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
         train_mapper(replace(config, init=str(tmp_path / "wide.pt"), out=str(tmp_path / "other")), quiet)
 
 
-def test_the_command_shows_its_configuration(capsys):
+def test_the_command_shows_its_configuration(capsys, tmp_path):
     assert main(["mapper", "--preset", "masked", "--lr", "0.5", "--sample-prompts", "S*,a S*", "--dry-run"]) == 0
     shown = json.loads(capsys.readouterr().out)
     expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*", "a S*"]}
     assert shown == expected
-    assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", "x"]) == 2
+    assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", str(tmp_path / "x")]) == 2
 
 
 # --- several processes, and processes that are stopped -----------------------------------------------------------------------------
