@@ -150,6 +150,13 @@ class FrozenDiffusion(nn.Module):
         return fingerprint(self.state_dict())
 
 
+def load_vae(base: str | os.PathLike) -> Any:
+    """Load the base model's AutoencoderKL, frozen, in float32 on the CPU."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(base, subfolder="vae", local_files_only=True).float().eval().requires_grad_(False)
+
+
 def check_base(base: str | os.PathLike) -> None:
     """Raise a ValueError unless a folder holds SD 1.x or 2.x in diffusers layout."""
     index = Path(base) / "model_index.json"

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..f2d.checkpoint import read
+from ..f2d.checkpoint import fingerprint, read
 from ..f2d.mapping import MapperConfig, MappingNetwork, load_mapper
 from .cache import LatentCache
 from .config import MapperTrainingConfig
-from .diffusion import FrozenDiffusion
+from .diffusion import FrozenDiffusion, check_base, load_vae
 from .losses import cgdr_loss, masked_loss, reconstruction_loss
 from .run import Run, stream_seed
 
@@ -162,6 +162,8 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
         raise ValueError(
             f"Expected expressions in the cache '{config.cache}', got none. Prepare it with --expression, or train without guidance."
         )
+    check_base(config.base)
+    cache.check(vae=fingerprint(load_vae(config.base).state_dict()))
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt, config.positional, config.compile)
     mapper = build_mapper(config, cache, diffusion.word_dim)
     optimizer = make_optimizer(mapper, config)
@@ -204,7 +206,7 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
         for part in range(config.accumulate):
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(loader).items()}
             last = part == config.accumulate - 1
-            with accelerator.autocast() if last else _both(accelerator.autocast(), accelerator.no_sync(mapper)):
+            with accelerator.autocast(), nullcontext() if last else accelerator.no_sync(mapper):
                 loss = compute_loss(diffusion, mapper, batch, config)
             losses.append(loss.detach())
             accelerator.backward(loss / config.accumulate)
@@ -293,15 +295,6 @@ def _anyone_stops(run: Run, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(flag, "sum").item())
 
 
-def _both(first: Any, second: Any) -> Any:
-    from contextlib import ExitStack
-
-    stack = ExitStack()
-    stack.enter_context(first)
-    stack.enter_context(second)
-    return stack
-
-
 class _Meter:
     """Logs loss, gradient norm, images a second and memory, and says them now and then."""
 
@@ -330,15 +323,14 @@ def _draw_samples(
     run: Run, step: int, mapper: MappingNetwork, cache: LatentCache, config: MapperTrainingConfig, diffusion: FrozenDiffusion
 ) -> None:
     """Draw fixed faces x fixed prompts into samples/ and TensorBoard."""
-    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 
     from ..f2d.image import save_png
     from ..f2d.pipeline import F2DPipeline, GenerationConfig, make_grid
 
     training = mapper.training
     mapper.eval()
-    vae: Any = AutoencoderKL.from_pretrained(config.base, subfolder="vae", local_files_only=True)
-    vae.to(diffusion.unet.device)
+    vae = load_vae(config.base).to(diffusion.unet.device)
     if vae.dtype != diffusion.unet.dtype:
         vae.to(diffusion.unet.dtype)
     sampler = EulerAncestralDiscreteScheduler.from_config(diffusion.schedule.config)

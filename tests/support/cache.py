@@ -23,6 +23,7 @@ def write_cache(
     seed: int = 0,
     latent: float | None = None,
     skipped: int = 0,
+    vae: str = VAE,
 ) -> Path:
     """Write a cache, and beside it the `msid.pt` that it names.
 
@@ -35,6 +36,7 @@ def write_cache(
         seed: of all values.
         latent: all latents have this value instead of random ones.
         skipped: photos that the last shard says were skipped.
+        vae: fingerprint of the VAE that the latents claim to come from.
     """
     folder = Path(folder)
     msid = load_msid(read(write_msid(folder / "msid.pt", seed=seed, patch_size=16, depth=4, layers=(0, 1, 2, 3))))
@@ -47,7 +49,7 @@ def write_cache(
         exp_dim=exp_dim,
         depths=msid.config.depths,
         normed=msid.config.normed,
-        vae=VAE,
+        vae=vae,
         msid=fingerprint(msid.state_dict()),
         classes=("skin",),
         photos=count + skipped,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.checkpoint import fingerprint, read
 from face2diffusion.f2d.mapping import load_mapper
 from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import mapper as training
@@ -34,8 +34,9 @@ from support.official import write_mapper
 def folder(tmp_path_factory):
     """A base model and a cache of 6 faces."""
     folder = tmp_path_factory.mktemp("training")
-    random_pipeline().diffusion.save_pretrained(folder / "sd")
-    write_cache(folder / "cache", count=6)
+    diffusion = random_pipeline().diffusion
+    diffusion.save_pretrained(folder / "sd")
+    write_cache(folder / "cache", count=6, vae=fingerprint(diffusion.vae.state_dict()))
     return folder
 
 
@@ -173,7 +174,7 @@ def test_settings_of_a_run_cannot_change(config):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, folder, tmp_path):
-    write_cache(tmp_path / "bad", count=2, latent=float("nan"))
+    write_cache(tmp_path / "bad", count=2, latent=float("nan"), vae=LatentCache(config.cache).vae)
     with pytest.raises(FloatingPointError, match=r"got nan at step 0; photos \[.*\] of the cache; last good checkpoint: none yet"):
         train_mapper(replace(config, cache=str(tmp_path / "bad")), quiet)
     assert not (tmp_path / "run" / "checkpoint.json").exists()
@@ -207,6 +208,30 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
 def test_bad_settings_say_what_is_wrong(config, change, message):
     with pytest.raises((ValueError, OSError), match=message):
         train_mapper(replace(config, **change), quiet)
+
+
+def test_a_cache_of_another_vae_is_refused(config, tmp_path):
+    write_cache(tmp_path / "other", count=2)
+    with pytest.raises(ValueError, match="Expected the vae weights that the cache '.*other' was made with"):
+        train_mapper(replace(config, cache=str(tmp_path / "other")), quiet)
+
+
+def test_stable_diffusion_2_goes_through_the_same_code(config, tmp_path):
+    """Words 1024 wide, and v-prediction."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    diffusion = random_pipeline().diffusion
+    text = diffusion.text_encoder.config.to_dict() | {"hidden_size": 1024, "num_attention_heads": 16}
+    unet = {**diffusion.unet.config, "cross_attention_dim": 1024}
+    diffusion.register_modules(
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
+        unet=UNet2DConditionModel.from_config(unet),
+        scheduler=DDPMScheduler.from_config(diffusion.scheduler.config, prediction_type="v_prediction"),
+    )
+    diffusion.save_pretrained(tmp_path / "sd2")
+    trained = weights_of(replace(config, base=str(tmp_path / "sd2"), steps=2))
+    assert trained["i2t_first.fc_out.bias"].shape == (1024,)
 
 
 def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
