@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -176,3 +180,24 @@ def test_a_step_of_msid_at_full_size(tmp_path):
     pair = time_in_turn(step, step, rounds=3)
     print(f"MSID, batch {batch} on {device}, bf16: {batch / pair.first:.1f} images/s")
     assert encoder.cls_token.grad.isfinite().all()
+
+
+def print_peak(folder: str, plain: bool) -> None:
+    """Take three steps in this process, and print the most memory it has held, MiB."""
+    config = MapperTrainingConfig(cache=f"{folder}/cache", base=f"{folder}/sd", out="unused", batch_size=BATCH)
+    step, *_ = make_step(config, encoded_batches(config, Path(folder)) if plain else cached_batches(config))
+    for _ in range(3):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def test_the_cache_saves_memory(folder):
+    """A fresh process for each way."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    peaks = []
+    for plain in (True, False):
+        code = f"import sys; sys.path[:0] = {paths}; import test_training; test_training.print_peak({str(folder)!r}, {plain})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+        peaks.append(int(done.stdout.split()[-1]))
+    print(f"peak memory of training: plain {peaks[0]} MiB, from the cache {peaks[1]} MiB, ratio {peaks[0] / peaks[1]:.2f}")
+    assert peaks[1] < peaks[0]

@@ -106,9 +106,10 @@ def test_fingerprint_does_not_depend_on_order_or_memory_layout() -> None:
         {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]])},
         {"a": torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)},
         {"b": torch.tensor([1.0, 2.0, 3.0, 4.0])},
+        {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]).view(torch.int32)},
         {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.zeros(0)},
     ],
-    ids=["value", "shape", "type", "name", "more"],
+    ids=["value", "shape", "precision", "name", "same bytes", "more"],
 )
 def test_fingerprint_tells_different_tensors_apart(other: dict) -> None:
     assert fingerprint({"a": torch.tensor([1.0, 2.0, 3.0, 4.0])}) != fingerprint(other)
@@ -161,6 +162,16 @@ def test_writing_replaces_the_old_file_at_the_end_only(tmp_path: Path) -> None:
         assert target.read_text() == "old"
     assert target.read_text() == "new"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows replaces no open file")
+def test_reader_of_the_old_file_never_sees_the_new(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with target.open() as reader:
+        with atomic_file(target) as temporary:
+            Path(temporary).write_text("new")
+        assert reader.read() == "old"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
