@@ -18,6 +18,7 @@ from .image import Photo
 # Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of 10 to 300 px:
 # a close-up needs a smaller picture and room around the head, a face in a crowd a larger picture.
 _PASSES = ((1024, 0.0), (512, 0.25), (256, 0.5), (2048, 0.0))
+_LARGEST_FACE = 300  # px
 _MIN_INPUT = 64  # px; OpenCV 4 finds faces in nothing where a side is one cell of 32 px
 _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell the user how near they were
 
@@ -81,11 +82,12 @@ class YuNet:
             NoFaceError: no face reaches the score; the message names the best candidate.
         """
         best = 0.0
-        for long_side, border in _PASSES:
+        for number, (long_side, border) in enumerate(_PASSES):
             candidates = self._detect_once(photo, long_side, border)
             best = max([best] + [face.score for face in candidates])
             faces = [face for face in candidates if face.score >= min_score]
             if faces:
+                faces = [self._look_again(photo, face, number) for face in faces]
                 return sorted(faces, key=lambda face: -face.score)
         height, width = photo.shape[:2]
         hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
@@ -93,6 +95,15 @@ class YuNet:
             f"Expected a face with score {min_score:.2f} or more in the {width}x{height} px photo, got none; "
             f"{hint} a photo with a larger, frontal face."
         )
+
+    def _look_again(self, photo: Photo, face: Face, number: int) -> Face:
+        """Find a face that is larger than YuNet's training faces again in smaller pictures, where its landmarks are better."""
+        scale = min(_PASSES[number][0] / max(photo.shape[:2]), 1.0)
+        if face.box[2:].max() * scale <= _LARGEST_FACE:
+            return face
+        smaller = [other for long_side, border in _PASSES[number + 1 : -1] for other in self._detect_once(photo, long_side, border)]
+        same = [other for other in smaller if _overlap(face.box, other.box) > 0.4]
+        return max([face, *same], key=lambda face: face.score)
 
     def _detect_once(self, photo: Photo, long_side: int, border: float) -> list[Face]:
         height, width = photo.shape[:2]
@@ -112,6 +123,14 @@ class YuNet:
             box = np.concatenate([(row[:2] - pad) * zoom, row[2:4] * zoom])
             faces.append(Face(box, (row[4:14].reshape(5, 2) - pad) * zoom, float(row[14])))
         return faces
+
+
+def _overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two boxes of shape (4,)."""
+    low = np.maximum(first[:2], second[:2])
+    high = np.minimum(first[:2] + first[2:], second[:2] + second[2:])
+    common = float(np.prod((high - low).clip(0)))
+    return common / (float(np.prod(first[2:])) + float(np.prod(second[2:])) - common + 1e-9)
 
 
 class FAN:

@@ -188,3 +188,14 @@ def test_drawing_draws_every_landmark() -> None:
 def test_faces_partly_outside_can_be_drawn() -> None:
     drawn = draw_faces(np.zeros((64, 64, 3), np.uint8), [make_face(-50, -50, 90, 90), make_face(60, 60, 500, 500)])
     assert drawn.shape == (64, 64, 3) and drawn.any()
+
+
+@pytest.mark.parametrize("side", [400, 1200, 3000])
+def test_a_close_up_is_looked_at_again_in_a_smaller_picture(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int) -> None:
+    """A face that fills the picture has the score, and nearly the landmarks, that it has in the whole portrait."""
+    left, top, width = 140, 40, 170
+    picture = cv2.resize(portrait[top : top + width, left : left + width], (side, side), interpolation=cv2.INTER_CUBIC)
+    (face,) = yunet.detect(picture)
+    expected = (landmarks - (left, top)) * side / width
+    assert face.score > 0.9
+    assert np.abs(face.landmarks - expected).max() < 0.11 * np.linalg.norm(expected[1] - expected[0])
