@@ -130,8 +130,7 @@ class F2DPipeline:
 
     @property
     def _embeddings(self) -> Any:
-        encoder = self.diffusion.text_encoder
-        return getattr(encoder, "text_model", encoder).embeddings  # transformers 5 has no inner text_model
+        return text_embeddings(self.diffusion.text_encoder)
 
     def add_subject(
         self, words: torch.Tensor, placeholder: str = PLACEHOLDER, positional: Positional = "replace", strength: float = 1.0
@@ -279,6 +278,11 @@ class _SubjectSwitch:
             parts = [self.negative, self.positive] if guided else [self.positive]
             tensors["prompt_embeds"] = torch.cat([part.expand(self.count, -1, -1) for part in parts])
         return tensors
+
+
+def text_embeddings(text_encoder: Any) -> Any:
+    """Get the module with the token and position embeddings of transformers' CLIPTextModel; version 5 has no inner text_model."""
+    return getattr(text_encoder, "text_model", text_encoder).embeddings
 
 
 @contextmanager

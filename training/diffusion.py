@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..f2d.checkpoint import fingerprint
 from ..f2d.injection import PLACEHOLDER, insertion_rows, isolate
 from ..f2d.mapping import Positional
-from ..f2d.pipeline import inserted_rows
+from ..f2d.pipeline import inserted_rows, text_embeddings
 
 
 class FrozenDiffusion(nn.Module):
@@ -66,7 +66,7 @@ class FrozenDiffusion(nn.Module):
 
     @property
     def _embeddings(self) -> Any:
-        return getattr(self.text_encoder, "text_model", self.text_encoder).embeddings  # transformers 5 has no inner text_model
+        return text_embeddings(self.text_encoder)
 
     @property
     def word_dim(self) -> int:
@@ -151,10 +151,15 @@ class FrozenDiffusion(nn.Module):
 
 
 def load_vae(base: str | os.PathLike) -> Any:
-    """Load the base model's AutoencoderKL, frozen, in float32 on the CPU."""
+    """Load the base model's AutoencoderKL, frozen, in float32 on the CPU; raise a ValueError where there is none."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(base, subfolder="vae", local_files_only=True).float().eval().requires_grad_(False)
+    check_base(base)
+    try:
+        vae: Any = AutoencoderKL.from_pretrained(base, subfolder="vae", local_files_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Expected a VAE in '{base}', got none that can be read ({error}). Download the model again.") from error
+    return vae.float().eval().requires_grad_(False)
 
 
 def check_base(base: str | os.PathLike) -> None:

@@ -26,7 +26,7 @@ from ..f2d.checkpoint import fingerprint, read
 from ..f2d.mapping import MapperConfig, MappingNetwork, load_mapper
 from .cache import LatentCache
 from .config import MapperTrainingConfig
-from .diffusion import FrozenDiffusion, check_base, load_vae
+from .diffusion import FrozenDiffusion, load_vae
 from .losses import cgdr_loss, masked_loss, reconstruction_loss
 from .run import Run, stream_seed
 
@@ -162,7 +162,6 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
         raise ValueError(
             f"Expected expressions in the cache '{config.cache}', got none. Prepare it with --expression, or train without guidance."
         )
-    check_base(config.base)
     cache.check(vae=fingerprint(load_vae(config.base).state_dict()))
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt, config.positional, config.compile)
     mapper = build_mapper(config, cache, diffusion.word_dim)

@@ -52,7 +52,7 @@ from ..f2d.msid import MSIDEncoder, load_msid
 from ..f2d.pipeline import best_device
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .config import PrepareConfig
-from .diffusion import check_base
+from .diffusion import load_vae
 from .ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
 from .parsing import FaceParser, check_classes, load_parser
 
@@ -109,15 +109,7 @@ class FrozenEncoders:
             FileNotFoundError: a file is missing.
             ValueError: a file holds something else.
         """
-        from diffusers import AutoencoderKL
-
-        check_base(config.base)
-        try:
-            vae: Any = AutoencoderKL.from_pretrained(config.base, subfolder="vae", local_files_only=True, torch_dtype=torch.float32)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"Expected a VAE in '{config.base}', got none that can be read ({error}). Download the model again."
-            ) from error
+        vae = load_vae(config.base)
         msid = load_msid(read(config.msid))
         expression = load_expression(read(config.expression)) if config.expression else None
         parser = load_parser(config.parser) if config.parser else None
