@@ -11,7 +11,7 @@ dropped expression of a sample follow from the seed and the sample's number alon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from .cache import LatentCache
 from .config import MapperTrainingConfig
 from .diffusion import FrozenDiffusion, load_vae
 from .losses import cgdr_loss, masked_loss, reconstruction_loss
-from .run import Run, stream_seed
+from .run import Numbers, Run, stream_seed
 
 _HANG = timedelta(minutes=5)  # how long processes wait for one that has died
 _PERMUTATION, _SAMPLE, _DROPOUT = range(3)  # what a seed is for
@@ -75,41 +75,6 @@ class Samples(Dataset):
         if self.config.expression_guidance:
             sample |= {"v_exp": item["v_exp"].float(), "keep": torch.tensor(keep)}
         return sample
-
-
-class Numbers:
-    """Which samples this process sees, micro-batch after micro-batch; all processes together see each number once."""
-
-    def __init__(self, config: MapperTrainingConfig, first_step: int, rank: int, world: int) -> None:
-        """Divide the batches.
-
-        Args:
-            config: for batch size, accumulation and steps.
-            first_step: where to go on.
-            rank: of this process.
-            world: number of processes.
-
-        Raises:
-            ValueError: the batch cannot be divided.
-        """
-        parts = world * config.accumulate
-        if config.batch_size % parts:
-            raise ValueError(
-                f"Expected a batch size divisible by processes x accumulate = {parts}, got {config.batch_size}. Change one of them."
-            )
-        self.size = config.batch_size // parts
-        self.config, self.first_step, self.rank, self.world = config, first_step, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield lists of sample numbers."""
-        for step in range(self.first_step, self.config.steps):
-            for part in range(self.config.accumulate):
-                start = step * self.config.batch_size + (part * self.world + self.rank) * self.size
-                yield list(range(start, start + self.size))
-
-    def __len__(self) -> int:
-        """Number of micro-batches."""
-        return (self.config.steps - self.first_step) * self.config.accumulate
 
 
 def compute_loss(diffusion: FrozenDiffusion, mapper: torch.nn.Module, batch: dict[str, Tensor], config: MapperTrainingConfig) -> Tensor:
@@ -176,7 +141,7 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
     loader = iter(
         DataLoader(
             samples,
-            batch_sampler=Numbers(config, step, rank, world),
+            batch_sampler=Numbers(config.batch_size, step, config.steps, rank, world, config.accumulate),
             num_workers=config.workers,
             pin_memory=accelerator.device.type == "cuda",
         )

@@ -34,7 +34,7 @@ from ..f2d.msid import MSIDConfig, MSIDEncoder
 from .config import MSIDTrainingConfig
 from .faces import FaceSamples, FaceSet, open_faces
 from .partial_fc import ShardedClassifier, synchronise_norms
-from .run import Run, stream_seed
+from .run import Numbers, Run, stream_seed
 from .verification import compare, report, sample_triplets
 
 HANG = timedelta(minutes=5)  # how long processes wait for one that hangs; one that died is noticed at once
@@ -95,22 +95,6 @@ def _start_processes() -> Iterator[_Processes]:
             f"Expected an answer of all {world} processes, got none of one that has died or hangs; process {rank} stops too "
             f"({str(error).splitlines()[0]}). Look for the first error of the other processes; the same command goes on from the last checkpoint."
         ) from error
-
-
-class _Numbers:
-    """Which samples this process sees, batch after batch; all processes together see each number once."""
-
-    def __init__(self, batch_size: int, first_step: int, steps: int, rank: int, world: int) -> None:
-        self.batch_size, self.first_step, self.steps = batch_size, first_step, steps
-        self.rank, self.size = rank, batch_size // world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first_step, self.steps):
-            start = step * self.batch_size + self.rank * self.size
-            yield list(range(start, start + self.size))
-
-    def __len__(self) -> int:
-        return self.steps - self.first_step
 
 
 @dataclass(frozen=True)
@@ -370,7 +354,7 @@ def _load(config: MSIDTrainingConfig, faces: FaceSet, first_step: int, steps: in
     """Load the batches of this process from a step on: `face` (b, H, W, 3) uint8, `label` (b,), `index` (b,)."""
     loader = DataLoader(
         FaceSamples(faces, config.image_size, config.seed, config.flip),
-        batch_sampler=_Numbers(config.batch_size, first_step, steps, processes.rank, processes.world),  # type: ignore[arg-type]
+        batch_sampler=Numbers(config.batch_size, first_step, steps, processes.rank, processes.world),  # type: ignore[arg-type]
         num_workers=config.workers,
         pin_memory=processes.device.type == "cuda",
         worker_init_fn=_prepare_worker,

@@ -135,7 +135,7 @@ def test_a_step_is_near_its_floor(config):
 def test_the_loader_is_faster_than_the_steps(config):
     config = replace(config, steps=200)
     samples = training.Samples(LatentCache(config.cache), config, 1000)
-    numbers = training.Numbers(config, 0, 0, 1)
+    numbers = training.Numbers(config.batch_size, 0, config.steps, 0, 1)
     start = time.perf_counter()
     count = sum(len(batch["latent"]) for batch in DataLoader(samples, batch_sampler=numbers, num_workers=0))
     rate = count / (time.perf_counter() - start)
