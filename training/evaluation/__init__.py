@@ -1,0 +1,1 @@
+"""The paper's evaluation (Sec. 4.2)."""

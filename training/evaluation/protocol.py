@@ -1,0 +1,257 @@
+"""The paper's protocol: which pictures a method has to give, and where each of them lies (Sec. 4.2, Table 7).
+
+images/
+  alice/            identity: the stem of the face's file
+    0/              prompt_index: the prompt's place in Table 7, counted from 0
+      0.png         seed: 0, 1, 2, 3
+    base/
+      0.png         the picture of "A photo of S*", y_r of dCLIP; drawn with seed 0, as the paper does not say which
+
+The same layout serves every method; `scan` tells what is there, what is missing, and what does not belong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ...f2d.checkpoint import atomic_file
+
+PROMPTS = (
+    "A photo of S* as a firefighter",
+    "A photo of S* as a cowboy",
+    "A photo of S* as a chef",
+    "A photo of S* as a racer",
+    "A photo of S* as a king",
+    "A photo of S* as a scientist",
+    "A photo of S* as a tennis player",
+    "A photo of S* as a DJ",
+    "A photo of S* as a knight",
+    "A photo of S* as a pilot",
+    "A photo of S* walking in a city under an umbrella",
+    "A photo of S* surrounded by tall bookshelves",
+    "A photo of S* trying on hats in a vintage boutique",
+    "A photo of S* sipping coffee at a café terrace",
+    "A photo of S* in a busy subway station",
+    "A photo of S* eating ice cream at a rooftop terrace",
+    "A photo of S* playing the saxophone on a stage",
+    "A photo of S* running in a meadow",
+    "A photo of S* playing chess at a wooden table",
+    "A photo of S* knitting in a comfortable armchair",
+    "A photo of S* yawning during a study session",
+    "A photo of S* smiling warmly at the camera",
+    "A photo of S* with a hand covering their mouth",
+    "A photo of S* hugging a friend tightly",
+    "A photo of S* flexing muscles in a gym",
+    "A photo of S* looking shocked",
+    "A photo of S* giving a thumbs-up",
+    "A photo of S* looking angry",
+    "A photo of S* sitting cross-legged on a rock",
+    "A photo of S* wearing an oversized sweater",
+    "A photo of S* at the Great Wall of China",
+    "A photo of S* exploring Machu Picchu",
+    "A photo of S* sailing near the Sydney Opera House",
+    "A photo of S* walking through the streets of Rome near the Colosseum",
+    "A photo of S* at the Grand Canyon in sunset",
+    "A photo of S* enjoying cherry blossoms in Tokyo",
+    "A photo of S* on a gondola in Venice",
+    "A photo of S* at the Taj Mahal in India",
+    "A photo of S* at Mount Everest Base Camp",
+    "A photo of S* in front of Niagara Falls",
+)
+LOCATIONS = range(30, 40)  # the "10 prompts that include famous locations" of Sec. 5
+BASE_PROMPT = "A photo of S*"  # of y_r (Sec. 4.2)
+BASE = -1  # its place in a `Slot`
+BASE_SEED = 0
+RECORD = "evaluation"  # PNG entry: what the picture was made from, as JSON
+MANIFEST = "manifest.json"
+_LAYOUT = "identity/prompt_index/seed.png"
+_NAME = re.compile(r"(?P<identity>[^/]+)/(?:(?P<prompt>0|[1-9]\d*)|base)/(?P<seed>0|[1-9]\d*)\.png")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_READERS = 8  # threads
+
+
+@dataclass(frozen=True, order=True)
+class Slot:
+    """One picture's place in the layout."""
+
+    identity: str
+    prompt: int  # in PROMPTS, or BASE
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Path within the folder of images, with '/'."""
+        return f"{self.identity}/{'base' if self.prompt == BASE else self.prompt}/{self.seed}.png"
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return BASE_PROMPT if self.prompt == BASE else PROMPTS[self.prompt]
+
+    @classmethod
+    def parse(cls, name: str) -> Slot | None:
+        """Read a path within the folder of images; None where it is no picture of the layout."""
+        match = _NAME.fullmatch(name)
+        if not match or match["prompt"] and int(match["prompt"]) >= len(PROMPTS):
+            return None
+        return cls(match["identity"], int(match["prompt"] or BASE), int(match["seed"]))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Who is drawn, how, and how often."""
+
+    identities: tuple[str, ...]
+    prompts: tuple[int, ...] = tuple(range(len(PROMPTS)))
+    images_per_prompt: int = 4  # "we generate four images for each {image, prompt} set" (Sec. 4.2)
+    size: int = 512  # px
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        wrong = [prompt for prompt in self.prompts if not 0 <= prompt < len(PROMPTS)]
+        if wrong or not self.prompts or len(set(self.prompts)) < len(self.prompts):
+            raise ValueError(f"Expected prompts from 0 to {len(PROMPTS) - 1}, each once, got {list(self.prompts)}. Name places in Table 7.")
+        if self.images_per_prompt < 1:
+            raise ValueError(f"Expected at least 1 image for each prompt, got {self.images_per_prompt}. The paper has 4.")
+
+    def slots(self) -> Iterator[Slot]:
+        """All pictures that are scored, in order."""
+        for identity in self.identities:
+            for prompt in self.prompts:
+                yield from (Slot(identity, prompt, seed) for seed in range(self.images_per_prompt))
+
+    def base_slots(self) -> Iterator[Slot]:
+        """The pictures of "A photo of S*"."""
+        return (Slot(identity, BASE, BASE_SEED) for identity in self.identities)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a folder holds of a protocol."""
+
+    present: dict[Slot, str]  # whole pictures of the right size; what they were made from, "" where that is not known
+    broken: dict[Slot, str]  # pictures that cannot be used, and why
+    missing: tuple[Slot, ...]  # in the protocol's order, base pictures last
+    unexpected: tuple[str, ...]  # pictures that the protocol does not know
+
+    def describe(self) -> dict[str, Any]:
+        """The gaps, for JSON."""
+        return {
+            "missing": [slot.name for slot in self.missing],
+            "broken": {slot.name: why for slot, why in sorted(self.broken.items())},
+            "unexpected": list(self.unexpected),
+        }
+
+
+def scan(folder: str | os.PathLike, protocol: Protocol) -> Inventory:
+    """Look at every picture in a folder of the layout; each is read whole, so that a truncated one is found.
+
+    Args:
+        folder: of the images.
+        protocol: what should be there.
+
+    Returns:
+        What is there.
+    """
+    folder, found = Path(folder), []
+    for where, _, names in os.walk(folder, followlinks=True):
+        found += [(Path(where) / name).relative_to(folder).as_posix() for name in names if _is_picture(name)]
+    wanted = [*protocol.slots(), *protocol.base_slots()]
+    slots = {slot.name: slot for slot in wanted}
+    there = sorted(slots[name] for name in found if name in slots)
+    with ThreadPoolExecutor(_READERS) as pool:
+        looked = dict(zip(there, pool.map(lambda slot: _inspect(folder / slot.name, protocol.size), there), strict=True))
+    return Inventory(
+        {slot: record for slot, (record, why) in looked.items() if not why},
+        {slot: why for slot, (_, why) in looked.items() if why},
+        tuple(slot for slot in wanted if slot not in looked),
+        tuple(sorted(name for name in found if name not in slots)),
+    )
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(_PICTURES) and not name.startswith(".")
+
+
+def _inspect(path: Path, size: int) -> tuple[str, str]:
+    """Read a picture; gives its record and what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.size != (size, size):
+                return "", f"Expected {size}x{size} px, got {image.width}x{image.height} px"
+            return str(getattr(image, "text", {}).get(RECORD, "")), ""
+    except Exception as error:  # a damaged file may raise anything, by its format
+        return "", f"Expected a whole picture, got one that is damaged ({type(error).__name__})"
+
+
+def check_some(inventory: Inventory, folder: str | os.PathLike) -> None:
+    """Refuse a folder without a single picture to score.
+
+    Args:
+        inventory: of the folder.
+        folder: for the message.
+
+    Raises:
+        ValueError: there is none; the message says what is there instead.
+    """
+    if any(slot.prompt != BASE for slot in inventory.present):
+        return
+    if inventory.broken:
+        slot, why = next(iter(sorted(inventory.broken.items())))
+        got = f"{len(inventory.broken)} that cannot be used (the first: {slot.name}: {why})"
+    elif inventory.unexpected:
+        got = f"{len(inventory.unexpected)} other picture(s) (the first: {inventory.unexpected[0]})"
+    else:
+        got = "none"
+    raise ValueError(
+        f"Expected pictures named {_LAYOUT} in '{folder}', got {got}. Name identities after the faces' files and prompts by their place "
+        "in Table 7, or give --base, --msid and --mapper to draw them."
+    )
+
+
+def write_manifest(folder: str | os.PathLike, method: str, protocol: Protocol, inventory: Inventory, **details: Any) -> Path:
+    """Write `manifest.json` into a folder of images: what is there and what is missing.
+
+    Args:
+        folder: of the images.
+        method: its name.
+        protocol: what should be there.
+        inventory: what is there.
+        **details: more entries.
+
+    Returns:
+        The file.
+    """
+    path = Path(folder) / MANIFEST
+    content = {
+        "method": method,
+        "layout": _LAYOUT,
+        "protocol": asdict(protocol),
+        "expected": len(protocol.identities) * (len(protocol.prompts) * protocol.images_per_prompt + 1),
+        "present": len(inventory.present),
+        **inventory.describe(),
+        **details,
+    }
+    write_json(path, content)
+    return path
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON atomically."""
+    with atomic_file(path) as temporary:
+        Path(temporary).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def divide(items: Sequence[Any], rank: int, world: int) -> Sequence[Any]:
+    """Give a process its part: neighbours stay together, and parts differ by one item at most."""
+    return items[rank * len(items) // world : (rank + 1) * len(items) // world]
