@@ -123,3 +123,62 @@ class MSIDTrainingConfig:
     keep: int = 3  # checkpoints
     log_every: int = 50  # steps
     workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How `f2d-train evaluate` draws and scores one method; the defaults are the paper's protocol (Sec. 4.2)."""
+
+    method: str = ""  # its name in the report; names of presets are rows of Tables 3 to 5
+    images: str = ""  # folder identity/prompt_index/seed.png; what is missing is drawn there if --base is given
+    faces: str = ""  # folder of photos or videos, one for each identity
+    out: str = ""  # the results: a .json
+    # --- faces ---
+    aligned: bool = False  # the faces are FFHQ crops already
+    crops: str = ""  # where the FFHQ crops go; "" = the folder "faces" beside the results
+    identities: int = 100  # at most, drawn at random; 0 = all
+    frame: float = 0.5  # of a video, as a share of its length; the paper says only "a frame"
+    face_size: int = 512  # px, of the crops
+    detector: str = ""  # YuNet; for faces that are not aligned, for the encoder and for the identity metrics
+    min_score: float = 0.6  # of the detector
+    # --- what is drawn ---
+    prompts: tuple[int, ...] = tuple(range(40))  # places in Table 7
+    images_per_prompt: int = 4
+    size: int = 512  # px, of the pictures; others cannot be scored
+    base: str = ""  # Stable Diffusion 1.4: diffusers folder or single file; "" = only score what is there
+    base_config: str = ""  # for a single file: diffusers folder with configs and tokenizer
+    msid: str = ""  # identity encoder
+    mapper: str = ""  # mapping network
+    steps: int = 30  # Euler ancestral
+    cfg: float = 7.0  # classifier-free guidance scale
+    subject_from: float = 0.0  # share of the denoising with the class words; 0.2 = DSC with alpha 0.8 (Sec. E.2)
+    draw_batch: int = 4  # pictures of one prompt at once
+    # --- scores: weights as published; those left out leave their metric out ---
+    adaface: str = ""  # IR-101 or IR-50 .ckpt
+    sphereface: str = ""  # sphere20a_20171020.pth
+    facenet: str = ""  # 20180402-114759-vggface2.pt
+    clip: str = ""  # folder of CLIP ViT-H/14, laion2B
+    siglip: str = ""  # folder of SigLIP
+    score_batch: int = 64  # pictures at once
+    cache: str = ""  # of what the judges saw, an SQLite file; "" = "cache.sqlite" beside the results
+    fid: str = ""  # folder of real pictures; "" = no FID (Table 2)
+    fid_weights: str = ""  # weights-inception-2015-12-05-6726825d.pth of torch-fidelity
+    parameters: int = 0  # that the method trains, for Table 2; known where the mapper is given
+    encoding_seconds: float = 0.0  # for one face, for Table 2; measured where the mapper is given
+    seed: int = 0  # of the draw of identities
+    device: str = ""  # "" = the best there is
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """How `f2d-train report` makes the pages of one or more evaluations."""
+
+    results: tuple[str, ...] = ()  # .json of `f2d-train evaluate`, one for each method
+    out: str = ""  # folder: report.html (self-contained), report.md and its pictures
+    verification: tuple[str, ...] = ()  # verification.json of encoders (Fig. 4)
+    encoders: tuple[str, ...] = ()  # or encoders to verify now
+    triplets: str = ""  # aligned faces in class folders, for --encoders
+    depths: tuple[int, ...] = ()  # for --encoders; () = each file's own
+    draws: int = 10_000  # of the bootstrap
+    grid_identities: int = 3  # faces with a grid of pictures
+    grid_prompts: tuple[int, ...] = (2, 14, 25, 33, 38)  # places in Table 7; those that were drawn
