@@ -304,23 +304,12 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from safetensors.torch import save_file
-
-    from .checkpoint import atomic_file, position_embedding
-    from .injection import insertion_rows
+    from .checkpoint import position_embedding
+    from .embedding import save_embedding
 
     _check_target(options.out)
     words, positional = _read_words(options.words)
-    positions = position_embedding(options.model)
-    if options.position + 2 > len(positions) or positions.shape[1] != words.shape[1]:
-        raise ValueError(
-            f"Expected a place below {len(positions) - 2} and a text encoder {words.shape[1]} wide, got place {options.position} and a width "
-            f"of {positions.shape[1]}. Use a Stable Diffusion 1.x model."
-        )
-    rows = insertion_rows(words, positions[options.position : options.position + 2], positional)
-    name = os.path.splitext(os.path.basename(options.out))[0]
-    with atomic_file(options.out) as temporary:
-        save_file({name: rows.contiguous()}, temporary, {"format": "pt"})
+    name = save_embedding(options.out, words, position_embedding(options.model), positional, options.position)
     _say(f"embedding:{name} -> {options.out}: exact where it is token {options.position} of a prompt, near elsewhere")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch.nn.functional import normalize
 
 from .checkpoint import read, save
 
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
     from .encoder import FaceEncoder
 
 FORMAT_VERSION = 1
+
+Interpolation = Literal["spherical", "linear"]  # how identities are mixed
+INTERPOLATIONS: tuple[Interpolation, ...] = ("spherical", "linear")
+
+_STEPS = 200  # of the spherical mean; six faces, some 90 degrees apart, need about 60
+_CLOSE = 1e-9  # radians; a step shorter than this is the last
+_OPPOSITE = 1e-6  # directions whose mean is shorter than this have no mean direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +82,99 @@ class FaceIdentity:
         identity = cls(v_id, metadata.get("msid", ""), photos, encoder)
         if encoder is not None:
             encoder.check_identity(identity)
+            if len(v_id) != encoder.msid.config.feature_dim:
+                raise ValueError(
+                    f"Expected {encoder.msid.config.feature_dim} features, got '{checkpoint.path}' with {len(v_id)}. Save it again."
+                )
         return identity
+
+
+def mix(identities: Sequence[FaceIdentity], weights: Sequence[float], interpolation: Interpolation = "spherical") -> FaceIdentity:
+    """Mix people.
+
+    "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so the mean of two is
+    some 30 % shorter than either, and fainter than anyone the mapper was trained on. "spherical" takes, at each depth of the
+    encoder by itself, the weighted mean of the directions on the sphere and the weighted mean of the lengths; for two people
+    the directions are those of Shoemake's slerp (1985), for more the mean of Buss and Fillmore (2001).
+
+    Args:
+        identities: of one encoder; for "spherical", at least one carries it.
+        weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a person.
+        interpolation: "spherical" or "linear".
+
+    Returns:
+        The mix, of the shape of each; the only identity with a weight, if there is one only, to the bit.
+
+    Raises:
+        ValueError: no identities, identities of different encoders, or weights that make no sense.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"Expected the interpolation to be one of {', '.join(INTERPOLATIONS)}, got '{interpolation}'. Choose one of them.")
+    if not identities or len(identities) != len(weights):
+        raise ValueError(f"Expected a weight for each identity, got {len(identities)} and {len(weights)}. Give at least one of each.")
+    if not all(map(math.isfinite, weights)) or sum(weights) <= 0:
+        raise ValueError(f"Expected weights with a sum above 0, got {_listed(weights)}. Raise one.")
+    if interpolation == "spherical" and min(weights) < 0:
+        raise ValueError(f"Expected weights from 0 for a spherical mix, got {_listed(weights)}. Choose 'linear' to go away from a person.")
+    for other in identities[1:]:
+        if other.msid != identities[0].msid:
+            raise ValueError(
+                f"Expected identities of one encoder, got one of encoder {identities[0].msid[:8] or 'unknown'} and one of encoder "
+                f"{other.msid[:8] or 'unknown'}. Encode all photos with the same MSID file."
+            )
+    encoder = next((identity.encoder for identity in identities if identity.encoder is not None), None)
+    parts = [(identity, weight) for identity, weight in zip(identities, weights, strict=True) if weight]
+    if len(parts) == 1:
+        return replace(parts[0][0], encoder=encoder)
+    features = torch.stack([identity.v_id for identity, _ in parts]).double()
+    shares = torch.tensor([weight for _, weight in parts], dtype=torch.float64) / sum(weights)
+    if interpolation == "linear":
+        v_id = shares @ features
+    else:
+        if encoder is None:
+            raise ValueError("Expected identities that know their encoder for a spherical mix, got none. Load them with the encoder.")
+        levels = features.unflatten(1, (len(encoder.msid.config.depths), -1))
+        v_id = spherical_mean(levels, shares).flatten()
+    return FaceIdentity(v_id.float(), identities[0].msid, sum(identity.photos for identity, _ in parts), encoder)
+
+
+def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Take the weighted mean of directions on the unit sphere, at the weighted mean length.
+
+    The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and Fillmore,
+    "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm A1).
+
+    Args:
+        vectors: shape (N, ..., C), float64.
+        weights: shape (N,), float64, from 0, with the sum 1.
+
+    Returns:
+        shape (..., C).
+
+    Raises:
+        ValueError: the directions cancel out.
+    """
+    weights = weights.reshape(-1, *[1] * (vectors.ndim - 1))
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    directions = normalize(vectors, dim=-1)
+    mean = (weights * directions).sum(0)
+    if (mean.norm(dim=-1) < _OPPOSITE).any():
+        raise ValueError("Expected faces with a direction between them, got opposite ones, or one without features. Change a weight.")
+    mean = normalize(mean, dim=-1)
+    for _ in range(_STEPS):
+        cosine = (directions * mean).sum(-1, keepdim=True)
+        aside = directions - cosine * mean
+        arc = torch.atan2(aside.norm(dim=-1, keepdim=True), cosine)
+        step = (weights * arc * normalize(aside, dim=-1)).sum(0)
+        size = step.norm(dim=-1, keepdim=True)
+        mean = normalize(mean * size.cos() + normalize(step, dim=-1) * size.sin(), dim=-1)
+        if size.max() < _CLOSE:
+            break
+    return mean * (weights * lengths).sum(0)
+
+
+def _listed(weights: Sequence[float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)
 
 
 @dataclass(frozen=True, eq=False)

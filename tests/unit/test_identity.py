@@ -9,6 +9,7 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read, save
+from face2diffusion.f2d.identity import INTERPOLATIONS, mix, spherical_mean
 from face2diffusion.f2d.mapping import load_mapper
 from support.official import write_mapper, write_msid
 
@@ -131,3 +132,108 @@ def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_
         ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another"
     ):
         FaceEncoder.load(small_files / "msid.pt", tmp_path / "other.safetensors")
+
+
+# --- Mixing ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def people(small: FaceEncoder, portrait: np.ndarray) -> list[FaceIdentity]:
+    return [small.identity([portrait[top : top + 112, left : left + 112]]) for top, left in ((50, 160), (300, 300), (200, 20))]
+
+
+def levels(identity: FaceIdentity) -> torch.Tensor:
+    """v_id of the small encoder by depths, shape (4, 64), float64."""
+    return identity.v_id.double().reshape(4, 64)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_whole_weight_on_one_person_is_that_person_to_the_bit(people: list[FaceIdentity], interpolation: str) -> None:
+    for weights in ((1, 0, 0), (0, 0.3, 0)):
+        mixed = mix(people, weights, interpolation)
+        assert torch.equal(mixed.v_id, people[weights.index(max(weights))].v_id)
+
+
+def test_linear_mix_is_the_weighted_mean(people: list[FaceIdentity]) -> None:
+    mixed = mix(people, (2, 1, 1), "linear")
+    torch.testing.assert_close(mixed.v_id, 0.5 * people[0].v_id + 0.25 * people[1].v_id + 0.25 * people[2].v_id)
+    assert mixed.v_id.dtype == torch.float32 and mixed.photos == 3 and mixed.encoder is people[0].encoder
+
+
+def test_negative_weight_leads_away_from_a_person(people: list[FaceIdentity]) -> None:
+    mixed = mix(people[:2], (1.5, -0.5), "linear")
+    torch.testing.assert_close(mixed.v_id, people[0].v_id + 0.5 * (people[0].v_id - people[1].v_id))
+
+
+def test_only_the_proportion_of_the_weights_counts(people: list[FaceIdentity]) -> None:
+    for interpolation in INTERPOLATIONS:
+        torch.testing.assert_close(mix(people, (1, 2, 3), interpolation).v_id, mix(people, (0.1, 0.2, 0.3), interpolation).v_id)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_spherical_mix_of_two_is_slerp_at_each_depth(people: list[FaceIdentity], share: float) -> None:
+    """Shoemake 1985: sin((1 - t) a) / sin(a) and sin(t a) / sin(a) of the two directions, a being the angle between them."""
+    first, second = levels(people[0]), levels(people[2])
+    mixed = levels(mix([people[0], people[2]], (1 - share, share)))
+    for one, two, found in zip(first, second, mixed, strict=True):
+        angle = torch.arccos(one @ two / one.norm() / two.norm())
+        direction = torch.sin((1 - share) * angle) * one / one.norm() + torch.sin(share * angle) * two / two.norm()
+        length = (1 - share) * one.norm() + share * two.norm()
+        torch.testing.assert_close(found, length * direction / torch.sin(angle), rtol=1e-5, atol=1e-6)
+
+
+def test_spherical_mix_keeps_the_length_that_linear_loses(people: list[FaceIdentity]) -> None:
+    lengths = torch.stack([levels(person).norm(dim=1) for person in people]).mean(0)
+    torch.testing.assert_close(levels(mix(people, (1, 1, 1))).norm(dim=1), lengths)
+    assert (levels(mix(people, (1, 1, 1), "linear")).norm(dim=1) < lengths).all()
+
+
+def test_spherical_mean_does_not_depend_on_the_order_and_balances_the_arcs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(5, 3, 20, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([0.3, 0.1, 0.2, 0.25, 0.15], dtype=torch.float64)
+    mean = spherical_mean(vectors, weights)
+    order = [3, 0, 4, 1, 2]
+    torch.testing.assert_close(spherical_mean(vectors[order], weights[order]), mean, rtol=1e-7, atol=1e-7)
+    centre, directions = mean / mean.norm(dim=-1, keepdim=True), vectors / vectors.norm(dim=-1, keepdim=True)
+    cosine = (directions * centre).sum(-1, keepdim=True)
+    aside = directions - cosine * centre
+    arcs = torch.arccos(cosine) * aside / aside.norm(dim=-1, keepdim=True)
+    assert (weights[:, None, None] * arcs).sum(0).abs().max() < 1e-7
+
+
+def test_mix_has_words(small: FaceEncoder, people: list[FaceIdentity], tmp_path: Path) -> None:
+    mixed = mix(people, (1, 1, 1))
+    mixed.save(tmp_path / "mixed.safetensors")
+    assert torch.equal(small.words(FaceIdentity.load(tmp_path / "mixed.safetensors", small)), small.words(mixed))
+
+
+BAD_MIXES = {
+    "no weight at all": (lambda p: mix(p, (0, 0, 0)), r"Expected weights with a sum above 0, got 0, 0, 0\."),
+    "a negative sum": (lambda p: mix(p, (1, -1, -1), "linear"), "with a sum above 0, got 1, -1, -1"),
+    "not a number": (lambda p: mix(p, (1, float("nan"), 1)), "with a sum above 0, got 1, nan, 1"),
+    "infinity": (lambda p: mix(p, (1, float("inf"), 1)), "with a sum above 0, got 1, inf, 1"),
+    "a negative weight on the sphere": (lambda p: mix(p, (1, 1, -0.5)), "Expected weights from 0 for a spherical mix, got 1, 1, -0.5"),
+    "fewer weights": (lambda p: mix(p, (1, 1)), "Expected a weight for each identity, got 3 and 2"),
+    "nobody": (lambda p: mix([], []), "Expected a weight for each identity, got 0 and 0"),
+    "an unknown interpolation": (lambda p: mix(p, (1, 1, 1), "cubic"), "one of spherical, linear, got 'cubic'"),
+    "another encoder": (
+        lambda p: mix([p[0], FaceIdentity(p[1].v_id, "f00dcafe99")], (1, 1)),
+        "got one of encoder [0-9a-f]{8} and one of encoder f00dcafe",
+    ),
+    "an encoder that nobody knows": (lambda p: mix([FaceIdentity(q.v_id, q.msid) for q in p], (1, 1, 1)), "that know their encoder"),
+    "the opposite": (lambda p: mix([p[0], FaceIdentity(-p[0].v_id, p[0].msid)], (1, 1)), "got opposite ones"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MIXES)
+def test_senseless_mixes_are_refused(people: list[FaceIdentity], name: str) -> None:
+    do, message = BAD_MIXES[name]
+    with pytest.raises(ValueError, match=message):
+        do(people)
+
+
+def test_file_with_too_many_features_is_refused(small: FaceEncoder, people: list[FaceIdentity], tmp_path: Path) -> None:
+    FaceIdentity(people[0].v_id.repeat(2), small.msid_fingerprint).save(tmp_path / "long.safetensors")
+    with pytest.raises(ValueError, match=r"Expected 256 features, got '.*long\.safetensors' with 512"):
+        FaceIdentity.load(tmp_path / "long.safetensors", small)

@@ -1,0 +1,46 @@
+"""S* as a textual-inversion embedding for ComfyUI, A1111 and diffusers, which all add a position embedding to its rows."""
+
+from __future__ import annotations
+
+import os
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .checkpoint import atomic_file
+from .injection import insertion_rows
+from .mapping import Positional
+
+PLACE = 4  # of S1* in "A photo of S*", the paper's beginning of every prompt; the start token stands at 0
+
+
+def save_embedding(
+    path: str | os.PathLike, words: Tensor, position_embedding: Tensor, positional: Positional = "replace", place: int = PLACE
+) -> str:
+    """Write S* as a textual-inversion embedding, atomically: one tensor of shape (2, D), under the file's name.
+
+    Args:
+        path: where to; ends with .safetensors.
+        words: shape (2, D), float32.
+        position_embedding: shape (N, D), float32, of the base model's text encoder.
+        positional: how the mapper was trained; words that stand before the position embedding are exact everywhere.
+        place: of S1* among the tokens, from 1; there the text encoder gets exactly S*.
+
+    Returns:
+        The name of the embedding.
+
+    Raises:
+        ValueError: a place outside the prompt, or a text encoder of another width.
+        OSError: the folder cannot be written to.
+    """
+    last, width = len(position_embedding) - 3, position_embedding.shape[1]  # S2* and the end token follow
+    if not 1 <= place <= last or width != words.shape[1]:
+        raise ValueError(
+            f"Expected a place from 1 to {last} and a text encoder {words.shape[1]} wide, got place {place} and a width of {width}. "
+            "Use a Stable Diffusion 1.x model."
+        )
+    name = os.path.splitext(os.path.basename(os.fspath(path)))[0]
+    rows = insertion_rows(words, position_embedding[place : place + 2], positional)
+    with atomic_file(path) as temporary:
+        save_file({name: rows.contiguous()}, temporary, {"format": "pt"})
+    return name

@@ -1,0 +1,63 @@
+"""S* as a textual-inversion embedding: exact at its place, in transformers and through diffusers' own loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from face2diffusion.f2d.embedding import PLACE, save_embedding
+from face2diffusion.f2d.pipeline import random_pipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+WORDS = torch.randn(2, 768, generator=torch.Generator().manual_seed(1)) * 0.4 / 768**0.5
+POSITIONS = torch.randn(77, 768, generator=torch.Generator().manual_seed(2)) * 0.01
+
+
+def test_file_has_one_tensor_under_its_own_name_and_no_trace_of_the_photo(tmp_path: Path) -> None:
+    assert save_embedding(tmp_path / "friends" / "alice.safetensors", WORDS, POSITIONS) == "alice"
+    with safe_open(tmp_path / "friends" / "alice.safetensors", "pt") as file:
+        assert list(file.keys()) == ["alice"]
+        assert file.metadata() == {"format": "pt"}
+        rows = file.get_tensor("alice")
+    assert rows.shape == (2, 768) and rows.dtype == torch.float32
+    torch.testing.assert_close(rows + POSITIONS[PLACE : PLACE + 2], WORDS)
+
+
+def test_words_that_stand_before_the_position_are_written_as_they_are(tmp_path: Path) -> None:
+    save_embedding(tmp_path / "a.safetensors", WORDS, POSITIONS, "before", place=9)
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["a"], WORDS)
+
+
+@pytest.mark.parametrize("place", [0, -1, 75, 76, 1000])
+def test_places_outside_a_prompt_are_refused(tmp_path: Path, place: int) -> None:
+    with pytest.raises(ValueError, match=rf"Expected a place from 1 to 74 .*, got place {place}"):
+        save_embedding(tmp_path / "a.safetensors", WORDS, POSITIONS, place=place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a text encoder 768 wide, got place 4 and a width of 1024"):
+        save_embedding(tmp_path / "a.safetensors", WORDS, torch.zeros(77, 1024))
+
+
+def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_path: Path) -> None:
+    """diffusers' `load_textual_inversion` of the export against its own pipeline with S*, for the prompt and for another place."""
+    pipeline = random_pipeline()
+    width = pipeline.diffusion.text_encoder.config.hidden_size
+    words = torch.randn(2, width, generator=torch.Generator().manual_seed(3)) * 0.02
+    pipeline.add_subject(words)
+    # The small tokenizer knows letters only: three of them put S* where it is in "A photo of S*".
+    exact = {text: pipeline.encode(text) for text in ("a b c S* in d", "S* in d")}
+    save_embedding(tmp_path / "alice.safetensors", words, pipeline._embeddings.position_embedding.weight.detach())
+    diffusion = pipeline.diffusion
+    diffusion.load_textual_inversion(str(tmp_path / "alice.safetensors"), token="alice")
+    errors = {}
+    for text, expected in exact.items():
+        prompt = diffusion.maybe_convert_prompt(text.replace("S*", "alice"), diffusion.tokenizer)
+        ids = diffusion.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        with torch.no_grad():
+            errors[text] = float((diffusion.text_encoder(ids)[0] - expected).norm() / expected.norm())
+    assert errors["a b c S* in d"] < 1e-5
+    assert errors["S* in d"] > 1e-3, "only its own place is exact"
