@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from .alignment import TEMPLATE_SIZE, align_face
 from .checkpoint import load_strictly, read
-from .detection import Face
+from .detection import Detector, Face, NoFaceError, sort_faces
 from .image import Photo, to_signed
 
 _BATCH = 32  # faces a forward pass
@@ -84,6 +84,25 @@ class FaceRecogniser(nn.Module):
         device = next(self.parameters()).device
         batches = torch.from_numpy(np.stack(crops)).split(_BATCH)
         return torch.cat([self(self.normalise(batch.to(device))).float().cpu() for batch in batches])
+
+
+def find_faces(detector: Detector, photo: Photo, min_score: float = 0.6) -> list[Face]:
+    """Find the faces in a picture that may have none.
+
+    Args:
+        detector: what finds them.
+        photo: shape (H, W, 3), uint8, RGB.
+        min_score: in [0, 1].
+
+    Returns:
+        The largest first; empty where there is none. Faces that a detector imagines outside the picture are left out.
+    """
+    try:
+        faces = detector.detect(photo, min_score)
+    except NoFaceError:
+        return []
+    inside = [face for face in faces if ((face.landmarks >= 0) & (face.landmarks < photo.shape[1::-1])).all(axis=1).any()]
+    return sort_faces(inside)
 
 
 def load_recogniser(path: str | os.PathLike, name: str | None = None) -> FaceRecogniser:

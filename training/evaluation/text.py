@@ -1,0 +1,140 @@
+"""The judges of text-fidelity: CLIP (ViT-H/14 in the paper) and SigLIP, from local folders of transformers.
+
+Dimension letters: B pictures or prompts, C width of an embedding, S side of the network's input in px.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...f2d.image import Photo
+
+_MODEL_TYPES = {"CLIP": "clip", "SigLIP": "siglip"}  # in config.json
+_BATCH = 64  # prompts at once
+
+
+class TextJudge:
+    """A pair of encoders with one space for pictures and prompts."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any) -> None:
+        """Tie the parts of one folder together.
+
+        Args:
+            name: "CLIP" or "SigLIP".
+            model: transformers' CLIPModel or SiglipModel, in evaluation mode.
+            tokenizer: of its prompts.
+            processor: of its pictures.
+        """
+        self.name, self.model, self._tokenizer, self.processor = name, model, tokenizer, processor
+
+    @property
+    def scale(self) -> float:
+        """SigLIP's s of Eq. 14: the learned temperature, which the file keeps as its logarithm."""
+        return math.exp(self.model.logit_scale.item())
+
+    @property
+    def bias(self) -> float:
+        """SigLIP's b of Eq. 14."""
+        return self.model.logit_bias.item()
+
+    def prepare(self, photo: Photo) -> Tensor:
+        """Scale, cut and normalise a picture as the folder's preprocessor_config.json says.
+
+        Args:
+            photo: shape (H, W, 3), uint8, RGB.
+
+        Returns:
+            shape (3, S, S), float32.
+        """
+        return self.processor(images=np.ascontiguousarray(photo), input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
+
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Compute E_I(y).
+
+        Args:
+            pictures: B of shape (3, S, S), of `prepare`.
+
+        Returns:
+            shape (B, C), float32, CPU; not normalised.
+        """
+        return _features(self.model.get_image_features(pixel_values=torch.stack(list(pictures)).to(self.model.device)))
+
+    @torch.no_grad()
+    def embed_text(self, prompts: Sequence[str]) -> Tensor:
+        """Compute E_T(p); prompts are padded to the model's full length, as SigLIP was trained, and cut there.
+
+        Args:
+            prompts: B texts.
+
+        Returns:
+            shape (B, C), float32, CPU; not normalised.
+        """
+        length = self.model.config.text_config.max_position_embeddings
+        parts = []
+        for start in range(0, len(prompts), _BATCH):
+            batch = list(prompts[start : start + _BATCH])
+            tokens = self._tokenizer(batch, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+            parts.append(_features(self.model.get_text_features(input_ids=tokens["input_ids"].to(self.model.device))))
+        return torch.cat(parts)
+
+
+def _features(output: Any) -> Tensor:
+    return getattr(output, "pooler_output", output).float().cpu()  # transformers 4 gives the tensor itself
+
+
+def load_text_judge(folder: str | os.PathLike, name: str) -> TextJudge:
+    """Load CLIP or SigLIP, in evaluation mode on the CPU.
+
+    Args:
+        folder: with config.json, weights, tokenizer and preprocessor_config.json.
+        name: "CLIP" or "SigLIP".
+
+    Returns:
+        The judge, float32.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no config.json in it.
+        ValueError: another model, or parts are missing.
+        ImportError: a package that the tokenizer needs is missing.
+    """
+    folder = Path(folder)
+    _check_type(folder, name)
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipModel
+
+    model_class: Any = CLIPModel if name == "CLIP" else SiglipModel
+    try:
+        model, report = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"Expected a whole {name} in '{folder}', got parts that cannot be read ({first}). Download it again.") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
+    if missing:
+        raise ValueError(
+            f"Expected all weights of {name} in '{folder}', got none for {len(missing)} tensors ({', '.join(missing[:3])}). "
+            "Download the whole model, with both encoders."
+        )
+    return TextJudge(name, model.float().eval().requires_grad_(False), tokenizer, processor)
+
+
+def _check_type(folder: Path, name: str) -> None:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"Expected a folder of {name} with config.json, got '{folder}' without. Name the folder that has it.")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"Expected a model's config in '{file}', got another file ({error}). Download it again.") from error
+    if found != _MODEL_TYPES[name]:
+        raise ValueError(f"Expected a {name} model in '{folder}', got one of type '{found}'. Choose another folder.")
