@@ -1,4 +1,4 @@
-"""The command `f2d-train`: a cache of frozen features, the mapper, and the identity encoder.
+"""The command `f2d-train`: a cache of frozen features, the mapper, the identity encoder, and their evaluation.
 
 accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper ...     runs the same on many GPUs
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .config import PRESET_ENCODERS, PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
+from .config import PRESET_ENCODERS, PRESETS, EvaluateConfig, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig, ReportConfig
 
 _EPILOG = """examples:
   f2d-train prepare --photos ffhq --base sd-v1-4 --msid msid.pt --expression epoch_20.pth --parser face-parsing --aligned --out cache
@@ -21,6 +21,10 @@ _EPILOG = """examples:
   f2d-train mapper --preset reconstruction --cache cache --base sd-v1-4 --out runs/reconstruction
   accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper --cache cache --base sd-v1-4 --out runs/cgdr
   f2d-train msid --data ms1m-retinaface-t1 --out runs/msid
+  f2d-train evaluate --method F2D --faces ffpp --detector yunet.onnx --images eval/f2d --base sd-v1-4 --msid msid.pt --mapper mapping.pt --adaface adaface_ir101.ckpt --sphereface sphere20a_20171020.pth --facenet 20180402-114759-vggface2.pt --clip CLIP-ViT-H-14-laion2B-s32B-b79K --siglip siglip-large-patch16-384 --out eval/f2d.json
+  f2d-train evaluate --method ELITE --faces eval/faces --aligned --detector yunet.onnx --images elite --adaface adaface_ir101.ckpt --out eval/elite.json
+  accelerate launch --num_processes 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp --images eval/f2d --out eval/f2d.json ...
+  f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
 """
 
 
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None = those of the process.
 
     Returns:
-        0, 2 on bad input, or 1 where training had to stop; with one line on stderr.
+        0, 2 on bad input, 130 on Ctrl-C, or 1 where training had to stop; with one line on stderr.
     """
     options = vars(_parser().parse_args(arguments))
     run, config_class = options.pop("run"), options.pop("config_class")
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(dataclasses.asdict(config), indent=2))
             return 0
         run(config, preset)
+    except KeyboardInterrupt:
+        return _fail(KeyboardInterrupt("Interrupted; the same command goes on."), 130)
     except (FloatingPointError, ConnectionError) as error:  # a loss that is not finite, a process that died
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: BaseException, code: int) -> int:
     print(f"f2d-train: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
@@ -63,7 +69,7 @@ def _say(message: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="f2d-train",
-        description="Train Face2Diffusion: the paper's run is the default of every option.",
+        description="Train and evaluate Face2Diffusion: the paper's run is the default of every option.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     mapper = _command(commands, "mapper", MapperTrainingConfig, _mapper, "train the mapper on a cache; the same command resumes")
     mapper.add_argument("--preset", choices=list(PRESETS), default="cgdr", help="a row of Tables 3 to 5 (default: cgdr, the paper's run)")
     _command(commands, "msid", MSIDTrainingConfig, _msid, "pre-train the identity encoder; the same command resumes")
+    _command(commands, "evaluate", EvaluateConfig, _evaluate, "draw and score one method by the paper's protocol; the same command resumes")
+    _command(commands, "report", ReportConfig, _report, "make the paper's tables and plots of one or more evaluations")
     return parser
 
 
@@ -138,6 +146,18 @@ def _msid(config: MSIDTrainingConfig, preset: str) -> None:
     from .msid import train_msid
 
     _say(f"Weights -> {train_msid(config, _say)}")
+
+
+def _evaluate(config: EvaluateConfig, preset: str) -> None:
+    from .evaluation.evaluate import evaluate
+
+    _say(f"Evaluation -> {evaluate(config, _say)}")
+
+
+def _report(config: ReportConfig, preset: str) -> None:
+    from .evaluation.report import report
+
+    _say(f"Report -> {report(config, _say)}")
 
 
 if __name__ == "__main__":

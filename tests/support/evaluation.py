@@ -1,0 +1,68 @@
+"""A small evaluation: made-up faces, a Stable Diffusion of random weights, and a judge that needs no weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from face2diffusion.f2d.image import save_png
+from PIL import Image
+from support.identities import draw
+from support.official import write_mapper, write_msid
+
+SIZE = 64  # px, of pictures
+METRICS = ("AdaFace", "SphereFace", "FaceNet", "CLIP", "dCLIP", "SigLIP")
+
+
+class HashScorer:
+    """Scores in [0, 1] that follow from the pixels and the texts alone; a base picture is needed for dCLIP."""
+
+    metrics = METRICS
+    description = {"all": "SHA-256 of pixels and texts"}
+
+    def score(self, requests: Sequence[Any], progress: bool = True) -> list[dict[str, float]]:
+        found = []
+        for request in requests:
+            pixels = [np.asarray(Image.open(path)).tobytes() for path in (request.image, request.reference)]
+            seen = hashlib.sha256(b"".join(pixels) + request.prompt.encode())
+            scores = {name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)}
+            if not request.base:
+                del scores["dCLIP"]
+            found.append(scores)
+        return found
+
+
+def load_hash_scorer(**weights: Any) -> HashScorer:
+    return HashScorer()
+
+
+def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
+    """Squares that stand for FFHQ crops."""
+    for place, name in enumerate(names):
+        save_png(folder / f"{name}.png", cv2.resize(draw(place, 0), (128, 128), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+def write_models(folder: Path) -> dict[str, str]:
+    """A small msid.pt, a mapping.pt for it and a Stable Diffusion in diffusers layout, as options of an EvaluateConfig."""
+    from face2diffusion.f2d.pipeline import random_pipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_msid(folder / "msid.pt", seed=4, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
+    write_mapper(folder / "mapping.pt", seed=5, id_dim=256, hidden_dim=128)
+    random_pipeline().diffusion.save_pretrained(folder / "sd")
+    return {"base": str(folder / "sd"), "msid": str(folder / "msid.pt"), "mapper": str(folder / "mapping.pt")}
+
+
+def evaluate(settings: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Run `f2d-train evaluate` with the judge above; gives its result and what it said."""
+    from face2diffusion.training.config import EvaluateConfig
+    from face2diffusion.training.evaluation import evaluate as module
+
+    module.load_scorer = load_hash_scorer
+    said: list[str] = []
+    return module.evaluate(EvaluateConfig(**settings), said.append), said
