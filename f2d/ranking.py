@@ -1,12 +1,30 @@
-"""How scores of likeness and of text are put together, and which pictures come first (best of N, Fig. 7).
+"""Best of N: how like the person and how true to the prompt each picture is, and which come first (Fig. 7).
 
-Dimension letters: B pictures, C width of an embedding, M scores of one picture.
+pictures, faces   -> likeness         (B,) in [0, 1], for each judge of identity
+embeddings        -> text_likeness    (B,) in [0, 1]
+likenesses, text  -> rank             order and scores
+                  -> draw_score       the scores on the pictures
+
+Dimension letters: B pictures, C width of CLIP's joint space, T width of its text encoder, M scores of one picture.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+
+from .checkpoint import check_file, read
+from .detection import Face
+from .image import Photo
+
+_PROJECTION = "text_projection"  # CLIP's last text layer; ".weight" behind it where it is stored as (C, T), as transformers does
 
 
 def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -31,7 +49,7 @@ def check_scores(scores: Tensor) -> Tensor:
 
 
 def harmonic_mean(scores: Tensor) -> Tensor:
-    """Compute the harmonic mean of each picture's scores; 0 where one of them is 0.
+    """Compute the harmonic mean of each picture's scores, hMean; 0 where one of them is 0.
 
     Args:
         scores: shape (..., M), not negative.
@@ -43,3 +61,152 @@ def harmonic_mean(scores: Tensor) -> Tensor:
         ValueError: a negative score, or none at all.
     """
     return check_scores(scores).reciprocal().mean(-1).reciprocal()
+
+
+def likeness(
+    photos: Sequence[Photo],
+    faces: Sequence[Sequence[Face]],
+    crop: Callable[[Photo, Face], Photo],
+    embed: Callable[[list[Photo]], Tensor],
+    reference: Tensor,
+) -> Tensor:
+    """Compare the faces in each picture with a person.
+
+    Args:
+        photos: B of shape (H, W, 3), uint8, RGB.
+        faces: those in each photo.
+        crop: cuts a face out.
+        embed: gives the features of crops, shape (N, F).
+        reference: shape (F,), the person's features.
+
+    Returns:
+        shape (B,), in [0, 1]: the cosine of the face that is most like the person; 0 without a face.
+    """
+    crops = [crop(photo, face) for photo, found in zip(photos, faces, strict=True) for face in found]
+    scores = torch.zeros(len(photos))
+    if crops:
+        cosines = positive_cosine(embed(crops), reference).split([len(found) for found in faces])
+        for index, values in enumerate(cosines):
+            scores[index] = values.max() if len(values) else 0
+    return scores
+
+
+def read_text_projection(path: str | os.PathLike) -> Tensor:
+    """Read the matrix that takes CLIP's text encoder into the space that it shares with the picture encoder.
+
+    Checkpoints of Stable Diffusion 1.x leave it out; the files of the whole CLIP, or of its text half, have it.
+
+    Args:
+        path: a .safetensors or a pickle of CLIP.
+
+    Returns:
+        shape (C, T), float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or has none or several such matrices.
+    """
+    path = check_file(path, "CLIP's text encoder")
+    if path.endswith((".safetensors", ".sft")):
+        try:
+            with safe_open(path, "pt") as file:
+                found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+    else:
+        found = {key: value for key, value in read(path).tensors.items() if _is_projection(key)}
+    if len(found) != 1 or next(iter(found.values())).ndim != 2:
+        raise ValueError(
+            f"Expected one '{_PROJECTION}' in '{path}', got {len(found)}. Choose a file of the whole CLIP ViT-L/14 or of its text encoder "
+            "(clip_l.safetensors); Stable Diffusion checkpoints have none."
+        )
+    ((key, matrix),) = found.items()
+    return (matrix if key.endswith(".weight") else matrix.T).float()
+
+
+def _is_projection(key: str) -> bool:
+    return key.removesuffix(".weight").split(".")[-1] == _PROJECTION
+
+
+def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
+    """Compare pictures with a prompt in CLIP's joint space.
+
+    Args:
+        images: shape (B, C), the picture encoder's projected output.
+        text: shape (1, T), the text encoder's pooled output before its projection.
+        projection: shape (C, T), of `read_text_projection`.
+
+    Returns:
+        shape (B,), in [0, 1].
+
+    Raises:
+        ValueError: the three do not belong to one CLIP.
+    """
+    if text.ndim != 2 or text.shape[1] != projection.shape[1]:
+        raise ValueError(
+            f"Expected a CLIP whose text encoder is {projection.shape[1]} wide, as the text projection takes it, got shape {tuple(text.shape)}. "
+            "Use the CLIP of an SD 1.x checkpoint with the text projection of CLIP ViT-L/14."
+        )
+    if images.ndim != 2 or images.shape[1] != projection.shape[0]:
+        raise ValueError(
+            f"Expected a CLIP Vision with a joint space {projection.shape[0]} wide, as the text projection's, got shape {tuple(images.shape)}. "
+            "Load the vision encoder of the same CLIP: ViT-L/14 for SD 1.x."
+        )
+    return positive_cosine(images.float(), text.float() @ projection.T)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Pictures with their scores."""
+
+    order: list[int]  # numbers of the pictures from 0, the best first
+    score: Tensor  # (B,) identity x text
+    identity: Tensor  # (B,)
+    text: Tensor | None  # (B,); None where only identity counts
+
+    def describe(self, index: int) -> str:
+        """Give one picture's scores in words."""
+        identity = f"identity {self.identity[index]:.3f}"
+        return identity if self.text is None else f"{self.score[index]:.3f} = {identity} x text {self.text[index]:.3f}"
+
+    def __str__(self) -> str:
+        """One line a picture, the best first."""
+        note = "" if self.text is not None else "By identity alone: no CLIP Vision, CLIP and text projection to judge the text.\n"
+        return note + "\n".join(f"{place}. picture {index + 1}: {self.describe(index)}" for place, index in enumerate(self.order, start=1))
+
+
+def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
+    """Rank pictures by identity x text: the harmonic mean of the two, each picture by itself.
+
+    Args:
+        identity: of each judge, shape (B,), in [0, 1]; several judges are put together by their harmonic mean.
+        text: shape (B,), in [0, 1]; None = only identity counts.
+
+    Returns:
+        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they came.
+    """
+    person = harmonic_mean(torch.stack(list(identity), dim=1))
+    score = person if text is None else harmonic_mean(torch.stack([person, text], dim=1))
+    total = person if text is None else person + text
+    order = sorted(range(len(score)), key=lambda index: (-float(score[index]), -float(total[index])))
+    return Ranking(order, score, person, text)
+
+
+def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
+    """Write a picture's score on a bar at its top.
+
+    Args:
+        photo: shape (H, W, 3), uint8, RGB.
+        label: the text; it is made to fit the width.
+        chosen: the bar is green, else orange.
+
+    Returns:
+        shape (H, W, 3), uint8, RGB.
+    """
+    picture, font, colour = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
+    (width, height), below = cv2.getTextSize(label, font, 1.0, 1)
+    size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 12 / height)
+    bar = round((height + 2 * below) * size)
+    cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), colour, cv2.FILLED)
+    cv2.putText(picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return picture
