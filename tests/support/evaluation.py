@@ -19,7 +19,7 @@ METRICS = ("AdaFace", "SphereFace", "FaceNet", "CLIP", "dCLIP", "SigLIP")
 
 
 class HashScorer:
-    """Scores in [0, 1] that follow from the pixels and the texts alone; a base picture is needed for dCLIP."""
+    """Scores in [0, 1] that follow from the pixels and the texts alone."""
 
     metrics = METRICS
     description = {"all": "SHA-256 of pixels and texts"}
@@ -27,12 +27,9 @@ class HashScorer:
     def score(self, requests: Sequence[Any], progress: bool = True) -> list[dict[str, float]]:
         found = []
         for request in requests:
-            pixels = [np.asarray(Image.open(path)).tobytes() for path in (request.image, request.reference)]
-            seen = hashlib.sha256(b"".join(pixels) + request.prompt.encode())
-            scores = {name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)}
-            if not request.base:
-                del scores["dCLIP"]
-            found.append(scores)
+            pixels = [np.asarray(Image.open(path)).tobytes() for path in (request.image, request.reference, request.base)]
+            seen = hashlib.sha256(b"".join(pixels) + request.prompt.encode() + request.base_prompt.encode())
+            found.append({name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)})
         return found
 
 

@@ -30,6 +30,7 @@ from .references import References, prepare_references
 from .results import Results
 from .scoring import METRICS, Request, Scorer, load_scorer
 
+_BASED = "dCLIP"  # needs a base picture
 _JUDGES = ("adaface", "sphereface", "facenet", "clip", "siglip")
 
 
@@ -69,7 +70,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
             detector=config.detector or None,
             device=processes.device,
             batch_size=config.score_batch,
-            cache=config.cache or out.parent / "cache.sqlite",
+            cache=config.cache or out.parent / processes.own("cache.sqlite"),
         )
         wanted = [slot for slot in protocol.slots() if slot in inventory.present]
         mine = score(scorer, divide(wanted, processes.rank, processes.world), inventory, references, images, processes.first)
@@ -99,17 +100,21 @@ def score(
     """
     requests = []
     for slot in slots:
-        base = Slot(slot.identity, BASE, BASE_SEED)
+        picture, base = images / slot.name, Slot(slot.identity, BASE, BASE_SEED)
         requests.append(
             Request(
-                image=str(images / slot.name),
+                image=str(picture),
                 reference=references.crops[slot.identity],
                 prompt=replace_placeholders(slot.text, [PLACEHOLDER], CLASS_WORDS),
-                base=str(images / base.name) if base in inventory.present else "",
+                base=str(images / base.name if base in inventory.present else picture),
                 base_prompt=replace_placeholders(BASE_PROMPT, [PLACEHOLDER], CLASS_WORDS),
             )
         )
-    return scorer.score(requests, progress) if requests else []
+    scores = scorer.score(requests, progress)
+    return [
+        {name: value for name, value in row.items() if name != _BASED or request.base != request.image}
+        for request, row in zip(requests, scores, strict=True)
+    ]
 
 
 def _check(config: EvaluateConfig) -> None:

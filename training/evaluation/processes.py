@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes what is shared."""
         return self.rank == 0
+
+    def own(self, name: str) -> str:
+        """Give each node a file name of its own; SQLite cannot lock a file on most network file systems."""
+        path, node = Path(name), os.environ.get("GROUP_RANK", "0")
+        return name if node == "0" else f"{path.stem}-{node}{path.suffix}"
 
     def share(self, value: Any) -> Any:
         """Give all processes what process 0 has, once it has it."""
