@@ -126,8 +126,8 @@ def load_recogniser(path: str | os.PathLike, name: str | None = None) -> FaceRec
     }
     found = next((network for network in RECOGNISERS if network.marker in tensors), None)
     if found is None or name not in (None, found.name):
-        wanted = name or " or ".join(network.name for network in RECOGNISERS)
-        what = f"weights of {found.name}" if found else checkpoint.described
+        wanted = name or "AdaFace, SphereFace or FaceNet"
+        what = f"{found.name}'s network" if found else checkpoint.described
         raise ValueError(f"Expected weights of {wanted}, got '{checkpoint.path}': this is {what}. Choose another file.")
     network = found.for_tensors(tensors)
     load_strictly(network, tensors, checkpoint.path)
