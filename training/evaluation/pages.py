@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+_NARROW = 6  # columns; such a table is not stretched over the page
+Kind = Literal["published", "measured"]
 _MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 
 
@@ -41,7 +43,7 @@ class Row:
     """One row; a row with one cell is a title over all columns."""
 
     cells: tuple[Cell, ...]
-    kind: Literal["published", "measured"] = "published"
+    kind: Kind = "published"
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,17 @@ def _markdown_table(table: Table) -> str:
         if len(row.cells) == 1:
             cells = [f"*{_escape(row.cells[0].text)}*"] + [""] * (len(table.columns) - 1)
         else:
-            cells = [_markdown_cell(cell, row.kind == "measured" and place == 0) for place, cell in enumerate(row.cells)]
+            cells = [_markdown_cell(cell, place == 0) for place, cell in enumerate(row.cells)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _markdown_cell(cell: Cell, strong: bool) -> str:
+def _markdown_cell(cell: Cell, name: bool) -> str:
     text = _escape(cell.text)
-    if strong or cell.rank == 1:
-        text = f"**{text}**"
+    if name:
+        return f"{text} ({_escape(cell.detail)})" if cell.detail else text
     if cell.rank:
-        text += f" ({cell.rank})"
+        text = f"**{text}** (1)" if cell.rank == 1 else f"{text} ({cell.rank})"
     return f"{text} {_escape(f'[{cell.detail}]')}" if cell.detail else text
 
 
@@ -161,7 +163,8 @@ def _html_table(table: Table) -> str:
         )
     columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
     rows = "\n".join(_html_row(row, len(table.columns)) for row in table.rows)
-    return f'<div class="table"><table>{caption}<thead>{groups}<tr>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+    narrow = "" if len(table.columns) > _NARROW else " class=narrow"
+    return f'<div class="table"><table{narrow}>{caption}<thead>{groups}<tr>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
 
 
 def _html_row(row: Row, width: int) -> str:
@@ -193,6 +196,9 @@ p.lead { font-size: 17px; color: var(--soft); }
 p.warning { border-left: 4px solid #d98a00; background: #fff8e8; padding: 10px 14px; max-width: none; }
 .table { overflow-x: auto; margin: 18px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
+table.narrow { width: auto; }
+table.narrow th:first-child { min-width: 240px; padding-right: 40px; }
+table.narrow td, table.narrow thead th { min-width: 110px; }
 caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
 thead tr:first-child th { border-top: 2px solid var(--ink); }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }
@@ -207,7 +213,7 @@ tr.published td, tr.published th { color: #444c56; }
 tr.measured > * { background: var(--wash); }
 tr.measured th { font-weight: 600; color: var(--accent); }
 td span { position: relative; }
-td sup { position: absolute; left: 100%; top: -.35em; font-size: 9.5px; line-height: 1.4; padding-left: 1px; color: var(--accent); }
+td sup { position: absolute; left: 100%; top: -.35em; font-size: 9.5px; line-height: 1.4; padding-left: 2px; color: var(--accent); }
 td.rank1 span { font-weight: 700; color: var(--ink); }
 td.rank2 span { text-decoration: underline; text-underline-offset: 3px; color: var(--ink); }
 td.rank3 span { color: var(--ink); }

@@ -106,9 +106,12 @@ def draw_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Pa
     for axes in cells.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    for line, (method, pictures) in zip(cells, rows.items(), strict=True):
+    for number, (line, (method, pictures)) in enumerate(zip(cells, rows.items(), strict=True)):
         line[0].set_ylabel(textwrap.shorten(method, 24, placeholder="..."), fontsize=10, fontweight="bold")
         for axes, path in zip(line, [face, *pictures], strict=True):
+            if number and axes is line[0]:  # the face is shown once
+                axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+                continue
             if (picture := _read(path)) is None:
                 axes.set_facecolor("#eceff2")
                 axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")

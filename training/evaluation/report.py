@@ -15,16 +15,14 @@ from typing import Any
 from ...f2d.checkpoint import atomic_file
 from ..config import ReportConfig
 from ..verification import verify
-from . import sections
-from .pages import Block, Figure, Heading, Text, to_html, to_markdown
-from .plots import draw_grid
-from .protocol import PROMPTS, Slot
+from .figures import best_of, grids, verification
+from .pages import Block, Cell, Figure, Heading, Row, Table, Text, to_html, to_markdown
+from .protocol import PROMPTS
 from .results import Results, check_comparable
-from .sections import Measured
+from .tables import Measured, ablations, comparison, costs, locations, summary
 
 TITLE = "Face2Diffusion: evaluation"
-_PREFIX = "A photo of S* "
-_GRID_SEED = 0
+_LISTED = 12  # gaps that are named
 
 
 def report(config: ReportConfig, say: Callable[[str], None] = print) -> Path:
@@ -73,57 +71,66 @@ def build(results: Sequence[Results], encoders: Sequence[tuple[dict[str, Any], b
     measured = [Measured.of(one, config.draws) for one in results]
     differences = check_comparable(results)
     return [
-        *sections.summary(measured, differences),
-        *sections.comparison(measured, not differences),
-        *sections.costs(measured, not differences),
-        *sections.ablations(measured),
-        *sections.locations(measured),
-        *sections.best_of(measured, config.draws),
-        *sections.verification(encoders),
+        *summary(measured, differences),
+        *comparison(measured, not differences),
+        *costs(measured, not differences),
+        *ablations(measured),
+        *locations(measured),
+        *best_of(measured, config.draws),
+        *verification(encoders),
         *grids(results, config),
-        *sections.gaps(measured),
-        *sections.methods(measured),
+        *gaps(measured),
+        *methods(measured),
     ]
 
 
-def grids(results: Sequence[Results], config: ReportConfig) -> list[Block]:
-    """Set pictures of the methods side by side; always those of the first identities and seed 0, not the best ones.
+def gaps(measured: Sequence[Measured]) -> list[Block]:
+    """What is missing; nothing where nothing is."""
+    blocks: list[Block] = []
+    for one in measured:
+        for what, meaning in (
+            ("missing", "pictures that are not there"),
+            ("broken", "pictures that cannot be used"),
+            ("unexpected", "pictures that the protocol does not know, not scored"),
+            ("skipped", "faces without a usable photo, left out"),
+        ):
+            if listed := one.results.gaps[what]:
+                named = [f"{name} ({listed[name]})" if isinstance(listed, dict) else str(name) for name in list(listed)[:_LISTED]]
+                more = f", and {len(listed) - _LISTED} more in the JSON" if len(listed) > _LISTED else ""
+                blocks.append(Text(f"{one.name}: {len(listed)} {meaning}: {', '.join(named)}{more}."))
+    return [Heading("Gaps"), *blocks] if blocks else []
 
-    Args:
-        results: of the methods.
-        config: says how many identities, and which prompts.
 
-    Returns:
-        A figure for each identity, as far as the pictures are still there.
-    """
-    shared = [name for name in results[0].protocol.identities if all(name in one.faces for one in results)]
-    drawn = [prompt for prompt in config.grid_prompts if all(prompt in one.protocol.prompts for one in results)]
-    drawn = drawn or list(results[0].protocol.prompts[: len(config.grid_prompts)])
-    figures: list[Block] = []
-    for identity in shared[: config.grid_identities]:
-        rows = {one.method: [_picture(one, Slot(identity, prompt, _GRID_SEED)) for prompt in drawn] for one in results}
-        face = next((path for one in results if (path := _resolve(one, one.folders.get(f"face:{identity}", ""))).is_file()), None)
-        if face is not None and any(path is not None for row in rows.values() for path in row):
-            sheet = draw_grid(face, [PROMPTS[prompt].removeprefix(_PREFIX) for prompt in drawn], rows)
-            figures.append(
-                Figure(f"pictures-{len(figures)}.jpg", sheet, f'{identity}, seed {_GRID_SEED}; "A photo of S*" is left out of the prompts.')
+def methods(measured: Sequence[Measured]) -> list[Block]:
+    """How it was measured: judges, protocol, machines."""
+    blocks: list[Block] = [Heading("How it was measured")]
+    judges: list[dict[str, str]] = []
+    for one in measured:
+        if one.results.scorer not in judges:
+            judges.append(one.results.scorer)
+            rows = [Row((Cell(name), Cell(text))) for name, text in one.results.scorer.items()]
+            blocks.append(
+                Table(
+                    ("Judge", "weights"),
+                    tuple(rows),
+                    caption=f"Judges of {', '.join(o.name for o in measured if o.results.scorer == judges[-1])}",
+                )
             )
-    if not figures:
-        return (
-            [Heading("Pictures"), Text("The pictures are not on this machine, or none is shared; the tables do not need them.")]
-            if shared
-            else []
+    for one in measured:
+        protocol, generation, machine = (
+            one.results.protocol,
+            one.results.details.get("generation"),
+            one.results.details.get("machine") or {},
         )
-    return [Heading("Pictures"), Text("The first identities by name and the first seed: not chosen by their looks."), *figures]
-
-
-def _resolve(results: Results, name: str) -> Path:
-    return Path(results.path).parent / name
-
-
-def _picture(results: Results, slot: Slot) -> Path | None:
-    path = _resolve(results, results.folders.get("images", "")) / slot.name
-    return path if path.is_file() else None
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in (generation or {}).items() if value not in ("", None))
+        blocks.append(
+            Text(
+                f"{one.name}: {len(protocol.identities)} identities × {len(protocol.prompts)} prompts of Table 7 × {protocol.images_per_prompt} "
+                f"pictures of {protocol.size} px. Scored on {machine.get('device', 'an unknown machine')} with torch {machine.get('torch', '?')}. "
+                + (f"Drawn by this project: {settings}." if generation else "Drawn elsewhere.")
+            )
+        )
+    return blocks
 
 
 def _check(config: ReportConfig) -> None:

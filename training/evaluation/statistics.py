@@ -57,7 +57,7 @@ class BestOf:
     """The upper bound for one N."""
 
     n: int
-    mean: Mean
+    mean: Mean  # its `pictures` are pairs
 
 
 def upper_bound(
@@ -76,7 +76,7 @@ def upper_bound(
         draws: of the bootstrap.
 
     Returns:
-        One for each N that every pair has pictures for.
+        One for each N that any pair has pictures for; pairs with fewer are left out of it.
     """
     there = np.isfinite(values)
     if not there.any():
@@ -84,12 +84,12 @@ def upper_bound(
     values, keys = values[there], np.stack([np.unique(array[there], return_inverse=True)[1] for array in (identities, prompts)], axis=1)
     pairs, groups = np.unique(keys, axis=0, return_inverse=True)
     ordered = [np.sort(values[groups.reshape(-1) == group]) for group in range(len(pairs))]
-    least = min(len(pair) for pair in ordered)
     found = []
-    for n in (n for n in sizes if n <= least):
-        weights = {count: _best_weights(count, n) for count in {len(pair) for pair in ordered}}
-        best = np.array([pair @ weights[len(pair)] for pair in ordered])  # (pairs,)
-        mean = bootstrap_mean(best, pairs[:, 0], draws=draws)
+    for n in sizes:
+        enough = [place for place, pair in enumerate(ordered) if len(pair) >= n]
+        weights = {count: _best_weights(count, n) for count in {len(ordered[place]) for place in enough}}
+        best = np.array([ordered[place] @ weights[len(ordered[place])] for place in enough])  # (pairs,)
+        mean = bootstrap_mean(best, pairs[enough, 0], draws=draws)
         if mean is not None:
             found.append(BestOf(n, mean))
     return found
