@@ -270,9 +270,9 @@ def write_siglip(folder: Path, seed: int = 0, **vision: int) -> Path:
         minloglevel=2,
     )
     (folder / "spiece.model").write_bytes(pieces.getvalue())
-    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16)
+    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
     config = SiglipConfig(
-        text_config={**_TOWER, "vocab_size": 64, "max_position_embeddings": 16},
+        text_config={**_TOWER, "vocab_size": 64, "max_position_embeddings": 64},
         vision_config={**_TOWER, "image_size": 48, "patch_size": 16, **vision},
     )
     side = config.vision_config.image_size

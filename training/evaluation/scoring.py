@@ -20,6 +20,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -198,7 +199,7 @@ class Scorer:
 
             begun = begin(batches[0]) if batches else []
             try:
-                for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                     ready = [future.result() for future in begun]
                     begun = begin(following)  # is read while the judges are busy with this batch
                     self._cache.put([row for name in self._judges for row in self._vectors(name, batch, ready, path_of)])

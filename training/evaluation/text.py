@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...f2d.image import Photo
@@ -55,7 +55,7 @@ class TextJudge:
         Returns:
             shape (3, S, S), float32.
         """
-        return self.processor(images=np.ascontiguousarray(photo), input_data_format="channels_last", return_tensors="pt")["pixel_values"][0]
+        return self.processor(images=Image.fromarray(photo), return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
     def embed(self, pictures: Sequence[Tensor]) -> Tensor:
@@ -116,7 +116,9 @@ def load_text_judge(folder: str | os.PathLike, name: str) -> TextJudge:
         model, report = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file may raise anything, by its format
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"Expected a whole {name} in '{folder}', got parts that cannot be read ({first}). Download it again.") from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
