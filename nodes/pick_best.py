@@ -154,8 +154,8 @@ def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: s
             f"Expected {', '.join(parts)} together to judge the text, got none for {' and '.join(missing)}. "
             "Give all three, or none of them to rank by identity alone."
         )
-    projection = read_text_projection(_find_projection(text_projection))
     pooled = _encode_text(clip, prompt)
+    projection = read_text_projection(_find_projection(text_projection))
     embeds = []
     for start in range(0, len(photos), _BATCH):
         throw_exception_if_processing_interrupted()
