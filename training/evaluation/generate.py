@@ -55,7 +55,7 @@ class Painter:
         self.encoder = FaceEncoder.load(config.msid, config.mapper, None, config.detector or None, device)
         self.min_score = config.min_score
         self.pipeline = F2DPipeline.load(config.base, device, config.base_config or None)
-        self._identity = ""
+        self._met = ""
         self.source = {
             "base": self.pipeline.name,
             "base_sha256": _pipeline_fingerprint(self.pipeline),
@@ -83,22 +83,22 @@ class Painter:
         """
         return json.dumps({"prompt": slot.text, "seed": slot.seed, "face_sha256": face_hash, **self.source}, ensure_ascii=False)
 
-    def meet(self, identity: str, face: str) -> None:
-        """Encode a face; what is drawn next shows it.
+    def meet(self, face: str, face_hash: str) -> None:
+        """Encode a face, once; what is drawn next shows it.
 
         Args:
-            identity: its name.
             face: file of its FFHQ crop.
+            face_hash: of its pixels.
 
         Raises:
             ValueError: the detector finds no face in it.
         """
-        if identity == self._identity:
+        if face_hash == self._met:
             return
         words = self.encoder.words(self.encoder.identity([self._crop(load_photo(face))]))
         self.pipeline.subjects.clear()
         self.pipeline.add_subject(words, positional=self.encoder.mapper.config.positional)
-        self._identity = identity
+        self._met = face_hash
 
     def _crop(self, face: Photo) -> Photo:
         alignment = "FFHQ" if self.encoder.detector is None else "detect"
@@ -212,7 +212,7 @@ def generate(painter: Painter, todo: Sequence[Sequence[Slot]], references: Refer
             identity = slots[0].identity
             if identity not in failed:
                 try:
-                    painter.meet(identity, references.crops[identity])
+                    painter.meet(references.crops[identity], references.hashes[identity])
                     painter.draw(slots, references.hashes[identity], folder)
                 except NoFaceError as error:
                     failed[identity] = str(error)

@@ -54,6 +54,7 @@ class Table:
     rows: tuple[Row, ...]
     groups: tuple[tuple[str, int], ...] = ()  # titles over columns, and how many each spans
     caption: str = ""
+    words: bool = False  # its cells hold words, not numbers
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,10 @@ def _escape(text: str) -> str:
 
 def _markdown_table(table: Table) -> str:
     lines = [f"**{_escape(table.caption)}**\n"] if table.caption else []
-    lines += ["| " + " | ".join(map(_escape, table.columns)) + " |", "|---" + "|---:" * (len(table.columns) - 1) + "|"]
+    lines += [
+        "| " + " | ".join(map(_escape, table.columns)) + " |",
+        "|---" + ("|---" if table.words else "|---:") * (len(table.columns) - 1) + "|",
+    ]
     for row in table.rows:
         if len(row.cells) == 1:
             cells = [f"*{_escape(row.cells[0].text)}*"] + [""] * (len(table.columns) - 1)
@@ -163,8 +167,8 @@ def _html_table(table: Table) -> str:
         )
     columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
     rows = "\n".join(_html_row(row, len(table.columns)) for row in table.rows)
-    narrow = "" if len(table.columns) > _NARROW else " class=narrow"
-    return f'<div class="table"><table{narrow}>{caption}<thead>{groups}<tr>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+    look = " class=words" if table.words else " class=narrow" if len(table.columns) <= _NARROW else ""
+    return f'<div class="table"><table{look}>{caption}<thead>{groups}<tr>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
 
 
 def _html_row(row: Row, width: int) -> str:
@@ -199,6 +203,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 table.narrow { width: auto; }
 table.narrow th:first-child { min-width: 240px; padding-right: 40px; }
 table.narrow td, table.narrow thead th { min-width: 110px; }
+table.words td, table.words th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
 thead tr:first-child th { border-top: 2px solid var(--ink); }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }

@@ -97,25 +97,17 @@ def gaps(measured: Sequence[Measured]) -> list[Block]:
             if listed := one.results.gaps[what]:
                 named = [f"{name} ({listed[name]})" if isinstance(listed, dict) else str(name) for name in list(listed)[:_LISTED]]
                 more = f", and {len(listed) - _LISTED} more in the JSON" if len(listed) > _LISTED else ""
-                blocks.append(Text(f"{one.name}: {len(listed)} {meaning}: {', '.join(named)}{more}."))
+                blocks.append(Text(f"{one.name}, {meaning} ({len(listed)}): {', '.join(named)}{more}."))
     return [Heading("Gaps"), *blocks] if blocks else []
 
 
 def methods(measured: Sequence[Measured]) -> list[Block]:
     """How it was measured: judges, protocol, machines."""
     blocks: list[Block] = [Heading("How it was measured")]
-    judges: list[dict[str, str]] = []
-    for one in measured:
-        if one.results.scorer not in judges:
-            judges.append(one.results.scorer)
-            rows = [Row((Cell(name), Cell(text))) for name, text in one.results.scorer.items()]
-            blocks.append(
-                Table(
-                    ("Judge", "weights"),
-                    tuple(rows),
-                    caption=f"Judges of {', '.join(o.name for o in measured if o.results.scorer == judges[-1])}",
-                )
-            )
+    for scorer in {json.dumps(one.results.scorer): one.results.scorer for one in measured}.values():
+        names = ", ".join(one.name for one in measured if one.results.scorer == scorer)
+        rows = tuple(Row((Cell(judge), Cell(weights))) for judge, weights in scorer.items())
+        blocks.append(Table(("Judge", "weights"), rows, caption=f"Judges of {names}", words=True))
     for one in measured:
         protocol, generation, machine = (
             one.results.protocol,

@@ -1,0 +1,355 @@
+"""Results on disk, and the pages that are made of them, by hand and by eye of a parser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from face2diffusion.f2d.checkpoint import save
+from face2diffusion.f2d.image import save_png
+from face2diffusion.f2d.msid import MSIDConfig, MSIDEncoder
+from face2diffusion.training.config import ReportConfig
+from face2diffusion.training.evaluation import fid
+from face2diffusion.training.evaluation.protocol import Protocol, Slot
+from face2diffusion.training.evaluation.report import report
+from face2diffusion.training.evaluation.results import Results
+from PIL import Image
+from support.identities import write_folders
+
+METRICS = ("AdaFace", "SphereFace", "FaceNet", "CLIP", "dCLIP", "SigLIP")
+HALF = dict.fromkeys(METRICS, 0.5)
+PROMPTS = (2, 35)  # a chef, a location
+GAPS: dict[str, Any] = {"missing": [], "broken": {}, "unexpected": [], "skipped": {}}
+
+Make = Callable[..., Path]
+
+
+def by_hand(slot: Slot) -> dict[str, float]:
+    """Alice's first picture has 0.2 and 0.8 in turns, her second no face; all of Bob's have 0.5."""
+    if slot.identity == "bob":
+        return dict(HALF)
+    scores = [0.2, 0.8] * 3 if slot.seed == 0 else [0, 0, 0, 0.5, 0.5, 0.5]
+    return dict(zip(METRICS, scores, strict=True))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Writes results of a method with the scores of a function."""
+
+    def write(method: str = "F2D", scores: Callable[[Slot], dict[str, float]] = by_hand, **changes: Any) -> Path:
+        protocol = Protocol(("alice", "bob"), changes.pop("prompts", PROMPTS), 2, 32)
+        fields: dict[str, Any] = {
+            "scorer": {"AdaFace": "ir101, SHA-256 12ab"},
+            "faces": {"alice": "1", "bob": "2"},
+            "metrics": METRICS,
+            "gaps": GAPS,
+            "folders": {"images": "images", "face:alice": "faces/alice.png"},
+            "details": {"config": {}, "machine": {"device": "NVIDIA A100", "torch": "2.4"}, "generation": None},
+        }
+        pictures = tuple((slot, scores(slot)) for slot in protocol.slots())
+        path = tmp_path / f"{method}.json"
+        Results(method, protocol, pictures=pictures, **{**fields, **changes}).save(path)
+        return path
+
+    return write
+
+
+def pages(*results: Path, **settings: Any) -> tuple[str, str]:
+    """The Markdown and the HTML page of some results."""
+    out = results[0].parent / "report"
+    settings = {"draws": 200, **settings}
+    page = report(ReportConfig(results=tuple(map(str, results)), out=str(out), **settings), lambda message: None)
+    return (out / "report.md").read_text(), page.read_text()
+
+
+def row(page: str, start: str) -> list[str]:
+    """The cells of the first Markdown row whose name starts so."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.ids: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attributes if name in ("src", "href")]
+        self.ids += [value or "" for name, value in attributes if name == "id"]
+
+
+def test_means_of_hand_made_scores(make: Make) -> None:
+    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the picture without a face; Bob: 0.5."""
+    markdown, _ = pages(make())
+    cells = row(markdown, "F2D (measured)")
+    assert [float(cell.split()[0]) for cell in cells[1:]] == pytest.approx(
+        [(0.1 + 0.5) / 2, (0.4 + 0.5) / 2, 0.3, (0.65 + 0.5) / 2, (0.35 + 0.5) / 2, 0.575, (0.16 + 0.5) / 2, (0.2 + 0.5) / 2]
+    )
+    assert cells[7] == r"0.3300 \[0.1600–0.5000\]"  # of two identities, the bootstrap has three outcomes
+    assert row(markdown, "F2D |")[1:5] == ["8 of 8", "2", "2", "0"]
+
+
+def test_upper_bound_and_locations(make: Make) -> None:
+    markdown, _ = pages(make())
+    part = markdown.partition("## Figure 7")[2]
+    assert [float(cell.split()[0]) for cell in row(part, "F2D |")[1:]] == pytest.approx([0.33, (0.32 + 0.5) / 2])
+    assert row(markdown.partition("## Section 5")[2], "F2D")[1].startswith("0.3000")
+
+    def only_there(slot: Slot) -> dict[str, float]:
+        return HALF | {"AdaFace": 0.9 if slot.prompt == 35 else 0.1}
+
+    assert row(pages(make("other", only_there))[0].partition("## Section 5")[2], "other")[1].startswith("0.9000")
+
+
+def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(make: Make) -> None:
+    markdown, html = pages(make("ELITE"), make("F2D"), make("My <b>net</b>"), make("reconstruction"), make("no-expression"))
+    table = markdown.partition("## Tables 1 and 6")[2].partition("## Table 2")[0]
+    names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+    assert names == [
+        r"*Subject-driven (published, Table 1)*",
+        "TextualInversion", "DreamBooth", "CustomDiffusion", "Perfusion", "E4T", "CelebBasis",
+        r"*Subject-agnostic (published, Table 1)*",
+        "FastComposer", "ELITE", "ELITE (measured)", "DreamIdentity (the paper's own version)", "Face2Diffusion", "F2D (measured)",
+        r"*More recent methods (published, Table 6)*",
+        "OFT", "DVAR",
+        r"*Measured, not in the paper*",
+        r"My \<b\>net\</b\> (measured)", "reconstruction (measured)", "no-expression (measured)",
+    ]  # fmt: skip
+    assert row(table, "Face2Diffusion")[1:3] == ["0.3143 (3)", "0.4215 (3)"]
+    assert row(table, "CustomDiffusion")[1] == "**0.4537** (1)"
+    ablations = markdown.partition("## Tables 3 to 5")[2].partition("## Section 5")[0]
+    lines = [line.split("|")[1].strip() for line in ablations.splitlines() if line.startswith("| ")]
+    assert lines[lines.index("Reconstruction") + 1] == "reconstruction (measured)"
+    assert lines[lines.index("w/o expression guidance") + 1] == "no-expression (measured)"
+    assert lines.count("F2D (measured)") == 3
+    assert "My &lt;b&gt;net&lt;/b&gt;" in html and "<b>net" not in html
+
+
+def test_the_label_clash_is_told(make: Make) -> None:
+    markdown, _ = pages(make())
+    assert "0.2252, is what Table 1 calls gMean" in markdown
+    assert row(markdown.partition("Table 3.")[2], "ArcFace |")[3:] == ["–", "0.2135"]
+
+
+def test_measured_methods_are_ranked_among_themselves(make: Make) -> None:
+    markdown, html = pages(
+        make("A", lambda slot: HALF), make("B", lambda slot: HALF | {"CLIP": 0.6}), make("C", lambda slot: HALF | {"CLIP": 0.4})
+    )
+    assert [row(markdown, f"{name} (measured)")[4].split(r" \[")[0] for name in "ABC"] == ["0.5000 (2)", "**0.6000** (1)", "0.4000 (3)"]
+    assert '<sup title="rank 1">1</sup>' in html
+    assert "(1)" not in row(pages(make("A"))[0], "A (measured)")[4]  # alone, it is not the best of anything
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"scorer": {"AdaFace": "ir50"}}, "judges"),
+        ({"faces": {"alice": "1", "bob": "3"}}, "faces"),
+        ({"prompts": (2, 34)}, "prompts"),
+        ({"metrics": METRICS[:3]}, "metrics"),
+    ],
+)
+def test_methods_that_were_scored_otherwise_are_not_ranked(make: Make, change: dict, named: str) -> None:
+    markdown, html = pages(make("A"), make("B", **change))
+    for page in (markdown, html):
+        assert f"B was scored with other {named} than A." in page
+    assert not [cell for name in "AB" for cell in row(markdown, f"{name} (measured)") if "(1)" in cell]
+
+
+def test_gaps_are_told_and_never_zero(make: Make) -> None:
+    def without_base(slot: Slot) -> dict[str, float]:
+        return {name: 0.5 for name in METRICS if slot.identity == "bob" or name != "dCLIP"}
+
+    gaps = {
+        "missing": ["alice/base/0.png"],
+        "broken": {"bob/2/1.png": "Expected 32x32 px, got 16x16 px"},
+        "unexpected": ["carol/0/0.png"],
+        "skipped": {"dan": "Expected a face"},
+    }
+    markdown, html = pages(make("A", without_base, gaps=gaps))
+    assert [cell.split()[0] for cell in row(markdown, "A (measured)")[1:]] == ["0.5000"] * 8
+    for page in (markdown, html):
+        assert "4 picture(s) of A lack a metric" in page
+        for told in ("alice/base/0.png", "Expected 32x32 px, got 16x16 px", "carol/0/0.png", "dan (Expected a face)"):
+            assert told in page
+    partly = pages(make("A", lambda slot: {"CLIP": 0.3}))[0]
+    assert "A has no AdaFace, SphereFace, FaceNet, dCLIP, SigLIP, so it has neither hMean nor gMean." in partly
+    assert row(partly, "A (measured)")[1:] == ["–", "–", "–", r"0.3000 \[0.3000–0.3000\]", "–", "–", "–", "–"]
+
+
+def test_costs(make: Make) -> None:
+    costs = {"parameters": 12_000_832, "encoding_seconds": 0.00712, "fid": 70.123}
+    table = pages(make("A", costs=costs), make("B", costs={"parameters": 1024}))[0].partition("## Table 2")[2]
+    assert row(table, "A (measured, NVIDIA A100)")[1:] == ["**70.12** (1)", "1.20 × 10⁷ (2)", "**0.00712 s** (1)"]
+    assert row(table, "B")[1:] == ["–", "**1024** (1)", "–"]
+    assert row(table, "Face2Diffusion")[1:] == ["**69.33** (1)", "1.20 × 10⁷ (2)", "**0.006 s** (1)"]
+
+
+def test_pages_need_nothing_else_and_are_made_again_the_same(make: Make, tmp_path: Path) -> None:
+    results = make()
+    for name in ("faces/alice.png", "images/alice/2/0.png"):
+        save_png(tmp_path / name, np.full((32, 32, 3), 90, np.uint8))
+    markdown, html = pages(results)
+    links = Links(html)
+    assert links.found and all(link.startswith(("#", "data:")) for link in links.found)
+    assert {link[1:] for link in links.found if link.startswith("#")} <= set(links.ids)
+    named = [part.partition(")")[0] for part in markdown.split("](")[1:]]
+    assert named == ["trade-off.svg", "upper-bound.svg", "pictures-0.jpg"]
+    assert all((tmp_path / "report" / name).is_file() for name in named)
+    sheet = Image.open(tmp_path / "report/pictures-0.jpg")
+    assert sheet.width > sheet.height  # a face and two prompts of one method
+    assert (markdown, html) == pages(results)
+
+
+def test_tables_are_made_without_the_pictures(make: Make) -> None:
+    markdown, _ = pages(make())
+    assert "The pictures are not on this machine" in markdown
+
+
+def test_encoders_are_verified_or_read(make: Make, tmp_path: Path) -> None:
+    config = MSIDConfig(image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2, depths=(1, 2), normed=(2,))
+    torch.manual_seed(0)
+    save(tmp_path / "msid.safetensors", MSIDEncoder(config).state_dict(), "msid", config)
+    faces = write_folders(tmp_path / "people", identities=5, photos=3)
+    markdown, html = pages(make(), encoders=(str(tmp_path / "msid.safetensors"),), triplets=str(faces))
+    table = markdown.partition("## Figure 4")[2]
+    found = json.loads((tmp_path / "report/encoder-0/verification.json").read_text())
+    assert row(table, "msid.safetensors (measured)")[1:] == ["1", f"{100 * found['depths'][0]['auc']:.2f}", "5"]
+    assert row(table, "ArcFace")[1:3] == ["3", "93.99"]
+    assert html.count("data:image/png") == 1
+    again = pages(make(), verification=(str(tmp_path / "report/encoder-0/verification.json"),))[0]
+    assert again == markdown
+    (tmp_path / "half.json").write_text('{"triplets": 5, "dep')
+    with pytest.raises(ValueError, match=r"half\.json', which is damaged or something else"):
+        pages(make(), verification=(str(tmp_path / "half.json"),))
+
+
+def test_results_are_read_back(make: Make) -> None:
+    path = make(scores=lambda slot: {"SigLIP": 1.23456789e-6, "AdaFace": 0.0})
+    found = Results.load(path)
+    assert found.pictures[0] == (Slot("alice", 2, 0), {"SigLIP": 1.234568e-6, "AdaFace": 0.0})
+    assert found.protocol == Protocol(("alice", "bob"), PROMPTS, 2, 32)
+    assert sum('"picture"' in line for line in path.read_text().splitlines()) == 8  # a line each
+    before = path.read_text()
+    found.save(path)
+    assert path.read_text() == before
+
+
+def damage(content: dict, change: str) -> Any:
+    if change == "foreign":
+        return {"triplets": 5}
+    if change == "list":
+        return []
+    if change == "field":
+        del content["scorer"]
+    elif change == "score":
+        content["pictures"][0]["AdaFace"] = 3.0
+    elif change == "nan":
+        content["pictures"][0]["AdaFace"] = float("nan")
+    elif change == "metric":
+        content["pictures"][0]["Beauty"] = 0.5
+    elif change == "name":
+        content["pictures"][0]["picture"] = "alice/0.png"
+    elif change == "twice":
+        content["pictures"][1] = content["pictures"][0]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("foreign", "with None. Choose another file"),
+        ("list", "with None"),
+        ("field", "KeyError"),
+        ("score", "alice/2/0.png has AdaFace 3.0"),
+        ("nan", "has AdaFace nan"),
+        ("metric", "has Beauty 0.5"),
+        ("name", "no picture of the layout"),
+        ("twice", "listed twice"),
+    ],
+)
+def test_other_files_are_refused(make: Make, change: str, match: str) -> None:
+    path = make()
+    path.write_text(json.dumps(damage(json.loads(path.read_text()), change)))
+    with pytest.raises(ValueError, match=match):
+        Results.load(path)
+
+
+def test_half_written_results_are_told(make: Make) -> None:
+    path = make()
+    path.write_text(path.read_text()[:-200])
+    with pytest.raises(ValueError, match=r"F2D\.json', which breaks off or is no JSON"):
+        Results.load(path)
+
+
+def test_bad_orders_are_refused(make: Make, tmp_path: Path) -> None:
+    one, two = make("A"), tmp_path / "two.json"
+    two.write_text(one.read_text())
+    with pytest.raises(ValueError, match="got 'A' twice"):
+        pages(one, two)
+    for settings, match in (
+        ({"grid_prompts": (40,)}, "grid-prompts from 0 to 39"),
+        ({"draws": 0}, "--draws from 1"),
+        ({"encoders": ("msid.pt",)}, "Expected --triplets"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            pages(one, **settings)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        pages(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="Expected --results"):
+        report(ReportConfig(out="x"))
+
+
+# --- FID -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_fid_of_colours(tmp_path: Path) -> None:
+    """With the mean colour as the feature, FID is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)."""
+    torch_fidelity = pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
+
+    class Colour(torch_fidelity.FeatureExtractorBase):
+        get_provided_features_list = staticmethod(lambda: ("colour",))
+        get_default_feature_layer_for_metric = staticmethod(lambda metric: "colour")
+        can_be_compiled = staticmethod(lambda: False)
+
+        def __init__(self, name: str, features: list[str], **options: Any) -> None:
+            super().__init__(name, features)
+
+        def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
+            return (pictures.float().mean((2, 3)),)
+
+    torch_fidelity.register_feature_extractor("colour", Colour)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
+    chance = np.random.default_rng(0)
+    drawn, real = chance.integers(0, 100, (12, 3)), chance.integers(100, 250, (10, 3))
+    files = []
+    for folder, colours, shape in (("drawn", drawn, (32, 32, 3)), ("real", real, (40, 64, 3))):
+        for number, colour in enumerate(colours):
+            save_png(tmp_path / folder / f"{number}.png", np.full(shape, colour, np.uint8))
+        files.append(sorted((tmp_path / folder).iterdir()))
+    found = fid.frechet_distance(files[0], tmp_path / "real", tmp_path / "weights.pth", 32, "cpu", 4, "colour")
+    covariances = [np.cov(colours.T) for colours in (drawn, real)]
+    root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
+    assert found == pytest.approx(((drawn.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4)
+
+
+def test_fid_tells_what_it_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
+    with pytest.raises(ValueError, match="Expected --fid-weights .* https://github.com/toshas/torch-fidelity"):
+        fid.frechet_distance([], tmp_path, "", 32, "cpu")
+    with pytest.raises(FileNotFoundError, match="weights.pth"):
+        fid.frechet_distance([], tmp_path, tmp_path / "weights.pth", 32, "cpu")
+    with pytest.raises(ValueError, match=r"Expected real pictures in .*, got 0"):
+        fid.real_pictures(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Expected --fid with a folder"):
+        fid.real_pictures(tmp_path / "nowhere")
