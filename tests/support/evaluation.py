@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -60,6 +61,6 @@ def evaluate(settings: dict[str, Any]) -> tuple[Path, list[str]]:
     from face2diffusion.training.config import EvaluateConfig
     from face2diffusion.training.evaluation import evaluate as module
 
-    module.load_scorer = load_hash_scorer
     said: list[str] = []
-    return module.evaluate(EvaluateConfig(**settings), said.append), said
+    with mock.patch.object(module, "load_scorer", load_hash_scorer):
+        return module.evaluate(EvaluateConfig(**settings), said.append), said

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["face2diffusion.training.msid"])
+_CONTEXT.set_forkserver_preload(["face2diffusion.training.msid", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"])
 
 
 def free_port() -> int:
