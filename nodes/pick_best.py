@@ -173,7 +173,7 @@ def _encode_text(clip, prompt: str) -> torch.Tensor:
     tokens = (clip.tokenizer.base if known else clip.tokenizer).tokenize_with_weights(text)
     if len(tokens) != 1:
         raise ValueError(
-            f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family with {' and '.join(tokens)}. "
+            f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({', '.join(sorted(tokens))}). "
             "Connect the CLIP of an SD 1.x checkpoint."
         )
     _, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")

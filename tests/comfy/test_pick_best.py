@@ -160,7 +160,7 @@ def test_text_is_judged_in_the_joint_space_of_clip(
 
 
 def pooled(clip: ReferenceCLIP, text: str) -> Tensor:
-    tokens = clip.tokenizer(text, padding="max_length", return_tensors="pt").input_ids
+    tokens = clip.tokenizer(text, return_tensors="pt").input_ids
     with torch.no_grad():
         return clip.model(tokens).pooler_output[0]
 
@@ -176,7 +176,7 @@ def encode_image(vision: dict[str, Tensor], picture: np.ndarray) -> Tensor:
     )
     model = CLIPVisionModelWithProjection(config).eval()
     model.load_state_dict({key: vision[key].float() for key in model.state_dict() if not key.endswith("position_ids")}, strict=False)
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
     pixels = (interpolate(pixels, (224, 224), mode="bicubic", antialias=True).clamp(0, 1) * 255).round() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return model(pixel_values=(pixels - mean) / std).image_embeds[0]
@@ -238,5 +238,5 @@ def test_an_encoder_without_detector_is_refused(pack: ComfyServer, picking: Prom
 
 def test_clips_of_other_families_are_refused(comfy: ComfyServer) -> None:
     messages = run_inside(comfy.checkout, "judging_families")
-    for family in ("SDXL", "SD3", "Flux"):
-        assert "Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family with l and" in messages[family]
+    for family, encoders in (("SDXL", "g, l"), ("SD3", "g, l, t5xxl"), ("Flux", "l, t5xxl")):
+        assert f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({encoders})" in messages[family]

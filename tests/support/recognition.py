@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +228,11 @@ def facenet(state: State, x: Tensor) -> Tensor:
 # --- Text judges -----------------------------------------------------------------------------------------------------------------------
 
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_VISION = {**_TOWER, "image_size": 48, "patch_size": 16}
 
 
-def write_clip(folder: Path, seed: int = 0, **vision: int) -> Path:
-    """Write a small random CLIPModel with a tokenizer of single letters, as transformers lays it out."""
+def write_clip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER) -> Path:
+    """Write a random CLIPModel, small unless told otherwise, with a tokenizer of single letters, as transformers lays it out."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     tokenizer_files = folder / "letters"
@@ -242,17 +243,17 @@ def write_clip(folder: Path, seed: int = 0, **vision: int) -> Path:
     (tokenizer_files / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_files, model_max_length=77)
     end = len(names) - 1
-    text = {**_TOWER, "vocab_size": len(names), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end, "hidden_act": "gelu"}
+    words = {"vocab_size": len(names), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     config = CLIPConfig(
-        text_config=text, vision_config={**_TOWER, "image_size": 32, "patch_size": 8, "hidden_act": "gelu", **vision}, projection_dim=24
+        text_config={**text, **words, "hidden_act": "gelu"}, vision_config={**vision, "hidden_act": "gelu"}, projection_dim=24
     )
     side = config.vision_config.image_size
     processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return _save_folder(folder, CLIPModel, config, seed, tokenizer, processor)
 
 
-def write_siglip(folder: Path, seed: int = 0, **vision: int) -> Path:
-    """Write a small random SiglipModel with a SentencePiece vocabulary of letters."""
+def write_siglip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER) -> Path:
+    """Write a random SiglipModel, small unless told otherwise, with a SentencePiece vocabulary of letters."""
     import sentencepiece
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipTokenizer
 
@@ -271,10 +272,7 @@ def write_siglip(folder: Path, seed: int = 0, **vision: int) -> Path:
     )
     (folder / "spiece.model").write_bytes(pieces.getvalue())
     tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
-    config = SiglipConfig(
-        text_config={**_TOWER, "vocab_size": 64, "max_position_embeddings": 64},
-        vision_config={**_TOWER, "image_size": 48, "patch_size": 16, **vision},
-    )
+    config = SiglipConfig(text_config={**text, "vocab_size": 64, "max_position_embeddings": 64}, vision_config=dict(vision))
     side = config.vision_config.image_size
     return _save_folder(folder, SiglipModel, config, seed, tokenizer, SiglipImageProcessor(size={"height": side, "width": side}))
 
@@ -285,7 +283,7 @@ def _save_folder(folder: Path, model_class: Any, config: Any, seed: int, tokeniz
         model = model_class(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.2)  # transformers begins so small that all pictures would look alike
+                torch.nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5)  # else all pictures look alike
         if hasattr(model, "logit_bias"):
             model.logit_scale.data.fill_(2.3)
             model.logit_bias.data.fill_(-4.0)
