@@ -218,3 +218,18 @@ def test_bad_faces_are_told(tmp_path: Path) -> None:
     save_png(tmp_path / "more/wide.png", np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(ValueError, match="one file for each identity"):
         list_faces(tmp_path)
+
+
+def test_a_portrait_goes_the_whole_way_with_a_real_detector(settings: dict, detector_file: Path, tmp_path: Path) -> None:
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image")
+    save_png(tmp_path / "faces/eileen.png", data.astronaut())
+    config = EvaluateConfig(**{**settings, "faces": str(tmp_path / "faces"), "aligned": False, "detector": str(detector_file), "steps": 1})
+    found = prepare_references(config, tmp_path / "crops", lambda message: None)
+    crop = load_photo(found.crops["eileen"])
+    assert crop.shape == (512, 512, 3)
+    painter = Painter(config, "cpu")
+    aligned = painter._crop(crop).astype(float)  # found in the FFHQ crop, or in the photo: one face
+    direct = painter.encoder.find(data.astronaut()).crop.astype(float)
+    assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
+    assert generate(painter, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
+    assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)
