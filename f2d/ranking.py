@@ -205,8 +205,8 @@ def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
     """
     picture, font, colour = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
     (width, height), below = cv2.getTextSize(label, font, 1.0, 1)
-    size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 12 / height)
+    size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 20 / height)
     bar = round((height + 2 * below) * size)
     cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), colour, cv2.FILLED)
-    cv2.putText(picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA)
     return picture
