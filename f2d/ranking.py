@@ -208,5 +208,7 @@ def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
     size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 20 / height)
     bar = round((height + 2 * below) * size)
     cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), colour, cv2.FILLED)
-    cv2.putText(picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA)
+    cv2.putText(
+        picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA
+    )
     return picture

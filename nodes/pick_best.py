@@ -110,34 +110,39 @@ class F2DPickBest(io.ComfyNode):
 def _judge_identity(photos: list, identity, min_score: float, recogniser: str, reference_photo: torch.Tensor | None) -> list[torch.Tensor]:
     """Score identity: by MSID, and by the recogniser where one is chosen."""
     from ..f2d.alignment import align_face
-    from ..f2d.image import from_comfy
     from ..f2d.ranking import likeness
     from ..f2d.recognition import find_faces
 
     encoder = identity.encoder
     encoder.check_identity(identity)
-    if recogniser != NONE and reference_photo is None:
-        raise ValueError(
-            f"Expected a reference photo for '{recogniser}', got none: an identity holds no photo. Connect one, or set recogniser to '{NONE}'."
-        )
     if encoder.detector is None:
         raise ValueError("Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder.")
+    size = encoder.msid.config.image_size
+    judges = [(lambda photo, face: align_face(photo, face.landmarks, size), encoder.encode, identity.v_id)]
+    if recogniser != NONE:
+        network = encoder.ready(_load_recogniser(full_path(recogniser), state(recogniser)))
+        judges.append((network.crop, network.embed, _reference(network, encoder, reference_photo, min_score)))
     progress, faces = comfy.utils.ProgressBar(len(photos)), []
     for photo in photos:
         throw_exception_if_processing_interrupted()
         faces.append(find_faces(encoder.detector, photo, min_score))
         progress.update(1)
-    size = encoder.msid.config.image_size
-    scores = [likeness(photos, faces, lambda photo, face: align_face(photo, face.landmarks, size), encoder.encode, identity.v_id)]
-    if recogniser != NONE:
-        network = encoder.ready(_load_recogniser(full_path(recogniser), state(recogniser)))
-        photo = from_comfy(reference_photo[:1])[0]
-        try:
-            reference = network.embed([network.crop(photo, encoder.locate(photo, min_score=min_score)[1])])[0]
-        except ValueError as error:
-            raise ValueError(f"The reference photo: {error}") from error
-        scores.append(likeness(photos, faces, network.crop, network.embed, reference))
-    return scores
+    return [likeness(photos, faces, *judge) for judge in judges]
+
+
+def _reference(network, encoder, photo: torch.Tensor | None, min_score: float) -> torch.Tensor:
+    """Give the recogniser's features of the person."""
+    from ..f2d.image import from_comfy
+
+    if photo is None:
+        raise ValueError(
+            f"Expected a reference photo for {network.name}, got none: an identity holds no photo. Connect one, or set recogniser to '{NONE}'."
+        )
+    picture = from_comfy(photo[:1])[0]
+    try:
+        return network.embed([network.crop(picture, encoder.locate(picture, min_score=min_score)[1])])[0]
+    except ValueError as error:
+        raise ValueError(f"The reference photo: {error}") from error
 
 
 def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: str) -> torch.Tensor | None:

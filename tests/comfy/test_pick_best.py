@@ -205,7 +205,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a lost projection": ({**WITH_TEXT, "text_projection": "gone.safetensors"}, "gone.safetensors"),
     "a file without projection": ({**WITH_TEXT, "text_projection": VISION}, f"Expected one 'text_projection' in '.*{VISION}', got 0"),
     "an empty prompt": ({**WITH_TEXT, "prompt": "  "}, "Expected a prompt to judge the text by, got an empty one"),
-    "no photo for the recogniser": ({"recogniser": RECOGNISER}, f"Expected a reference photo for '{RECOGNISER}', got none"),
+    "no photo for the recogniser": ({"recogniser": RECOGNISER}, "Expected a reference photo for SphereFace, got none"),
     "a photo without a face": (
         {"recogniser": RECOGNISER, "reference_photo": [NAMES[0], 0]},
         "The reference photo: Expected a face with score",

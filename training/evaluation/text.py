@@ -38,12 +38,12 @@ class TextJudge:
 
     @property
     def scale(self) -> float:
-        """SigLIP's s of Eq. 14: the learned temperature, which the file keeps as its logarithm."""
+        """SigLIP's learned temperature, which the file keeps as its logarithm."""
         return math.exp(self.model.logit_scale.item())
 
     @property
     def bias(self) -> float:
-        """SigLIP's b of Eq. 14."""
+        """SigLIP's learned bias."""
         return self.model.logit_bias.item()
 
     def prepare(self, photo: Photo) -> Tensor:
