@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -23,9 +25,10 @@ _EPILOG = """examples:
   f2d-train msid --data ms1m-retinaface-t1 --out runs/msid
   f2d-train evaluate --method F2D --faces ffpp --detector yunet.onnx --images eval/f2d --base sd-v1-4 --msid msid.pt --mapper mapping.pt --adaface adaface_ir101.ckpt --sphereface sphere20a_20171020.pth --facenet 20180402-114759-vggface2.pt --clip CLIP-ViT-H-14-laion2B-s32B-b79K --siglip siglip-large-patch16-384 --out eval/f2d.json
   f2d-train evaluate --method ELITE --faces eval/faces --aligned --detector yunet.onnx --images elite --adaface adaface_ir101.ckpt --out eval/elite.json
-  accelerate launch --num_processes 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp --images eval/f2d --out eval/f2d.json ...
+  accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp --images eval/f2d --out eval/f2d.json ...
   f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
 """
+_NOTE = re.compile(r"^ {4}(\w+): .*?  # (.+)$", re.MULTILINE)  # the comment on a config's field is the option's help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,19 +94,19 @@ def _command(commands: Any, name: str, config_class: type, run: Callable, summar
         epilog="examples:\n" + "\n".join(line for line in _EPILOG.splitlines() if f" {name} " in line),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    hints = get_type_hints(config_class)
+    hints, notes = get_type_hints(config_class), dict(_NOTE.findall(inspect.getsource(config_class)))
     for field in dataclasses.fields(config_class):
-        _option(parser, field.name, hints[field.name], field.default)
+        _option(parser, field.name, hints[field.name], field.default, notes.get(field.name, ""))
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.set_defaults(run=run, config_class=config_class)
     return parser
 
 
-def _option(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any) -> None:
+def _option(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, note: str) -> None:
     """Add one field of a config as an option; fields that are not given keep the config's or the preset's value."""
     flag = f"--{name.replace('_', '-')}"
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    text = f"default: {shown}" if shown != "" else "default: none"
+    text = f"{note}{' ' if note else ''}(default: {shown if shown != '' else 'none'})".replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif get_origin(kind) is Literal:

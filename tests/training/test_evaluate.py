@@ -47,7 +47,7 @@ def settings(place: Path, name: str, **changes: Any) -> dict[str, Any]:
         "size": SIZE,
         "steps": 2,
         "draw_batch": 2,
-        "clip": "a judge",
+        "clip": str(place / "models"),  # stands for the judge's weights
         "device": "cpu",
         **changes,
     }
@@ -193,6 +193,8 @@ def test_commands_from_faces_to_the_page(place: Path, unbroken: Path, tmp_path: 
         ({"out": "results"}, r"ends with \.json"),
         ({"base": "", "images": "nowhere"}, "Expected --images with a folder"),
         ({"base": "", "clip": ""}, "neither --base to draw nor one of --adaface"),
+        ({"clip": "nowhere"}, "Expected weights at --clip"),
+        ({"adaface": __file__}, "Expected --detector for the identity metrics"),
         ({"frame": 2.0}, r"--frame in \[0, 1\]"),
         ({"prompts": (2, 40)}, "prompts from 0 to 39"),
         ({"fid": "nowhere"}, "Expected --fid with a folder of real pictures"),

@@ -2,7 +2,7 @@
 
     f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 --msid msid.pt ... --out eval/f2d.json
     f2d-train evaluate --method ELITE --faces eval/faces --aligned --images elite ... --out eval/elite.json     (another method)
-    accelerate launch --num_processes 8 -m face2diffusion.training.cli evaluate ...                             (many GPUs)
+    accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate ...                             (many GPUs)
 
 With several processes both drawing and scoring are divided among them; process 0 cuts the faces and writes the results. The same command
 goes on after a kill: pictures that are whole stay, and what the judges have seen is remembered.
@@ -31,7 +31,8 @@ from .results import Results
 from .scoring import METRICS, Request, Scorer, load_scorer
 
 _BASED = "dCLIP"  # needs a base picture
-_JUDGES = ("adaface", "sphereface", "facenet", "clip", "siglip")
+_FACE_JUDGES = ("adaface", "sphereface", "facenet")
+_JUDGES = (*_FACE_JUDGES, "clip", "siglip")
 
 
 def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path:
@@ -135,7 +136,12 @@ def _check(config: EvaluateConfig) -> None:
             f"{config.identities}, {config.face_size}, {config.score_batch} and {config.frame}."
         )
     Protocol((), config.prompts, config.images_per_prompt)
-    if config.fid:  # better now than after hours
+    for name in _named_judges(config):  # better now than after hours of drawing
+        if not os.path.exists(getattr(config, name)):
+            raise FileNotFoundError(f"Expected weights at --{name} '{getattr(config, name)}', got no such file or folder. Check the path.")
+    if not config.detector and any(getattr(config, name) for name in _FACE_JUDGES):
+        raise ValueError("Expected --detector for the identity metrics, got none. Name a YuNet .onnx file.")
+    if config.fid:
         real_pictures(config.fid)
         if not os.path.isfile(config.fid_weights):
             raise FileNotFoundError(f"Expected --fid-weights with torch-fidelity's InceptionV3, got '{config.fid_weights}'. Get the file.")

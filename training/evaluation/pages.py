@@ -204,6 +204,7 @@ table.narrow { width: auto; }
 table.narrow th:first-child { min-width: 240px; padding-right: 40px; }
 table.narrow td, table.narrow thead th { min-width: 110px; }
 table.words td, table.words th { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.words th:first-child { white-space: nowrap; padding-right: 28px; }
 caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
 thead tr:first-child th { border-top: 2px solid var(--ink); }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }

@@ -109,19 +109,19 @@ def methods(measured: Sequence[Measured]) -> list[Block]:
         rows = tuple(Row((Cell(judge), Cell(weights))) for judge, weights in scorer.items())
         blocks.append(Table(("Judge", "weights"), rows, caption=f"Judges of {names}", words=True))
     for one in measured:
-        protocol, generation, machine = (
-            one.results.protocol,
-            one.results.details.get("generation"),
-            one.results.details.get("machine") or {},
-        )
-        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in (generation or {}).items() if value not in ("", None))
+        protocol, machine = one.results.protocol, one.results.details.get("machine") or {}
+        generation = one.results.details.get("generation")
         blocks.append(
             Text(
                 f"{one.name}: {len(protocol.identities)} identities × {len(protocol.prompts)} prompts of Table 7 × {protocol.images_per_prompt} "
-                f"pictures of {protocol.size} px. Scored on {machine.get('device', 'an unknown machine')} with torch {machine.get('torch', '?')}. "
-                + (f"Drawn by this project: {settings}." if generation else "Drawn elsewhere.")
+                f"pictures of {protocol.size} px, {'drawn by this project' if generation else 'drawn elsewhere'}, scored on "
+                f"{machine.get('device', 'an unknown machine')} with torch {machine.get('torch', '?')}."
             )
         )
+        if generation:
+            settings = {name.replace("_", " "): value for name, value in generation.items() if value != ""}
+            rows = tuple(Row((Cell(name), Cell(str(value)))) for name, value in settings.items())
+            blocks.append(Table(("Setting", "value"), rows, caption=f"How {one.name} was drawn", words=True))
     return blocks
 
 

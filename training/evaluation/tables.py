@@ -73,7 +73,7 @@ def summary(measured: Sequence[Measured], differences: Sequence[str]) -> list[Bl
             "and does it show what the prompt says?",
             "lead",
         ),
-        Table(("Method", "pictures scored", "identities", "prompts", "gaps", HMEAN, GMEAN), tuple(rows)),
+        Table(("Method", "pictures scored", "identities", "prompts", "missing or damaged", HMEAN, GMEAN), tuple(rows)),
         Text(
             "hMean and gMean are the harmonic and the geometric mean of the six metrics, computed for each picture and then averaged; a picture "
             "with a zero, such as one without a face, counts as zero. Small figures are 95 % confidence intervals (bootstrap over identities). In all "
