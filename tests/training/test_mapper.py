@@ -28,6 +28,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.cache import write_cache
 from support.official import write_mapper
+from support.small_disk import run_on_small_disk
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +314,21 @@ def test_kill_9_loses_at_most_one_interval(config, tmp_path):
     saved = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     unbroken = weights_of(replace(config, steps=saved["step"] + 1, out=str(tmp_path / "unbroken")))
     assert_equal(weights_of(replace(endless, steps=saved["step"] + 1)), unbroken)
+
+
+def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(config, tmp_path):
+    config = replace(config, out=str(tmp_path / "disk"), steps=1000, keep=100)
+    done = run_on_small_disk(command(config), tmp_path / "disk", "6m", tmp_path / "left", env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"f2d-train: Expected to write '{tmp_path / 'disk'}"), last
+    assert "No space left" in last
+    saved = json.loads((tmp_path / "left" / "checkpoint.json").read_text())
+    assert read(tmp_path / "left" / saved["weights"]).metadata["step"] == str(saved["step"])
+    (tmp_path / "disk").rmdir()
+    (tmp_path / "left").rename(tmp_path / "disk")
+    unbroken = weights_of(replace(config, steps=saved["step"] + 1, out=str(tmp_path / "unbroken")))
+    assert_equal(weights_of(replace(config, steps=saved["step"] + 1)), unbroken)
 
 
 def test_killing_one_process_ends_the_run_with_an_error(config, tmp_path):

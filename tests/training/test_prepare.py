@@ -24,7 +24,7 @@ from face2diffusion.f2d.expression import align_expression
 from face2diffusion.f2d.image import load_photo, to_signed
 from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import cache as cache_module
-from face2diffusion.training.cache import LatentCache
+from face2diffusion.training.cache import LatentCache, read_index
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PrepareConfig
 from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
@@ -33,6 +33,7 @@ from face2diffusion.training.prepare import list_photos, prepare
 from PIL import Image
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
+from support.small_disk import run_on_small_disk
 
 LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
 MOST = tuple(name for name in CELEBAMASK_LABELS if name != "background")
@@ -387,20 +388,26 @@ def test_truncated_shards_are_made_anew(config):
     assert contents(prepare(config, quiet)) == before
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(config: PrepareConfig) -> list[str]:
+    """The command line of a run."""
+    options = [
+        f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in asdict(config).items()
+        if value not in ("", False)
+    ]
+    return [sys.executable, "-m", "face2diffusion.training.cli", "prepare", *options]
+
+
 def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, portrait, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(16):
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
     config = replace(config, photos=str(folder), shard_size=1)
-    options = [
-        f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}"
-        for name, value in asdict(config).items()
-        if value not in ("", False)
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "face2diffusion.training.cli", "prepare", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
     unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))  # while the other imports torch
     end = time.monotonic() + 90
     while not (Path(config.out) / "shard-000001.json").exists():
@@ -416,6 +423,22 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     prepare(config, said.append)
     assert int(said[0].split()[1]) >= 16 - made
     assert contents(config.out) == unbroken
+
+
+def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
+    config = replace(config, photos=str(folder), shard_size=1, out=str(tmp_path / "disk"))
+    done = run_on_small_disk(command(config), tmp_path / "disk", "200k", tmp_path / "left", env=ENVIRONMENT, timeout=240)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2, last
+    assert last.startswith(f"f2d-train: Expected to write '{tmp_path / 'disk'}")
+    assert "No space left" in last
+    shards = sorted(path.stem for path in (tmp_path / "left").glob("*.tar"))
+    assert 1 <= len(shards) < 40
+    assert all(read_index(tmp_path / "left", int(shard[-6:])) for shard in shards[:-1])
 
 
 def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
