@@ -43,15 +43,15 @@ class FrozenDiffusion(nn.Module):
             ValueError: not a folder of SD 1.x or 2.x, or a prompt without S*.
         """
         from diffusers import DDPMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import AutoTokenizer, CLIPTextModel
 
         super().__init__()
         check_base(base)
-        self.tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
         self.text_encoder = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", local_files_only=True)
         self.unet: Any = UNet2DConditionModel.from_pretrained(base, subfolder="unet", local_files_only=True)
         self.schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler", local_files_only=True)
-        self.requires_grad_(False).eval()
+        self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
         if self.unet.config.cross_attention_dim != self.word_dim:
             raise ValueError(
                 f"Expected a U-Net for text {self.word_dim} wide, got one for {self.unet.config.cross_attention_dim}. Use SD 1.x or 2.x."
@@ -151,15 +151,33 @@ class FrozenDiffusion(nn.Module):
 
 
 def load_vae(base: str | os.PathLike) -> Any:
-    """Load the base model's AutoencoderKL, frozen, in float32 on the CPU; raise a ValueError where there is none."""
-    from diffusers import AutoencoderKL
+    """Load the base model's AutoencoderKL or AutoencoderTiny, frozen, in float32 on the CPU; raise a ValueError where there is none."""
+    import diffusers
 
     check_base(base)
     try:
-        vae: Any = AutoencoderKL.from_pretrained(base, subfolder="vae", local_files_only=True)
+        kind = json.loads((Path(base) / "vae" / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        autoencoder = diffusers.AutoencoderTiny if kind == "AutoencoderTiny" else diffusers.AutoencoderKL
+        vae: Any = autoencoder.from_pretrained(base, subfolder="vae", local_files_only=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"Expected a VAE in '{base}', got none that can be read ({error}). Download the model again.") from error
     return vae.float().eval().requires_grad_(False)
+
+
+def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode pictures to what the U-Net sees.
+
+    Args:
+        vae: of `load_vae`.
+        images: shape (B, 3, 8H, 8W), in [-1, 1].
+
+    Returns:
+        Mean and standard deviation of the latents, each of shape (B, C, H, W); AutoencoderTiny's do not spread.
+    """
+    encoded, scale = vae.encode(images), vae.config.scaling_factor
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean * scale, encoded.latent_dist.std * scale
+    return encoded.latents * scale, torch.zeros_like(encoded.latents)
 
 
 def check_base(base: str | os.PathLike) -> None:

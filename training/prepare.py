@@ -52,7 +52,7 @@ from ..f2d.msid import MSIDEncoder, load_msid
 from ..f2d.pipeline import best_device
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .config import PrepareConfig
-from .diffusion import load_vae
+from .diffusion import encode_images, load_vae
 from .ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
 from .parsing import FaceParser, check_classes, load_parser
 
@@ -88,7 +88,7 @@ class _Unusable(ValueError):
 class FrozenEncoders:
     """The networks whose outputs are cached."""
 
-    vae: Any  # diffusers' AutoencoderKL
+    vae: Any  # diffusers' AutoencoderKL or AutoencoderTiny
     msid: MSIDEncoder
     expression: ExpressionNetwork | None
     parser: FaceParser | None
@@ -138,11 +138,10 @@ class FrozenEncoders:
             ValueError: NaN or infinite values, so a weight file is damaged.
         """
         pictures = [picture for crops in batch for picture in (crops.picture, mirror(crops.picture))]
-        posterior = self.vae.encode(to_signed(pictures).to(self.device)).latent_dist
-        scale = self.vae.config.scaling_factor
+        mean, spread = encode_images(self.vae, to_signed(pictures).to(self.device))
         tensors = {
-            "latent_mean": (posterior.mean * scale).half(),  # (2B, C, h, w)
-            "latent_std": (posterior.std * scale).half(),  # (2B, C, h, w)
+            "latent_mean": mean.half(),  # (2B, C, h, w)
+            "latent_std": spread.half(),  # (2B, C, h, w)
             "v_id": self.msid(to_signed([face for crops in batch for face in crops.faces]).to(self.device)).float(),  # (2B, I)
         }
         if self.expression is not None:
