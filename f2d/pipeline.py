@@ -112,12 +112,12 @@ class F2DPipeline:
         path, device = os.fspath(model), device or best_device()
         if os.path.isdir(path):
             _check_folder(path)
-            diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
+            diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True, torch_dtype=torch.float32)
         else:
             check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
             folder = os.fspath(config or _cached_config())
             try:
-                diffusion = StableDiffusionPipeline.from_single_file(path, config=folder, local_files_only=True)
+                diffusion = StableDiffusionPipeline.from_single_file(path, config=folder, local_files_only=True, torch_dtype=torch.float32)
             except Exception as error:  # diffusers has no common class for "these are other weights"
                 raise ValueError(
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
