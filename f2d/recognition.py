@@ -28,7 +28,6 @@ from .checkpoint import load_strictly, read
 from .detection import Detector, Face, NoFaceError, sort_faces
 from .image import Photo, to_signed
 
-_BATCH = 32  # faces a forward pass
 _TRAINING_HEADS = ("head.", "fc6.", "logits.")  # of AdaFace, SphereFace and FaceNet: classifiers over the training identities
 _LIGHTNING_PREFIX = "model."  # of AdaFace's network in its file
 
@@ -82,8 +81,13 @@ class FaceRecogniser(nn.Module):
             shape (B, 512), float32, CPU.
         """
         device = next(self.parameters()).device
-        batches = torch.from_numpy(np.stack(crops)).split(_BATCH)
+        batches = torch.from_numpy(np.stack(crops)).split(pass_size(device))
         return torch.cat([self(self.normalise(batch.to(device))).float().cpu() for batch in batches])
+
+
+def pass_size(device: torch.device) -> int:
+    """Tell how many pictures to give to a network at once: on a CPU, activations of more than a few fall out of its cache."""
+    return 8 if device.type == "cpu" else 64
 
 
 def find_faces(detector: Detector, photo: Photo, min_score: float = 0.6) -> list[Face]:

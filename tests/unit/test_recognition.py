@@ -83,7 +83,7 @@ def test_features_from_the_public_file_equal_the_computation_written_out(name: s
 def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, crops: dict) -> None:
     network = SphereFace().eval()
     whole = network.embed(crops["SphereFace"])
-    monkeypatch.setattr(recognition, "_BATCH", 2)
+    monkeypatch.setattr(recognition, "pass_size", lambda device: 2)
     torch.testing.assert_close(network.embed(crops["SphereFace"]), whole)
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...f2d.image import Photo
+from ...f2d.recognition import pass_size
 
 _MODEL_TYPES = {"CLIP": "clip", "SigLIP": "siglip"}  # in config.json
-_BATCH = 64  # prompts at once
 
 
 class TextJudge:
@@ -67,7 +67,9 @@ class TextJudge:
         Returns:
             shape (B, C), float32, CPU; not normalised.
         """
-        return _features(self.model.get_image_features(pixel_values=torch.stack(list(pictures)).to(self.model.device)))
+        device = self.model.device
+        batches = torch.stack(list(pictures)).split(pass_size(device))
+        return torch.cat([_features(self.model.get_image_features(pixel_values=batch.to(device))) for batch in batches])
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
@@ -79,13 +81,10 @@ class TextJudge:
         Returns:
             shape (B, C), float32, CPU; not normalised.
         """
-        length = self.model.config.text_config.max_position_embeddings
-        parts = []
-        for start in range(0, len(prompts), _BATCH):
-            batch = list(prompts[start : start + _BATCH])
-            tokens = self._tokenizer(batch, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-            parts.append(_features(self.model.get_text_features(input_ids=tokens["input_ids"].to(self.model.device))))
-        return torch.cat(parts)
+        device, length = self.model.device, self.model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        batches = tokens["input_ids"].split(pass_size(device))
+        return torch.cat([_features(self.model.get_text_features(input_ids=batch.to(device))) for batch in batches])
 
 
 def _features(output: Any) -> Tensor:
