@@ -6,9 +6,10 @@ from .expression import ExpressionReference
 from .files import register_folder
 from .identity import EncodeFaceIdentity
 from .loader import LoadFaceEncoder
+from .pick_best import F2DPickBest
 from .prompt import F2DConditioning, InjectSStar
 
-NODES: list[type[io.ComfyNode]] = [LoadFaceEncoder, EncodeFaceIdentity, ExpressionReference, InjectSStar, F2DConditioning]
+NODES: list[type[io.ComfyNode]] = [LoadFaceEncoder, EncodeFaceIdentity, ExpressionReference, InjectSStar, F2DConditioning, F2DPickBest]
 
 
 class Face2DiffusionExtension(ComfyExtension):

@@ -15,8 +15,9 @@ from face2diffusion.training.evaluation.text import load_text_judge
 from skimage.data import astronaut
 from support.recognition import write_clip, write_siglip
 
-PICTURES, SEEDS, ALONE = 64, 4, 8  # in the batch, of each prompt, and scored one at a time before and after it
+PICTURES, SEEDS, ALONE = 64, 4, 6  # in the batch, of each prompt, and scored one at a time before and after it
 GPU = torch.cuda.is_available()
+clock = time.perf_counter if GPU else time.process_time  # CPUs are shared: the process's own time tells more
 
 
 def tower(width: int, layers: int, heads: int, hidden: int = 4, **more: int) -> dict[str, int]:
@@ -73,31 +74,22 @@ def test_scoring_in_batches(judges, requests, detector_file):
     detector = YuNet(detector_file)
 
     def seconds(batches: list[list[Request]]) -> float:
-        start = time.perf_counter()
+        start = clock()
         for batch in batches:
             scores = Scorer(judges, detector, batch_size=PICTURES).score(batch, progress=False)
             assert len(scores) == len(batch)
             assert tuple(scores[0]) == METRICS
-        return time.perf_counter() - start
+        return clock() - start
 
     seconds([requests[:1]])
     before = seconds([[request] for request in requests[:ALONE]])
     batched = PICTURES / seconds([requests])
     after = seconds([[request] for request in requests[-ALONE:]])
     alone = 2 * ALONE / (before + after)
+    unit = "" if GPU else " of CPU time"
     memory = f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU, " if GPU else ""
     memory += f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB in the process"
     print(
-        f"six metrics, {PICTURES} pictures: {batched:.2f} a second, one at a time {alone:.2f}, ratio {batched / alone:.2f}; peak {memory}"
+        f"six metrics, {PICTURES} pictures: {batched:.2f} a second{unit}, one at a time {alone:.2f}, ratio {batched / alone:.2f}; peak {memory}"
     )
     assert batched / alone > 1.5
-
-
-def test_scoring_again_from_the_cache(judges, requests, detector_file, tmp_path):
-    """What resuming costs where all has been embedded."""
-    requests, cache = requests[:8], tmp_path / "scores.sqlite"
-    first = Scorer(judges, YuNet(detector_file), cache=cache).score(requests, progress=False)
-    start = time.perf_counter()
-    again = Scorer(judges, YuNet(detector_file), cache=cache).score(requests, progress=False)
-    print(f"from the cache: {len(requests) / (time.perf_counter() - start):.0f} pictures/s, the prompts encoded again")
-    assert again == first

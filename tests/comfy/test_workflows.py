@@ -14,7 +14,7 @@ from support.browser import Browser, Frontend
 from support.server import REPOSITORY, ComfyServer
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
-NODES = ("LoadFaceEncoder", "EncodeFaceIdentity", "ExpressionReference", "InjectSStar", "F2DConditioning")
+NODES = ("LoadFaceEncoder", "EncodeFaceIdentity", "ExpressionReference", "InjectSStar", "F2DConditioning", "F2DPickBest")
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
