@@ -6,19 +6,21 @@ Dimension letters: B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.models.resnet import resnet50
+from timm import create_model
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, load_strictly
+from .checkpoint import Checkpoint, build_config, load_strictly
 from .image import Photo
 
 CROP_SIZE = 224  # px
 EXPRESSION_DIM = 64
 _HEADS = {"identity": 80, "expression": EXPRESSION_DIM, "texture": 80, "angle": 3, "light": 27, "shift": 2, "depth": 1}
 _EXPRESSION_HEAD = list(_HEADS).index("expression")  # columns 80:144 of the 257 coefficients
+_WIDTHS = {"resnet50": 2048, "mobilenetv3_small_050": 288}  # of the backbones' last feature maps
 _FACE_SCALE = 102.0  # px in the crop for one unit of the mean face
 # Five points of the mean face (Basel face model): image-left eye, image-right eye, nose tip, image-left and -right mouth corner.
 MEAN_FACE = np.array(
@@ -120,14 +122,34 @@ def align_expression(photo: Photo, landmarks: np.ndarray) -> Photo:
     return face
 
 
+@dataclass(frozen=True)
+class ExpressionConfig:
+    """Kind of the network; the default is Deep3DFaceRecon's."""
+
+    backbone: str = "resnet50"  # timm's name; "mobilenetv3_small_050" is the miniature's
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if self.backbone not in _WIDTHS:
+            raise ValueError(f"Expected the backbone to be one of {', '.join(_WIDTHS)}, got '{self.backbone}'. Choose another file.")
+
+
 class ExpressionNetwork(nn.Module):
     """f_exp: Deep3DFaceRecon's ResNet-50 with seven 1x1 heads; its tensor names are those of `epoch_20.pth`."""
 
-    def __init__(self) -> None:
-        """Build the network with random weights."""
+    def __init__(self, config: ExpressionConfig | None = None) -> None:
+        """Build the network with random weights.
+
+        Args:
+            config: kind of the network; Deep3DFaceRecon's where left out.
+        """
         super().__init__()
-        self.backbone = resnet50(num_classes=0, global_pool="")
-        self.final_layers = nn.ModuleList(nn.Conv2d(2048, width, 1) for width in _HEADS.values())
+        self.config = config or ExpressionConfig()
+        self.backbone: Any = create_model(self.config.backbone, num_classes=0, global_pool="")
+        if hasattr(self.backbone, "conv_head"):
+            self.backbone.conv_head = nn.Identity()  # a classifier's; the heads here look at the feature map
+        width = _WIDTHS[self.config.backbone]
+        self.final_layers = nn.ModuleList(nn.Conv2d(width, size, 1) for size in _HEADS.values())
 
     def forward(self, face: Tensor) -> Tensor:
         """Compute v_exp = f_exp(x) (Sec. 3.3): columns 80 to 143 of the coefficients, as they are.
@@ -138,7 +160,7 @@ class ExpressionNetwork(nn.Module):
         Returns:
             shape (B, 64).
         """
-        x = self.backbone(face)  # (B, 2048, 7, 7)
+        x = self.backbone.forward_features(face)  # (B, 2048, 7, 7)
         x = x.mean((2, 3), keepdim=True)  # (B, 2048, 1, 1)
         return self.final_layers[_EXPRESSION_HEAD](x).flatten(1)  # (B, 64)
 
@@ -156,6 +178,6 @@ def load_expression(checkpoint: Checkpoint) -> ExpressionNetwork:
         ValueError: the file holds something else, or its tensors do not fit.
     """
     tensors = checkpoint.expect("expression").tensors
-    network = ExpressionNetwork()
+    network = ExpressionNetwork(build_config(ExpressionConfig, checkpoint.config or {}, checkpoint.path))
     load_strictly(network, tensors, checkpoint.path)
     return network.eval().requires_grad_(False)
