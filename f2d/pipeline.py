@@ -112,20 +112,18 @@ class F2DPipeline:
         path, device = os.fspath(model), device or best_device()
         if os.path.isdir(path):
             _check_folder(path)
-            diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True, torch_dtype=torch.float32)
+            diffusion = StableDiffusionPipeline.from_pretrained(path, local_files_only=True)
         else:
             check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
             folder = os.fspath(config or _cached_config())
             try:
-                diffusion = StableDiffusionPipeline.from_single_file(path, config=folder, local_files_only=True, torch_dtype=torch.float32)
+                diffusion = StableDiffusionPipeline.from_single_file(path, config=folder, local_files_only=True)
             except Exception as error:  # diffusers has no common class for "these are other weights"
                 raise ValueError(
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
                     f"({str(error).splitlines()[0][:200]}). Choose another file."
                 ) from error
-        diffusion.to(device)
-        if device != "cpu":
-            diffusion.to(torch.float16)
+        diffusion.to(device, torch.float32 if device == "cpu" else torch.float16)
         return cls(diffusion, os.path.basename(os.path.normpath(path)))
 
     @property
