@@ -1,0 +1,64 @@
+"""Writes the miniature's Stable Diffusion as a folder in diffusers layout, which the pipeline and the trainers load like any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...f2d.miniature.widen import widen_autoencoder
+from .autoencoder import Autoencoder
+from .text_to_image import SCHEDULE, Diffusion
+
+
+def as_tiny(autoencoder: Autoencoder) -> Any:
+    """Turn the narrow autoencoder into diffusers' AutoencoderTiny, which computes the same.
+
+    Args:
+        autoencoder: trained.
+
+    Returns:
+        The AutoencoderTiny.
+    """
+    from diffusers import AutoencoderTiny
+
+    tiny: Any = AutoencoderTiny()
+    tensors = {}
+    for name, tensor in widen_autoencoder(autoencoder.state_dict()).items():
+        if name.startswith("taesd_"):
+            half, layer, *rest = name.removeprefix("taesd_").split(".")
+            place = int(layer) - (half == "decoder")  # diffusers does not count the limit before the decoder
+            tensors[".".join([half, "layers", str(place), *rest])] = tensor
+    tiny.load_state_dict(tensors)
+    return tiny.eval()
+
+
+def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: Diffusion) -> Path:
+    """Write a StableDiffusionPipeline, float16.
+
+    Args:
+        folder: anything in it is replaced.
+        autoencoder: trained.
+        diffusion: trained.
+
+    Returns:
+        The folder.
+    """
+    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    parts: Any = (
+        as_tiny(autoencoder), diffusion.text_encoder, diffusion.tokenizer, diffusion.unet,
+        EulerAncestralDiscreteScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}), None, None,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+    types = {module: module.dtype for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder)}
+    pipeline.to(torch.float16)
+    pipeline.save_pretrained(folder)
+    for module, dtype in types.items():
+        module.to(dtype)
+    return folder

@@ -1,0 +1,50 @@
+"""The miniature's f_exp: reads expression coefficients off drawings, in Deep3DFaceRecon's crop and place among its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...f2d.expression import EXPRESSION_DIM, ExpressionConfig, ExpressionNetwork, align_expression
+from ...f2d.image import to_unit
+from ..ffhq import ffhq_landmarks
+from .album import drawing
+from .draw import SIZE
+from .fit import FitConfig, fit
+
+BACKBONE = "mobilenetv3_small_050"
+_DRAWINGS_FROM = 50_000_000
+
+
+def coefficients(expression: tuple[float, ...]) -> np.ndarray:
+    """Set a drawn expression among the 64 coefficients, the others 0: shape (64,), float32."""
+    found = np.zeros(EXPRESSION_DIM, np.float32)
+    found[: len(expression)] = expression
+    return found
+
+
+def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> ExpressionNetwork:
+    """Train on drawings with their true coefficients.
+
+    Args:
+        config: the run.
+        say: is told how it goes.
+
+    Returns:
+        The network, in evaluation mode.
+    """
+    torch.manual_seed(config.seed)
+    network = ExpressionNetwork(ExpressionConfig(BACKBONE))
+    landmarks = ffhq_landmarks(SIZE)
+
+    def loss_of(step: int) -> Tensor:
+        drawings = [drawing(_DRAWINGS_FROM + step * config.batch_size + i) for i in range(config.batch_size)]
+        faces = to_unit([align_expression(one.picture.image, landmarks) for one in drawings])
+        wanted = torch.from_numpy(np.stack([coefficients(one.scene.figures[0].expression) for one in drawings]))
+        return functional.mse_loss(network(faces).float(), wanted) * EXPRESSION_DIM
+
+    return fit(network, loss_of, config, say)  # type: ignore[return-value]

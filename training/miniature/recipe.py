@@ -1,0 +1,209 @@
+"""Everything of the miniature, trained from nothing in one go; each stage is a folder that resumes, and what is done stays.
+
+out/autoencoder, diffusion     the small Stable Diffusion          -> out/base, a folder in diffusers layout
+out/faces, msid, arcface       identity encoders on class folders  -> out/msid.safetensors, arcface.safetensors, arcface-msf.safetensors
+out/expression                 f_exp                               -> out/expression.safetensors
+out/verifier, attributes       judges                              -> out/verifier.safetensors, attributes.safetensors
+out/photos, cache-*            `f2d-train prepare`, once for each encoder
+out/mapper-<preset>-<seed>     `f2d-train mapper`, for every row of Tables 3 to 5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ...f2d.checkpoint import read, save
+from ...f2d.expression import ExpressionNetwork, load_expression
+from ...f2d.msid import load_msid
+from ..config import PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
+from ..mapper import train_mapper
+from ..msid import train_msid
+from ..prepare import prepare
+from .album import ENROLLED
+from .autoencoder import Autoencoder, train_autoencoder
+from .draw import SIZE
+from .export import write_base
+from .expressions import train_expressions
+from .fit import FitConfig
+from .judges import Attributes, Verifier, train_attributes, train_verifier
+from .photos import FACE_SIZE, write_class_folders, write_photos
+from .text_to_image import train_diffusion
+
+Say = Callable[[str], None]
+MSF_DEPTHS = (3, 6, 9, 12)
+ENCODERS = {"msid": "msid", "arcface": "arcface", "arcface-msf": "arcface-msf"}  # preset -> encoder; all others take MSID
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniatureConfig:
+    """Sizes of the miniature; the defaults are what is shipped."""
+
+    out: str = ""  # folder
+    drawings: int = 40_000  # with one person, for the diffusion model
+    pairs: int = 5_000  # with two
+    autoencoder_steps: int = 3_500  # of 16 drawings
+    diffusion_steps: int = 5_500  # of 32
+    people: int = 400  # for the identity encoders
+    pictures: int = 30  # of each
+    msid_epochs: int = 12
+    expression_steps: int = 800  # of 32
+    verifier_steps: int = 1_500  # of 64
+    attribute_steps: int = 1_000  # of 64
+    photos: int = 4_000  # for the mapper, each of another person
+    mapper_steps: int = 1_000  # of 32
+    seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
+    presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
+    seed: int = 0  # of everything else
+    bf16: bool = True  # autocast
+
+
+SMALL = {
+    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "people": 4, "pictures": 4, "msid_epochs": 1,
+    "expression_steps": 2, "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2,
+}  # fmt: skip
+
+
+class Miniature:
+    """The folder of a recipe; each method makes what it names where it is missing."""
+
+    def __init__(self, config: MiniatureConfig, say: Say = print) -> None:
+        """Open the folder.
+
+        Args:
+            config: the recipe.
+            say: is told how it goes.
+
+        Raises:
+            ValueError: no folder is named.
+        """
+        if not config.out:
+            raise ValueError("Expected --out with a folder, got none.")
+        self.config, self.folder, self.say = config, Path(config.out), say
+
+    def _fit(self, name: str, steps: int, batch_size: int, lr: float) -> FitConfig:
+        return FitConfig(
+            out=str(self.folder / name), steps=steps, batch_size=batch_size, lr=lr, seed=self.config.seed, bf16=self.config.bf16
+        )
+
+    def _once(self, name: str, network: nn.Module, train: Callable[[], nn.Module]) -> nn.Module:
+        """Read a network that an earlier run has finished, or train and write it."""
+        file = self.folder / f"{name}.safetensors"
+        if not file.exists():
+            save(file, train().state_dict(), name)
+        network.load_state_dict(load_file(file))
+        return network.eval().requires_grad_(False)
+
+    def autoencoder(self) -> Autoencoder:
+        """Train the autoencoder."""
+        fit = self._fit("autoencoder", self.config.autoencoder_steps, 16, 1.5e-3)
+        network = self._once("autoencoder", Autoencoder(), lambda: train_autoencoder(fit, self.say))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[return-value]
+
+    def base(self) -> Path:
+        """Train the diffusion model and write it as a base model."""
+        folder = self.folder / "base"
+        if not (folder / "model_index.json").exists():
+            autoencoder, fit = self.autoencoder(), self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
+            diffusion = train_diffusion(fit, autoencoder, self.folder, self.config.drawings, self.config.pairs, self.say)
+            write_base(folder, autoencoder, diffusion)
+        return folder
+
+    def encoder(self, name: str) -> Path:
+        """Train an identity encoder: "msid", "arcface", or "arcface-msf", which is ArcFace's read at all depths."""
+        file = self.folder / f"{name}.safetensors"
+        if not file.exists() and name == "arcface-msf":
+            encoder = load_msid(read(self.encoder("arcface")), MSF_DEPTHS)
+            save(file, encoder.state_dict(), "msid", encoder.config)
+        elif not file.exists():
+            people = range(ENROLLED.start, ENROLLED.start + self.config.people)
+            config = MSIDTrainingConfig(
+                data=str(write_class_folders(self.folder / "faces", people, self.config.pictures)),
+                out=str(self.folder / name),
+                depths=MSF_DEPTHS if name == "msid" else (12,),
+                image_size=FACE_SIZE,
+                patch_size=16,
+                embed_dim=128,
+                heads=4,
+                epochs=self.config.msid_epochs,
+                warmup_epochs=1,
+                batch_size=min(128, self.config.people * self.config.pictures),
+                precision="bf16" if self.config.bf16 else "no",
+                seed=self.config.seed,
+                save_every=100,
+            )
+            encoder = load_msid(read(train_msid(config, self.say)))
+            save(file, encoder.state_dict(), "msid", encoder.config)
+        return file
+
+    def expression(self) -> Path:
+        """Train the expression network."""
+        file = self.folder / "expression.safetensors"
+        if not file.exists():
+            network: ExpressionNetwork = train_expressions(self._fit("expression", self.config.expression_steps, 32, 1e-3), self.say)
+            save(file, network.state_dict(), "expression", network.config)
+        load_expression(read(file))
+        return file
+
+    def verifier(self) -> Verifier:
+        """Train the judge of identity."""
+        fit = self._fit("verifier", self.config.verifier_steps, 64, 2e-3)
+        return self._once("verifier", Verifier(), lambda: train_verifier(fit, self.autoencoder(), self.say))  # type: ignore[return-value]
+
+    def attributes(self) -> Attributes:
+        """Train the judge of jobs, places and expressions."""
+        fit = self._fit("attributes", self.config.attribute_steps, 64, 2e-3)
+        return self._once("attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.say))  # type: ignore[return-value]
+
+    def cache(self, encoder: str) -> Path:
+        """Prepare the mapper's cache for an encoder."""
+        return prepare(
+            PrepareConfig(
+                photos=str(write_photos(self.folder / "photos", self.config.photos)),
+                out=str(self.folder / f"cache-{encoder}"),
+                base=str(self.base()),
+                msid=str(self.encoder(encoder)),
+                expression=str(self.expression()),
+                layout="fastcomposer",
+                aligned=True,
+                image_size=SIZE,
+                batch_size=16,
+                workers=1,
+                device="cpu",
+            ),
+            self.say,
+        )
+
+    def mapper(self, preset: str, seed: int = 0) -> Path:
+        """Train a mapper for a row of Tables 3 to 5."""
+        config = MapperTrainingConfig(
+            cache=str(self.cache(ENCODERS.get(preset, "msid"))),
+            base=str(self.base()),
+            out=str(self.folder / f"mapper-{preset}-{seed}"),
+            hidden_dim=512,
+            dropout=0.0,
+            steps=self.config.mapper_steps,
+            lr=1e-3,
+            warmup=50,
+            ema=0.99,
+            precision="bf16" if self.config.bf16 else "no",
+            seed=seed,
+            save_every=100,
+            keep=1,
+            workers=0,
+        )
+        return train_mapper(replace(config, **PRESETS[preset]), self.say)
+
+    def train(self) -> None:
+        """Make everything."""
+        self.base()
+        self.verifier()
+        self.attributes()
+        for preset in self.config.presets:
+            for seed in self.config.seeds:
+                self.mapper(preset, seed)
