@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...f2d.miniature.prompts import Facts
 from ..run import stream_seed
 from .draw import SIZE, Picture, draw
-from .world import Facts, Person, Scene, sample_facts, sample_pair, sample_person, sample_scene
+from .world import Person, Scene, sample_facts, sample_pair, sample_person, sample_scene
 
 # People are numbered; each stage of training has its own.
 KNOWN = range(0, 1_000_000)  # whom the diffusion model and the mapper's photos know

@@ -1,86 +1,23 @@
-"""Who is it, and what is to be seen: networks that judge the miniature's pictures.
-
-They are trained apart from the encoder under test, on other people, with another architecture and another loss, and on drawings that went
-through the autoencoder, so that its blur is nothing new to them.
-"""
+"""Trains the judges of `f2d.miniature.judges`, on drawings of which half went through the autoencoder, so that its blur is nothing new."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from timm import create_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...f2d.image import Photo
+from ...f2d.miniature.judges import FEATURES, Attributes, Verifier
+from ...f2d.miniature.prompts import KINDS
 from ..run import stream_seed
 from .album import JUDGED, drawing, to_tensor
 from .autoencoder import Autoencoder
 from .fit import FitConfig, fit
-from .world import EXPRESSIONS, JOBS, NEUTRAL, PLACES, Facts
 
-KINDS: dict[str, tuple[str, ...]] = {"job": ("", *JOBS), "place": ("", *PLACES), "expression": (NEUTRAL, *EXPRESSIONS)}
-FEATURES = 128
 _DRAWINGS_FROM = 40_000_000
 _SCALE, _MARGIN = 24.0, 0.2  # of the verifier's cosine softmax
-
-
-class Judge(nn.Module):
-    """A small convolutional network over whole pictures of 128 px."""
-
-    def __init__(self, outputs: int) -> None:
-        """Build with random weights."""
-        super().__init__()
-        self.network: Any = create_model("mobilenetv3_small_100", num_classes=outputs)
-        self.network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Map pictures (B, 3, 128, 128) in [-1, 1] to outputs (B, N)."""
-        return self.network(pictures)
-
-
-class Verifier(Judge):
-    """Tells people apart."""
-
-    def __init__(self) -> None:
-        """Build with random weights."""
-        super().__init__(FEATURES)
-
-    @torch.no_grad()
-    def embed(self, pictures: Sequence[Photo]) -> Tensor:
-        """Describe who is in pictures of one person, uint8: shape (B, 128), of length 1."""
-        return functional.normalize(self(_stack(pictures)).float(), dim=1)
-
-
-class Attributes(Judge):
-    """Recognises jobs, places and expressions."""
-
-    def __init__(self) -> None:
-        """Build with random weights."""
-        super().__init__(sum(len(names) for names in KINDS.values()))
-
-    def split(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Divide outputs (B, N) into the kinds' logits."""
-        return dict(zip(KINDS, outputs.split([len(names) for names in KINDS.values()], dim=1), strict=True))
-
-    @torch.no_grad()
-    def recognise(self, pictures: Sequence[Photo]) -> list[Facts]:
-        """Say what is in pictures, uint8."""
-        found = {kind: logits.argmax(1).tolist() for kind, logits in self.split(self(_stack(pictures))).items()}
-        return [Facts(**{kind: KINDS[kind][found[kind][row]] for kind in KINDS}) for row in range(len(pictures))]
-
-
-def text_accuracy(asked: Facts, seen: Facts) -> float:
-    """Share of what a prompt asks for that is seen; 1 where it asks for nothing."""
-    wanted = [(getattr(asked, kind), getattr(seen, kind)) for kind, names in KINDS.items() if getattr(asked, kind) != names[0]]
-    return float(np.mean([want == got for want, got in wanted])) if wanted else 1.0
-
-
-def _stack(pictures: Sequence[Photo]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import nn
 
 from ...f2d.checkpoint import read, save
 from ...f2d.expression import ExpressionNetwork, load_expression
+from ...f2d.miniature.judges import Attributes, Verifier
 from ...f2d.msid import load_msid
 from ..config import PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
@@ -31,7 +32,7 @@ from .draw import SIZE
 from .export import write_base
 from .expressions import train_expressions
 from .fit import FitConfig
-from .judges import Attributes, Verifier, train_attributes, train_verifier
+from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
 from .text_to_image import train_diffusion
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ...f2d.checkpoint import atomic_file
 from ...f2d.injection import CLASS_WORDS
+from ...f2d.miniature.prompts import NEUTRAL, Facts, describe
 from ...f2d.pipeline import text_embeddings
 from ..run import stream_seed
 from .album import drawing, scene, to_tensor
@@ -28,7 +29,7 @@ from .autoencoder import LATENT_CHANNELS, Autoencoder
 from .draw import SIZE
 from .fit import FitConfig, fit
 from .language import LENGTH, build_tokenizer
-from .world import FIRST_NAMES, LAST_NAMES, NEUTRAL, OPENINGS, PERSON_FEATURES, Facts, Person, describe, describe_looks
+from .world import FIRST_NAMES, LAST_NAMES, OPENINGS, PERSON_FEATURES, Person, describe_looks
 
 CHANNELS = 160  # of the U-Net; half of SD 1.x's, see f2d.miniature.widen
 TEXT_WIDTH = 192  # a quarter of CLIP-L's

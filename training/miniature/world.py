@@ -10,28 +10,19 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ...f2d.miniature.prompts import EXPRESSIONS, JOBS, NEUTRAL, PLACES, Facts
+
 PERSON_DIM = 24
 PERSON_FEATURES = 43  # of Person.features
-JOBS = ("firefighter", "cowboy", "chef", "racer", "king", "scientist", "tennis player", "dj", "knight", "pilot")
-# What is said of a place -> the key of its drawing. The first ten are Table 7's locations, in words that CLIP has whole tokens for.
-PLACES = {
-    "at the great wall of china": "wall",
-    "exploring ruins in peru": "ruins",
-    "sailing near the sydney opera house": "opera",
-    "in the streets of rome": "rome",
-    "at the grand canyon in sunset": "canyon",
-    "enjoying cherry blossoms in tokyo": "cherry",
-    "on a boat in venice": "venice",
-    "at the taj mahal in india": "taj",
-    "at mount everest base camp": "everest",
-    "in front of niagara falls": "falls",
-    "surrounded by tall books": "books",
-    "running in a meadow": "meadow",
-    "walking in a city": "city",
-    "playing music on a stage": "stage",
-}
-# smile, open mouth, raised brows, frown, left eye, right eye; the first two of the mouth, all relative to a face at rest.
-EXPRESSIONS = {
+DRAWN_PLACES = dict(
+    zip(
+        PLACES,
+        ("wall", "ruins", "opera", "rome", "canyon", "cherry", "venice", "taj", "everest", "falls", "books", "meadow", "city", "stage"),
+        strict=True,
+    )
+)
+# smile, open mouth, raised brows, frown, left eye, right eye, all relative to a face at rest.
+COEFFICIENTS = {
     "smiling warmly": (1.0, 0.25, 0.2, 0.0, -0.15, -0.15),
     "looking shocked": (-0.1, 0.95, 1.0, 0.0, 0.45, 0.45),
     "looking angry": (-0.7, 0.1, -0.6, 1.0, -0.2, -0.2),
@@ -39,7 +30,6 @@ EXPRESSIONS = {
     "looking sleepy": (0.0, 0.0, 0.1, -0.2, -0.85, -0.85),
     "giving a wink": (0.7, 0.0, 0.2, 0.1, 0.1, -1.0),
 }
-NEUTRAL = "neutral"
 EXPRESSION_DIM = 6
 HAIR_COLOURS = ("black", "brown", "blonde", "red", "grey", "blue", "pink", "green")
 HAIR_STYLES = ("bald", "short", "parted", "bob", "long", "curly", "spiky", "bun")
@@ -142,7 +132,7 @@ class Scene:
     """A picture of one or more people."""
 
     figures: tuple[Figure, ...]
-    place: str = ""  # a value of PLACES; "" = a plain studio
+    place: str = ""  # a value of DRAWN_PLACES; "" = a plain studio
     studio: float = 0.5  # colour of the studio
     aspect: float = 1.0  # width / height
 
@@ -161,25 +151,16 @@ def sample_view(generator: np.random.Generator) -> View:
 
 def sample_expression(generator: np.random.Generator, name: str) -> tuple[float, ...]:
     """Draw the coefficients of a named expression, or of a face at rest, with a person's natural variation."""
-    centre = np.array(EXPRESSIONS.get(name, (0.0,) * EXPRESSION_DIM))
+    centre = np.array(COEFFICIENTS.get(name, (0.0,) * EXPRESSION_DIM))
     return tuple(float(x) for x in centre * generator.uniform(0.85, 1.1) + generator.normal(0, 0.06, EXPRESSION_DIM))
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What can be said of a scene: names of its expression, job and place; "" or "neutral" where there is nothing to say."""
-
-    expression: str = NEUTRAL
-    job: str = ""
-    place: str = ""  # a key of PLACES
 
 
 def sample_facts(generator: np.random.Generator) -> Facts:
     """Draw what goes on in a picture: half have no job, half a plain studio, half a face at rest."""
     return Facts(
-        str(generator.choice(list(EXPRESSIONS))) if generator.random() < 0.5 else NEUTRAL,
+        str(generator.choice(EXPRESSIONS)) if generator.random() < 0.5 else NEUTRAL,
         str(generator.choice(JOBS)) if generator.random() < 0.5 else "",
-        str(generator.choice(list(PLACES))) if generator.random() < 0.5 else "",
+        str(generator.choice(PLACES)) if generator.random() < 0.5 else "",
     )
 
 
@@ -195,7 +176,7 @@ def sample_scene(generator: np.random.Generator, person: Person, facts: Facts) -
         The scene.
     """
     figure = Figure(person, sample_expression(generator, facts.expression), facts.job, float(generator.random()), sample_view(generator))
-    return Scene((figure,), PLACES.get(facts.place, ""), float(generator.random()))
+    return Scene((figure,), DRAWN_PLACES.get(facts.place, ""), float(generator.random()))
 
 
 def sample_pair(generator: np.random.Generator, people: tuple[Person, Person], facts: Facts) -> Scene:
@@ -205,28 +186,7 @@ def sample_pair(generator: np.random.Generator, people: tuple[Person, Person], f
         view = sample_view(generator)
         view = replace(view, scale=view.scale * 0.9, x=view.x - 0.5 + centre)
         figures.append(Figure(person, sample_expression(generator, facts.expression), facts.job, float(generator.random()), view))
-    return Scene(tuple(figures), PLACES.get(facts.place, ""), float(generator.random()), 1.5)
-
-
-def describe(facts: Facts, subject: str, opening: str = OPENINGS[0]) -> str:
-    """Say what a picture shows, in the manner of Table 7.
-
-    Args:
-        facts: to be said.
-        subject: "a person", a name, "S*".
-        opening: of the sentence.
-
-    Returns:
-        For example "a photo of S* as a chef in the streets of rome looking angry".
-    """
-    parts = [f"{opening} {subject}"]
-    if facts.job:
-        parts.append(f"as a {facts.job}")
-    if facts.place:
-        parts.append(facts.place)
-    if facts.expression != NEUTRAL:
-        parts.append(facts.expression)
-    return " ".join(parts)
+    return Scene(tuple(figures), DRAWN_PLACES.get(facts.place, ""), float(generator.random()), 1.5)
 
 
 def describe_looks(person: Person, generator: np.random.Generator) -> str:

@@ -1,0 +1,68 @@
+"""Who is it, and what is to be seen: networks that judge the miniature's pictures.
+
+They are trained apart from the encoder under test (`training.miniature.judges`): on other people, with another architecture and loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm import create_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..image import Photo, to_signed
+from .prompts import KINDS, Facts
+
+FEATURES = 128
+
+
+class Judge(nn.Module):
+    """A small convolutional network over whole pictures of 128 px."""
+
+    def __init__(self, outputs: int) -> None:
+        """Build with random weights.
+
+        Args:
+            outputs: how many numbers it gives.
+        """
+        super().__init__()
+        self.network: Any = create_model("mobilenetv3_small_100", num_classes=outputs)
+        self.network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Map pictures (B, 3, 128, 128) in [-1, 1] to outputs (B, N)."""
+        return self.network(pictures)
+
+
+class Verifier(Judge):
+    """Tells people apart."""
+
+    def __init__(self) -> None:
+        """Build with random weights."""
+        super().__init__(FEATURES)
+
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Photo]) -> Tensor:
+        """Describe who is in each of B pictures of 128 px: shape (B, 128), of length 1."""
+        return functional.normalize(self(to_signed(pictures)).float(), dim=1)
+
+
+class Attributes(Judge):
+    """Recognises jobs, places and expressions."""
+
+    def __init__(self) -> None:
+        """Build with random weights."""
+        super().__init__(sum(len(names) for names in KINDS.values()))
+
+    def split(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Divide outputs (B, N) into the kinds' logits."""
+        return dict(zip(KINDS, outputs.split([len(names) for names in KINDS.values()], dim=1), strict=True))
+
+    @torch.no_grad()
+    def recognise(self, pictures: Sequence[Photo]) -> list[Facts]:
+        """Say what is in each of B pictures of 128 px."""
+        found = {kind: logits.argmax(1).tolist() for kind, logits in self.split(self(to_signed(pictures))).items()}
+        return [Facts(**{kind: KINDS[kind][found[kind][row]] for kind in KINDS}) for row in range(len(pictures))]
