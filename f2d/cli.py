@@ -305,11 +305,11 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from .checkpoint import position_embedding
-    from .embedding import save_embedding
+    from .embedding import embedding_rows, save_embedding
 
     _check_target(options.out)
     words, positional = _read_words(options.words)
-    name = save_embedding(options.out, words, position_embedding(options.model), positional, options.position)
+    name = save_embedding(options.out, embedding_rows(words, position_embedding(options.model), positional, options.position))
     _say(f"embedding:{name} -> {options.out}: exact where it is token {options.position} of a prompt, near elsewhere")
 
 

@@ -14,24 +14,20 @@ from .mapping import Positional
 PLACE = 4  # of S1* in "A photo of S*", the paper's beginning of every prompt; the start token stands at 0
 
 
-def save_embedding(
-    path: str | os.PathLike, words: Tensor, position_embedding: Tensor, positional: Positional = "replace", place: int = PLACE
-) -> str:
-    """Write S* as a textual-inversion embedding, atomically: one tensor of shape (2, D), under the file's name.
+def embedding_rows(words: Tensor, position_embedding: Tensor, positional: Positional = "replace", place: int = PLACE) -> Tensor:
+    """Turn S* into the rows of an embedding that is exact at one place of the prompt.
 
     Args:
-        path: where to; ends with .safetensors.
         words: shape (2, D), float32.
         position_embedding: shape (N, D), float32, of the base model's text encoder.
         positional: how the mapper was trained; words that stand before the position embedding are exact everywhere.
         place: of S1* among the tokens, from 1; there the text encoder gets exactly S*.
 
     Returns:
-        The name of the embedding.
+        shape (2, D), float32.
 
     Raises:
         ValueError: a place outside the prompt, or a text encoder of another width.
-        OSError: the folder cannot be written to.
     """
     last, width = len(position_embedding) - 3, position_embedding.shape[1]  # S2* and the end token follow
     if not 1 <= place <= last or width != words.shape[1]:
@@ -39,8 +35,23 @@ def save_embedding(
             f"Expected a place from 1 to {last} and a text encoder {words.shape[1]} wide, got place {place} and a width of {width}. "
             "Use a Stable Diffusion 1.x model."
         )
+    return insertion_rows(words, position_embedding[place : place + 2], positional)
+
+
+def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
+    """Write an embedding, atomically: one tensor under the file's name, which is what all three programs read.
+
+    Args:
+        path: where to; ends with .safetensors.
+        rows: shape (2, D), float32.
+
+    Returns:
+        The name of the embedding.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     name = os.path.splitext(os.path.basename(os.fspath(path)))[0]
-    rows = insertion_rows(words, position_embedding[place : place + 2], positional)
     with atomic_file(path) as temporary:
         save_file({name: rows.contiguous()}, temporary, {"format": "pt"})
     return name

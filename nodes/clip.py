@@ -71,7 +71,7 @@ def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional:
         ValueError: another family of text encoders, words of another width, or a placeholder that is bad or taken.
     """
     known = clip.tokenizer if isinstance(clip.tokenizer, SubjectTokenizer) else None
-    tokenizer = known.base if known else clip.tokenizer
+    tokenizer = _plain_tokenizer(clip)
     placeholder = check_placeholder(placeholder)
     key, ids = _token_ids(tokenizer, placeholder)
     embeddings = _embeddings(clip, key, words)
@@ -86,6 +86,27 @@ def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional:
     position_embedding = embeddings.position_embedding.weight.detach().float().cpu()
     clone.tokenizer = SubjectTokenizer(tokenizer, key, (*(known.subjects if known else ()), subject), position_embedding)
     return clone
+
+
+def position_embedding(clip: Any, words: torch.Tensor) -> torch.Tensor:
+    """Get a CLIP's position embedding.
+
+    Args:
+        clip: ComfyUI's CLIP.
+        words: shape (2, D); must fit the CLIP.
+
+    Returns:
+        shape (77, D), float32.
+
+    Raises:
+        ValueError: another family of text encoders, or one of another width.
+    """
+    key, _ = _token_ids(_plain_tokenizer(clip), CLASS_WORDS)
+    return _embeddings(clip, key, words).position_embedding.weight.detach().float().cpu()
+
+
+def _plain_tokenizer(clip: Any) -> Any:
+    return clip.tokenizer.base if isinstance(clip.tokenizer, SubjectTokenizer) else clip.tokenizer
 
 
 def _token_ids(tokenizer: Any, text: str) -> tuple[str, tuple[int, ...]]:

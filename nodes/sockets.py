@@ -8,6 +8,7 @@ from comfy_api.latest import io
 Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.management.ManagedFaceEncoder
 Identity = io.Custom("F2D_IDENTITY")  # f2d.identity.FaceIdentity
 Expression = io.Custom("F2D_EXPRESSION")  # f2d.identity.FaceExpression
+PoseKeypoint = io.Custom("POSE_KEYPOINT")  # a list of dictionaries, of the pose preprocessors
 
 CATEGORY = "face2diffusion"
 
