@@ -109,10 +109,24 @@ def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
     Raises:
         ValueError: the picture is not square.
     """
-    side = _square_side(photo, "an FFHQ-aligned picture")
+    side = square_side(photo, "an FFHQ-aligned picture")
     corners = np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5  # the first pixel's centre is at 0
     transform = similarity_transform(corners, ffhq_quad(ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)))
     return _warp(photo, transform, size)
+
+
+def ffhq_landmarks(side: int) -> np.ndarray:
+    """Where the five landmarks of an average face lie in a picture that is aligned the FFHQ way.
+
+    Args:
+        side: of the picture, px.
+
+    Returns:
+        shape (5, 2), float64, px; the ArcFace crop from them is that of `crop_ffhq`.
+    """
+    corners = np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5
+    transform = similarity_transform(ffhq_quad(ARCFACE_TEMPLATE), corners)
+    return ARCFACE_TEMPLATE @ transform[:, :2].T + transform[:, 2]
 
 
 def _warp(photo: Photo, transform: np.ndarray, size: int) -> Photo:
@@ -133,11 +147,12 @@ def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
     Raises:
         ValueError: the picture is not square.
     """
-    side = _square_side(photo, "an aligned face crop")
+    side = square_side(photo, "an aligned face crop")
     return photo if side == size else cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 
-def _square_side(photo: Photo, what: str) -> int:
+def square_side(photo: Photo, what: str) -> int:
+    """Give the side of a square picture, px; raise a ValueError where it is not square."""
     height, width = photo.shape[:2]
     if height != width:
         raise ValueError(f"Expected {what}, which is square, got {width}x{height} px. Set the alignment to 'detect' for a photo.")

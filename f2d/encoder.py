@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from . import ALIGNMENTS, Alignment, Order
-from .alignment import align_face, crop_aligned, crop_ffhq
+from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, align_face, crop_aligned, crop_ffhq, ffhq_landmarks, square_side
 from .checkpoint import fingerprint, read
 from .detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
 from .expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
@@ -241,6 +241,7 @@ class FaceEncoder:
     def find_expression(
         self,
         photo: Photo,
+        alignment: Alignment = "detect",
         order: Order = "largest",
         index: int = 0,
         min_score: float = 0.6,
@@ -251,6 +252,8 @@ class FaceEncoder:
         Returns:
             The crop, shape (224, 224, 3), and the faces.
         """
+        if alignment != "detect" and landmarks is None:
+            return FoundFace(align_expression(photo, _aligned_landmarks(photo, alignment)), [], None)
         faces, chosen = self._faces(photo, order, index, min_score, landmarks)
         points = chosen.landmarks if chosen.landmarks68 is None else expression_landmarks(chosen.landmarks68)
         return FoundFace(align_expression(photo, points), faces, chosen)
@@ -284,7 +287,7 @@ class FaceEncoder:
         Args:
             photo: shape (H, W, 3), uint8, RGB; or a path.
             strength: 0 = the mapper's null expression, 1 = the photo's.
-            **choice: `order`, `index`, `min_score` or `landmarks` for `find_expression`.
+            **choice: `alignment`, `order`, `index`, `min_score` or `landmarks` for `find_expression`.
 
         Returns:
             The expression.
@@ -334,6 +337,16 @@ class FaceEncoder:
                 f"Expected an identity of this encoder ({self.msid_fingerprint[:8]}), got one of another ({identity.msid[:8] or 'unknown'}). "
                 "Encode the photo again, or load the MSID file it was made with."
             )
+
+
+def _aligned_landmarks(photo: Photo, alignment: Alignment) -> np.ndarray:
+    """Where the face is in a picture that is already aligned: shape (5, 2), px."""
+    side = square_side(photo, "an aligned picture")
+    if alignment == "FFHQ":
+        return ffhq_landmarks(side)
+    if alignment == "112 px":
+        return ARCFACE_TEMPLATE * (side / TEMPLATE_SIZE)
+    raise ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
 
 
 def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:

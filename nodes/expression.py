@@ -3,6 +3,7 @@
 import torch
 from comfy_api.latest import io
 
+from ..f2d import ALIGNMENTS
 from .sockets import CATEGORY, Encoder, Expression, where_known
 
 
@@ -18,7 +19,7 @@ class ExpressionReference(io.ComfyNode):
             category=CATEGORY,
             description="Takes the expression of the largest face in a photo, of whomever, to put it on S*. Without it the prompt rules.",
             inputs=[
-                Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network and a detector."),
+                Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
                 io.Image.Input("image", tooltip="A photo with the expression; of a batch, the first picture counts."),
                 io.Float.Input(
                     "strength",
@@ -27,6 +28,13 @@ class ExpressionReference(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="From 0 (no reference: the prompt rules the expression) to 1 (the expression of the photo).",
+                ),
+                io.Combo.Input(
+                    "alignment",
+                    options=list(ALIGNMENTS),
+                    default=ALIGNMENTS[0],
+                    tooltip="'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
+                    "'112 px' takes a square crop that is aligned for ArcFace.",
                 ),
             ],
             outputs=[
@@ -37,10 +45,10 @@ class ExpressionReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder, image: torch.Tensor, strength: float) -> io.NodeOutput:
+    def execute(cls, encoder, image: torch.Tensor, strength: float, alignment: str = ALIGNMENTS[0]) -> io.NodeOutput:
         """Measure the expression."""
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        crop = encoder.find_expression(from_comfy(image[:1])[0]).crop
+        crop = encoder.find_expression(from_comfy(image[:1])[0], alignment).crop
         return io.NodeOutput(FaceExpression(encoder.encode_expression([crop])[0], strength), to_comfy([crop]))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..f2d.alignment import ARCFACE_TEMPLATE, ffhq_quad, similarity_transform
+from ..f2d.alignment import ffhq_quad
 from ..f2d.image import Photo
 
 _OVERSAMPLING = 4  # FFHQ cuts 4096 px out, then shrinks to 1024 px
@@ -70,20 +70,6 @@ def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.nd
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(_sample(grey, _checked_quad(mask, landmarks), size, Image.Resampling.BOX)) > 127
-
-
-def ffhq_landmarks(side: int) -> np.ndarray:
-    """Where the five landmarks of an average face lie in a picture that is aligned the FFHQ way.
-
-    Args:
-        side: of the picture, px.
-
-    Returns:
-        shape (5, 2), float64, px; the ArcFace crop from them is that of `alignment.crop_ffhq`.
-    """
-    corners = np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5
-    transform = similarity_transform(ffhq_quad(ARCFACE_TEMPLATE), corners)
-    return ARCFACE_TEMPLATE @ transform[:, :2].T + transform[:, 2]
 
 
 def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:

@@ -42,7 +42,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..f2d.alignment import align_face, crop_ffhq
+from ..f2d.alignment import align_face, crop_ffhq, ffhq_landmarks
 from ..f2d.checkpoint import fingerprint, read
 from ..f2d.detection import Detector, Face, NoFaceError, choose_face, sort_faces
 from ..f2d.encoder import load_detector
@@ -53,7 +53,7 @@ from ..f2d.pipeline import best_device
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .config import PrepareConfig
 from .diffusion import encode_images, load_vae
-from .ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
+from .ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
 from .parsing import FaceParser, check_classes, load_parser
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}

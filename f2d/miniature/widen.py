@@ -22,8 +22,6 @@ Tensors = dict[str, Tensor]
 
 TEXT_WIDTH, TEXT_LAYERS, TEXT_MLP, TEXT_VOCABULARY = 768, 12, 3072, 49408  # CLIP ViT-L/14
 UNET_WIDTH = 320
-VAE_WIDTH = 64  # TAESD
-_LATENT_SCALE = 0.18215  # ComfyUI divides SD 1.x's latents by it
 
 
 def _repeat(tensor: Tensor, times: int, dim: int = 0) -> Tensor:
@@ -167,27 +165,3 @@ def _widen_time(weight: Tensor, times: int) -> Tensor:
     for target, half in zip(wide, (cosines, sines), strict=True):
         target[:, ::times] = half
     return _repeat(torch.cat(wide, dim=1), times)
-
-
-def widen_autoencoder(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Fill the narrow autoencoder up with zeros to a TAESD.
-
-    Args:
-        tensors: of `training.miniature.autoencoder.Autoencoder`.
-
-    Returns:
-        Tensors under TAESD's names as ComfyUI reads them from a checkpoint: `taesd_encoder.0.weight`, ...
-    """
-    wide = {"vae_scale": torch.tensor(_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
-    last = {half: max(int(name.split(".")[1]) for name in tensors if name.startswith(half)) for half in ("encoder", "decoder")}
-    for name, tensor in tensors.items():
-        half, layer, *_ = name.split(".")
-        shape = list(tensor.shape)
-        if int(layer) != last[half]:
-            shape[0] = VAE_WIDTH
-        if tensor.ndim > 1 and int(layer) != (0 if half == "encoder" else 1):
-            shape[1] = VAE_WIDTH
-        full = torch.zeros(shape)
-        full[tuple(slice(size) for size in tensor.shape)] = tensor.float()
-        wide[f"taesd_{name}"] = full
-    return wide

@@ -18,7 +18,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.alignment import align_face, crop_ffhq, ffhq_quad, similarity_transform
+from face2diffusion.f2d.alignment import align_face, crop_ffhq, ffhq_landmarks, ffhq_quad, similarity_transform
 from face2diffusion.f2d.checkpoint import fingerprint
 from face2diffusion.f2d.expression import align_expression
 from face2diffusion.f2d.image import load_photo, to_signed
@@ -27,7 +27,7 @@ from face2diffusion.training import cache as cache_module
 from face2diffusion.training.cache import LatentCache, read_index
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PrepareConfig
-from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, ffhq_landmarks, mirror, mirror_landmarks
+from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
 from face2diffusion.training.parsing import CELEBAMASK_LABELS, load_parser
 from face2diffusion.training.prepare import list_photos, prepare
 from PIL import Image

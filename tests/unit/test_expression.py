@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceExpression
+from face2diffusion.f2d.alignment import ARCFACE_TEMPLATE, ffhq_landmarks
 from face2diffusion.f2d.checkpoint import read
 from face2diffusion.f2d.detection import Face
 from face2diffusion.f2d.expression import CROP_SIZE, align_expression, expression_landmarks, fit_crop
@@ -101,3 +102,16 @@ def test_full_strength_is_the_mappers_own_answer(encoder: FaceEncoder, portrait:
     with torch.no_grad():
         expected = encoder.mapper(identity.v_id[None], expression.v_exp[None])[0]
     assert torch.equal(encoder.words(identity, expression), expected)
+
+
+def test_aligned_pictures_need_no_detector(encoder: FaceEncoder, portrait: np.ndarray) -> None:
+    square = portrait[:200, 120:320]
+    found = encoder.find_expression(square, "FFHQ")
+    assert found.faces == []
+    np.testing.assert_array_equal(found.crop, encoder.find_expression(square, landmarks=ffhq_landmarks(200)).crop)
+    template = ARCFACE_TEMPLATE * (200 / 112)
+    np.testing.assert_array_equal(encoder.find_expression(square, "112 px").crop, encoder.find_expression(square, landmarks=template).crop)
+    with pytest.raises(ValueError, match="which is square"):
+        encoder.find_expression(portrait[:100], "FFHQ")
+    with pytest.raises(ValueError, match="Expected the alignment to be one of"):
+        encoder.find_expression(square, "ffhq")

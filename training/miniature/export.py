@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from ...f2d.miniature.widen import widen_autoencoder
 from .autoencoder import Autoencoder
 from .text_to_image import SCHEDULE, Diffusion
 
 
 def as_tiny(autoencoder: Autoencoder) -> Any:
-    """Turn the narrow autoencoder into diffusers' AutoencoderTiny, which computes the same.
+    """Fill the narrow autoencoder up with zeros to diffusers' AutoencoderTiny, which computes the same.
 
     Args:
         autoencoder: trained.
@@ -26,12 +25,11 @@ def as_tiny(autoencoder: Autoencoder) -> Any:
     from diffusers import AutoencoderTiny
 
     tiny: Any = AutoencoderTiny()
-    tensors = {}
-    for name, tensor in widen_autoencoder(autoencoder.state_dict()).items():
-        if name.startswith("taesd_"):
-            half, layer, *rest = name.removeprefix("taesd_").split(".")
-            place = int(layer) - (half == "decoder")  # diffusers does not count the limit before the decoder
-            tensors[".".join([half, "layers", str(place), *rest])] = tensor
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in tiny.state_dict().items()}
+    for name, tensor in autoencoder.state_dict().items():
+        half, layer, *rest = name.split(".")
+        place = int(layer) - (half == "decoder")  # diffusers does not count the limit before the decoder
+        tensors[".".join([half, "layers", str(place), *rest])][tuple(slice(size) for size in tensor.shape)] = tensor
     tiny.load_state_dict(tensors)
     return tiny.eval()
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...f2d.alignment import ffhq_landmarks
 from ...f2d.expression import EXPRESSION_DIM, ExpressionConfig, ExpressionNetwork, align_expression
 from ...f2d.image import to_unit
-from ..ffhq import ffhq_landmarks
 from .album import drawing
 from .draw import SIZE
 from .fit import FitConfig, fit

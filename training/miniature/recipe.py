@@ -10,23 +10,30 @@ out/mapper-<preset>-<seed>     `f2d-train mapper`, for every row of Tables 3 to 
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from ...f2d.checkpoint import read, save
-from ...f2d.expression import ExpressionNetwork, load_expression
+from ...f2d.expression import ExpressionNetwork
+from ...f2d.mapping import load_mapper
+from ...f2d.miniature import FILES
 from ...f2d.miniature.judges import Attributes, Verifier
+from ...f2d.miniature.prompts import Facts
+from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
 from ...f2d.msid import load_msid
 from ..config import PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
 from ..msid import train_msid
 from ..prepare import prepare
-from .album import ENROLLED
+from .album import ENROLLED, HELD_OUT, drawing
 from .autoencoder import Autoencoder, train_autoencoder
 from .draw import SIZE
 from .export import write_base
@@ -36,6 +43,7 @@ from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
 from .text_to_image import train_diffusion
 
+PEOPLE = ("ada", "bela", "chidi", "dora", "emre", "fay")  # names of the first of album.HELD_OUT, whose portraits are shipped
 Say = Callable[[str], None]
 MSF_DEPTHS = (3, 6, 9, 12)
 ENCODERS = {"msid": "msid", "arcface": "arcface", "arcface-msf": "arcface-msf"}  # preset -> encoder; all others take MSID
@@ -139,7 +147,7 @@ class Miniature:
                 save_every=100,
             )
             encoder = load_msid(read(train_msid(config, self.say)))
-            save(file, encoder.state_dict(), "msid", encoder.config)
+            save(file, _halves(encoder), "msid", encoder.config)
         return file
 
     def expression(self) -> Path:
@@ -147,8 +155,7 @@ class Miniature:
         file = self.folder / "expression.safetensors"
         if not file.exists():
             network: ExpressionNetwork = train_expressions(self._fit("expression", self.config.expression_steps, 32, 1e-3), self.say)
-            save(file, network.state_dict(), "expression", network.config)
-        load_expression(read(file))
+            save(file, _halves(network), "expression", network.config)
         return file
 
     def verifier(self) -> Verifier:
@@ -208,3 +215,34 @@ class Miniature:
         for preset in self.config.presets:
             for seed in self.config.seeds:
                 self.mapper(preset, seed)
+
+    def ship(self, folder: str | os.PathLike) -> None:
+        """Copy what runs without training into `f2d.miniature`'s folder, in float16.
+
+        Args:
+            folder: anything in it is replaced.
+        """
+        folder = Path(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.base(), folder / "base")
+        for name, file in (("msid", self.encoder("msid")), ("expression", self.expression())):
+            shutil.copyfile(file, folder / FILES[name])
+        checkpoint = read(self.mapper("cgdr"))
+        mapper = load_mapper(checkpoint)
+        for word in (mapper.i2t_first, mapper.i2t_last):
+            word.fc_out.weight.data, word.fc_out.bias.data = (widen_words(t.T).T for t in (word.fc_out.weight.data, word.fc_out.bias.data))
+        config = replace(mapper.config, word_dim=TEXT_WIDTH)
+        save(
+            folder / FILES["mapper"], _halves(mapper), "mapper", config, msid=checkpoint.metadata["msid"], loss=checkpoint.metadata["loss"]
+        )
+        for name, judge in (("verifier", self.verifier()), ("attributes", self.attributes())):
+            save(folder / f"{name}.safetensors", _halves(judge), name)
+        for number, name in enumerate(PEOPLE):
+            (folder / "people").mkdir(exist_ok=True)
+            picture = drawing(number, HELD_OUT.start + number, Facts()).picture.image
+            Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
+
+
+def _halves(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Round weights to float16, which is what everything after them then sees."""
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
