@@ -152,7 +152,7 @@ def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
 
 
 def square_side(photo: Photo, what: str) -> int:
-    """Give the side of a square picture, px; raise a ValueError where it is not square."""
+    """Give the side S of a picture of shape (S, S, 3), px; raise a ValueError where it is not square."""
     height, width = photo.shape[:2]
     if height != width:
         raise ValueError(f"Expected {what}, which is square, got {width}x{height} px. Set the alignment to 'detect' for a photo.")
