@@ -215,28 +215,43 @@ class F2DPipeline:
         if not self.subjects:
             raise ValueError("Expected a person for S*, got none. Call add_subject first.")
         class_prompt = replace_placeholders(prompt, self.placeholders, config.class_words)
-        positive, negative = self.encode(prompt), self.encode(config.negative_prompt)
+        positive = self.encode(prompt)
         if not torch.isfinite(positive).all():
             raise ValueError(
                 "Expected a finite text encoding, got NaN or infinity: the words or the base model are damaged. Get them again."
             )
         delayed = self.encode(class_prompt) if config.subject_from else None
-        self.diffusion.set_progress_bar_config(desc="Denoising", disable=not progress)
         pictures: list[Picture] = []
         for first in range(0, count, batch_size):
             seeds = list(range(seed + first, seed + min(first + batch_size, count)))
-            pictures += self._draw(seeds, positive, negative, delayed, prompt, config)
+            pictures += self.draw([prompt] * len(seeds), positive, seeds, config, delayed, progress)
         return pictures
 
-    def _draw(
+    def draw(
         self,
-        seeds: Sequence[int],
+        prompts: Sequence[str],
         positive: torch.Tensor,
-        negative: torch.Tensor,
-        delayed: torch.Tensor | None,
-        prompt: str,
-        config: GenerationConfig,
+        seeds: Sequence[int],
+        config: GenerationConfig | None = None,
+        delayed: torch.Tensor | None = None,
+        progress: bool = True,
     ) -> list[Picture]:
+        """Draw encoded prompts, all at once.
+
+        Args:
+            prompts: B, for the pictures' parameters.
+            positive: shape (B or 1, 77, D), of `encode`; where prompts name different people, encode each with its own subjects.
+            seeds: B.
+            config: how to draw.
+            delayed: shape (B or 1, 77, D): the class prompts' encodings, for `config.subject_from`.
+            progress: show a progress bar.
+
+        Returns:
+            B pictures.
+        """
+        config = config or GenerationConfig()
+        negative = self.encode(config.negative_prompt)
+        self.diffusion.set_progress_bar_config(desc="Denoising", disable=not progress)
         options: dict[str, Any] = {}
         if delayed is not None:
             options = {
@@ -256,8 +271,11 @@ class F2DPipeline:
         )
         flags = output.nsfw_content_detected or [False] * len(seeds)
         images = np.rint(output.images * 255).astype(np.uint8)
-        shared = {"prompt": prompt, **asdict(config), "sampler": "Euler ancestral", "model": self.name}
-        return [Picture(image, {**shared, "seed": number}, bool(flag)) for image, number, flag in zip(images, seeds, flags, strict=True)]
+        shared = {**asdict(config), "sampler": "Euler ancestral", "model": self.name}
+        return [
+            Picture(image, {"prompt": prompt, **shared, "seed": number}, bool(flag))
+            for image, prompt, number, flag in zip(images, prompts, seeds, flags, strict=True)
+        ]
 
 
 class _SubjectSwitch:

@@ -46,7 +46,7 @@ class Verifier(Judge):
 
     @torch.no_grad()
     def embed(self, pictures: Sequence[Photo]) -> Tensor:
-        """Describe who is in each of B pictures of 128 px: shape (B, 128), of length 1."""
+        """Describe who is in each of B pictures of shape (128, 128, 3), uint8: shape (B, 128), of length 1."""
         return functional.normalize(self(to_signed(pictures)).float(), dim=1)
 
 
@@ -63,6 +63,6 @@ class Attributes(Judge):
 
     @torch.no_grad()
     def recognise(self, pictures: Sequence[Photo]) -> list[Facts]:
-        """Say what is in each of B pictures of 128 px."""
+        """Say what is in each of B pictures of shape (128, 128, 3), uint8."""
         found = {kind: logits.argmax(1).tolist() for kind, logits in self.split(self(to_signed(pictures))).items()}
         return [Facts(**{kind: KINDS[kind][found[kind][row]] for kind in KINDS}) for row in range(len(pictures))]
