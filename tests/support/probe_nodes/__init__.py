@@ -1,4 +1,4 @@
-"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors."""
+"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors, or let keypoints flow."""
 
 from __future__ import annotations
 
@@ -86,7 +86,40 @@ class SaveTokens:
         return _write(name, tensors, {"weights_sha256": digest.hexdigest()})
 
 
+class ReadPose:
+    """Gives JSON as POSE_KEYPOINT, in place of a pose preprocessor."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"json": ("STRING", {"default": "[]", "multiline": True})}}
+
+    RETURN_TYPES = ("POSE_KEYPOINT",)
+    FUNCTION = "read"
+    CATEGORY = "f2d_probe"
+
+    def read(self, **inputs: str) -> tuple[Any]:
+        return (json.loads(inputs["json"]),)
+
+
+class ListConditionings:
+    """Gives two conditionings as a list."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"conditioning_1": ("CONDITIONING",), "conditioning_2": ("CONDITIONING",)}}
+
+    RETURN_TYPES = ("CONDITIONING",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "gather"
+    CATEGORY = "f2d_probe"
+
+    def gather(self, conditioning_1: Any, conditioning_2: Any) -> tuple[list[Any]]:
+        return ([conditioning_1, conditioning_2],)
+
+
 NODE_CLASS_MAPPINGS = {
+    "F2DProbeList": ListConditionings,
+    "F2DProbeReadPose": ReadPose,
     "F2DProbeSaveConditioning": SaveConditioning,
     "F2DProbeSaveTensors": SaveTensors,
     "F2DProbeSaveTokens": SaveTokens,
