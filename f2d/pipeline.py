@@ -123,7 +123,11 @@ class F2DPipeline:
                     f"Expected a Stable Diffusion 1.x checkpoint, got '{path}', which does not load as one "
                     f"({str(error).splitlines()[0][:200]}). Choose another file."
                 ) from error
-        diffusion.to(device, torch.float32 if device == "cpu" else torch.float16)
+        if device == "cpu":
+            diffusion.text_encoder.float()  # transformers 5 keeps the file's float16; diffusers reads all in float32
+        else:
+            diffusion.to(torch.float16)
+        diffusion.to(device)
         return cls(diffusion, os.path.basename(os.path.normpath(path)))
 
     @property

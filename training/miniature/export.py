@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -35,7 +36,7 @@ def as_tiny(autoencoder: Autoencoder) -> Any:
 
 
 def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: Diffusion) -> Path:
-    """Write a StableDiffusionPipeline, float16.
+    """Write a StableDiffusionPipeline, float16; the networks given are rounded to it.
 
     Args:
         folder: anything in it is replaced.
@@ -54,9 +55,10 @@ def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: D
         EulerAncestralDiscreteScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}), None, None,
     )  # fmt: skip
     pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
-    types = {module: module.dtype for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder)}
-    pipeline.to(torch.float16)
+    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        torch.nn.Module.half(part)
     pipeline.save_pretrained(folder)
-    for module, dtype in types.items():
-        module.to(dtype)
+    config = folder / "vae" / "config.json"
+    settings = {name: value for name, value in json.loads(config.read_text()).items() if name != "block_out_channels"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")  # diffusers writes it, and warns when it reads it
     return folder

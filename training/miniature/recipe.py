@@ -230,7 +230,7 @@ class Miniature:
         checkpoint = read(self.mapper("cgdr"))
         mapper = load_mapper(checkpoint)
         for word in (mapper.i2t_first, mapper.i2t_last):
-            word.fc_out.weight.data, word.fc_out.bias.data = (widen_words(t.T).T for t in (word.fc_out.weight.data, word.fc_out.bias.data))
+            word.fc_out.weight.data, word.fc_out.bias.data = widen_words(word.fc_out.weight.data.T).T, widen_words(word.fc_out.bias.data)
         config = replace(mapper.config, word_dim=TEXT_WIDTH)
         save(
             folder / FILES["mapper"], _halves(mapper), "mapper", config, msid=checkpoint.metadata["msid"], loss=checkpoint.metadata["loss"]

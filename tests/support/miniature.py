@@ -1,0 +1,20 @@
+"""The miniature's base model with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from face2diffusion.training.miniature.autoencoder import Autoencoder
+from face2diffusion.training.miniature.export import write_base
+from face2diffusion.training.miniature.text_to_image import Diffusion
+
+
+def write_random_base(folder: Path, seed: int = 0) -> tuple[Autoencoder, Diffusion]:
+    """Write `folder`/base, and return the networks as they were rounded to float16."""
+    torch.manual_seed(seed)
+    autoencoder, diffusion = Autoencoder().eval(), Diffusion().eval()
+    for parameter in diffusion.unet.parameters():  # biases and norms of 0 and 1 would hide mistakes
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    write_base(folder / "base", autoencoder, diffusion)
+    return torch.nn.Module.float(autoencoder.half()), torch.nn.Module.float(diffusion.half())
