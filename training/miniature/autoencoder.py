@@ -103,13 +103,14 @@ def train_autoencoder(config: FitConfig, say: Callable[[str], None] = print) -> 
 
     def loss_of(step: int) -> Tensor:
         drawings = [drawing(step * config.batch_size + i) for i in range(config.batch_size)]
-        images = to_tensor(drawings).contiguous(memory_format=torch.channels_last)
+        device = next(network.parameters()).device
+        images = to_tensor(drawings).to(device).contiguous(memory_format=torch.channels_last)
         labels = torch.stack([torch.from_numpy(one.picture.labels) for one in drawings])
-        weight = 1 + (_FEATURE_WEIGHT - 1) * torch.isin(labels, torch.tensor(_FEATURES)).float()[:, None]
+        weight = 1 + (_FEATURE_WEIGHT - 1) * torch.isin(labels, torch.tensor(_FEATURES)).float()[:, None].to(device)
         latents = network.encode(images)
         decoded = network.decode(latents + 0.05 * torch.randn_like(latents)).float()
         difference = decoded - images
-        edges = sum((difference.diff(dim=axis).abs().mean() for axis in (2, 3)), start=torch.zeros(()))
+        edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         latents = latents.float()
         spread = (latents.var(dim=(0, 2, 3)) - 1).pow(2).mean() + latents.mean(dim=(0, 2, 3)).pow(2).mean()
         return ((difference.abs() + difference.pow(2)) * weight).mean() + edges + 0.01 * spread

@@ -45,6 +45,7 @@ def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> 
         drawings = [drawing(_DRAWINGS_FROM + step * config.batch_size + i) for i in range(config.batch_size)]
         faces = to_unit([align_expression(one.picture.image, landmarks) for one in drawings])
         wanted = torch.from_numpy(np.stack([coefficients(one.scene.figures[0].expression) for one in drawings]))
-        return functional.mse_loss(network(faces).float(), wanted) * EXPRESSION_DIM
+        found = network(faces.to(next(network.parameters()).device)).float()
+        return functional.mse_loss(found, wanted.to(found.device)) * EXPRESSION_DIM
 
     return fit(network, loss_of, config, say)  # type: ignore[return-value]

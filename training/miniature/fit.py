@@ -11,6 +11,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 
+from ...f2d.pipeline import best_device
 from ..run import Run, stream_seed
 
 
@@ -27,6 +28,7 @@ class FitConfig:
     clip: float = 1.0  # gradient norm
     ema: float = 0.999  # decay of the average of the weights, reached after a while
     bf16: bool = True  # autocast; on a CPU only worth it where it has bf16 units
+    device: str = ""  # "" = the best there is
     seed: int = 0
     save_every: int = 200  # steps
     log_every: int = 50  # steps
@@ -37,7 +39,7 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
 
     Args:
         network: all its parameters are trained.
-        loss_of: computes the loss of a step, which decides alone what is drawn for it.
+        loss_of: computes the loss of a step, which decides alone what is drawn for it, on the network's device.
         config: the run.
         say: is told how it goes.
 
@@ -50,6 +52,7 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
         OSError: the run folder cannot be written to.
     """
     run = Run(config.out, config)
+    network.to(config.device or best_device())
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     step, state = 0, run.load_state()

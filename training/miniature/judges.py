@@ -23,10 +23,11 @@ _SCALE, _MARGIN = 24.0, 0.2  # of the verifier's cosine softmax
 @torch.no_grad()
 def _wear(pictures: Tensor, autoencoder: Autoencoder, generator: torch.Generator) -> Tensor:
     """Send half the pictures through the autoencoder with noise on their latents, as a generated picture has it."""
-    half = len(pictures) // 2
+    half, device = len(pictures) // 2, next(autoencoder.parameters()).device
+    pictures = pictures.to(device)
     latents = autoencoder.encode(pictures[:half].contiguous(memory_format=torch.channels_last))
-    spread = 0.25 * torch.rand(half, 1, 1, 1, generator=generator)
-    worn = autoencoder.decode(latents + spread * torch.randn(latents.shape, generator=generator)).float().clamp(-1, 1)
+    noise = 0.25 * torch.rand(half, 1, 1, 1, generator=generator) * torch.randn(latents.shape, generator=generator)
+    worn = autoencoder.decode(latents + noise.to(device)).float().clamp(-1, 1)
     return torch.cat([worn, pictures[half:]])
 
 
@@ -52,7 +53,7 @@ def train_verifier(config: FitConfig, autoencoder: Autoencoder, say: Callable[[s
         first = _DRAWINGS_FROM + step * config.batch_size
         drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
         features = functional.normalize(network(_wear(to_tensor(drawings), autoencoder, generator)), dim=1)
-        cosine = features.float() @ functional.normalize(classes.weight, dim=1).T
+        cosine, who = features.float() @ functional.normalize(classes.weight, dim=1).T, who.to(features.device)
         return functional.cross_entropy(_SCALE * (cosine - _MARGIN * functional.one_hot(who, len(JUDGED))), who)
 
     fit(both, loss_of, config, say)
@@ -75,6 +76,7 @@ def train_attributes(config: FitConfig, autoencoder: Autoencoder, say: Callable[
         drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
         logits = network.split(network(_wear(to_tensor(drawings), autoencoder, generator)).float())
         wanted = {kind: torch.tensor([names.index(getattr(one.facts, kind)) for one in drawings]) for kind, names in KINDS.items()}
-        return sum((functional.cross_entropy(logits[kind], wanted[kind]) for kind in KINDS), start=torch.zeros(()))
+        losses = [functional.cross_entropy(logits[kind], wanted[kind].to(logits[kind].device)) for kind in KINDS]
+        return torch.stack(losses).sum()
 
     return fit(network, loss_of, config, say)  # type: ignore[return-value]

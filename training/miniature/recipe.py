@@ -29,6 +29,7 @@ from ...f2d.miniature.judges import Attributes, Verifier
 from ...f2d.miniature.prompts import Facts
 from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
 from ...f2d.msid import load_msid
+from ...f2d.pipeline import best_device
 from ..config import PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
 from ..msid import train_msid
@@ -106,7 +107,7 @@ class Miniature:
         if not file.exists():
             save(file, train().state_dict(), name)
         network.load_state_dict(load_file(file))
-        return network.eval().requires_grad_(False)
+        return network.eval().requires_grad_(False).to(best_device())
 
     def autoencoder(self) -> Autoencoder:
         """Train the autoencoder."""
@@ -120,7 +121,7 @@ class Miniature:
         if not (folder / "model_index.json").exists():
             autoencoder, fit = self.autoencoder(), self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
             diffusion = train_diffusion(fit, autoencoder, self.folder, self.config.drawings, self.config.pairs, self.say)
-            write_base(folder, autoencoder, diffusion)
+            write_base(folder, autoencoder.cpu(), diffusion.cpu())
         return folder
 
     def encoder(self, name: str) -> Path:
@@ -182,7 +183,6 @@ class Miniature:
                 image_size=SIZE,
                 batch_size=16,
                 workers=1,
-                device="cpu",
             ),
             self.say,
         )

@@ -113,7 +113,7 @@ class Diffusion(nn.Module):
         ids = torch.full((len(captions), LENGTH), self.tokenizer.pad_token_id)
         where: list[tuple[int, int]] = []
         people: list[Person] = []
-        star = self.tokenizer(_NAME).input_ids[1]
+        star, device = self.tokenizer(_NAME).input_ids[1], self.namer.weight.device
         for row, caption in enumerate(captions):
             tokens = self.tokenizer(caption.text).input_ids
             ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -121,8 +121,9 @@ class Diffusion(nn.Module):
             people += caption.named
         handle = None
         if people:
-            rows = self.namer(torch.from_numpy(np.stack([one.features for one in people])).float()).view(-1, 2, TEXT_WIDTH)
-            batch, place = torch.tensor(where).T
+            features = torch.from_numpy(np.stack([one.features for one in people])).float()
+            rows = self.namer(features.to(device)).view(-1, 2, TEXT_WIDTH)
+            batch, place = torch.tensor(where, device=device).T
 
             def insert(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
                 index = batch.repeat(2), torch.cat([place, place + 1])
@@ -130,7 +131,7 @@ class Diffusion(nn.Module):
 
             handle = text_embeddings(self.text_encoder).token_embedding.register_forward_hook(insert)
         try:
-            return self.text_encoder(ids)[0]
+            return self.text_encoder(ids.to(device))[0]
         finally:
             if handle is not None:
                 handle.remove()
@@ -197,7 +198,7 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
     Returns:
         shape (count, 4, h, w), float16, mapped from the file.
     """
-    out = Path(out)
+    out, device = Path(out), next(autoencoder.parameters()).device
     if not out.exists():
         width = SIZE // 8 * 3 // 2 if pair else SIZE // 8
         with atomic_file(out) as temporary:
@@ -205,9 +206,9 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
             for first in tqdm(range(0, count, 32), desc="latents", unit_scale=32):
                 numbers = range(first, min(first + 32, count))
                 drawings = [drawing(n, _famous(n)) if not pair else drawing(_PAIRS_FROM + n, pair=True) for n in numbers]
-                images = to_tensor(drawings).contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16):
-                    found[first : first + len(numbers)] = autoencoder.encode(images).float().numpy()
+                images = to_tensor(drawings).to(device).contiguous(memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16):
+                    found[first : first + len(numbers)] = autoencoder.encode(images).float().cpu().numpy()
             found.flush()
             del found
     return np.load(out, mmap_mode="r")
@@ -251,7 +252,8 @@ def train_diffusion(
         latent = torch.from_numpy(np.stack([source[n] for n in numbers])).float()
         noise, time = torch.randn_like(latent), torch.randint(SCHEDULE["num_train_timesteps"], (size,))
         noisy = schedule.add_noise(latent, noise, time).contiguous(memory_format=torch.channels_last)
-        predicted = network.unet(noisy, time, network.encode(captions)).sample
-        return functional.mse_loss(predicted.float(), noise)
+        device = network.namer.weight.device
+        predicted = network.unet(noisy.to(device), time.to(device), network.encode(captions)).sample
+        return functional.mse_loss(predicted.float(), noise.to(device))
 
     return fit(network, loss_of, config, say)  # type: ignore[return-value]
