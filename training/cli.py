@@ -15,7 +15,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .config import PRESET_ENCODERS, PRESETS, EvaluateConfig, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig, ReportConfig
+from .config import (
+    MINIATURE_SMALL,
+    PRESET_ENCODERS,
+    PRESETS,
+    EvaluateConfig,
+    MapperTrainingConfig,
+    MiniatureConfig,
+    MSIDTrainingConfig,
+    PrepareConfig,
+    ReportConfig,
+)
 
 _EPILOG = """examples:
   f2d-train prepare --photos ffhq --base sd-v1-4 --msid msid.pt --expression epoch_20.pth --parser face-parsing --aligned --out cache
@@ -27,8 +37,13 @@ _EPILOG = """examples:
   f2d-train evaluate --method ELITE --faces eval/faces --aligned --detector yunet.onnx --images elite --adaface adaface_ir101.ckpt --out eval/elite.json
   accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp --images eval/f2d --out eval/f2d.json ...
   f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
+  f2d-train miniature --out runs/miniature
+  f2d-train miniature report --out runs/miniature
 """
 _NOTE = re.compile(r"^ {4}(\w+): .*?  # (.+)$", re.MULTILINE)  # the comment on a config's field is the option's help
+
+
+_PRESETS = {**PRESETS, "small": MINIATURE_SMALL}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dry, preset = options.pop("dry_run"), options.pop("preset", "")
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        config = config_class(**{**PRESETS.get(preset, {}), **given})
+        config = config_class(**{**_PRESETS.get(preset, {}), **given})
         if dry:
             print(json.dumps(dataclasses.asdict(config), indent=2))
             return 0
         run(config, preset)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("Interrupted; the same command goes on."), 130)
-    except (FloatingPointError, ConnectionError) as error:  # a loss that is not finite, a process that died
+    except (FloatingPointError, ConnectionError, InterruptedError) as error:  # a loss that is not finite, a process that died, a signal
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, 2)
@@ -83,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "msid", MSIDTrainingConfig, _msid, "pre-train the identity encoder; the same command resumes")
     _command(commands, "evaluate", EvaluateConfig, _evaluate, "draw and score one method by the paper's protocol; the same command resumes")
     _command(commands, "report", ReportConfig, _report, "make the paper's tables and plots of one or more evaluations")
+    miniature = _command(commands, "miniature", MiniatureConfig, _miniature, "train the miniature from nothing; the same command resumes")
+    miniature.add_argument("--preset", choices=["shipped", "small"], default="shipped", help="small: for tests (default: shipped)")
     return parser
 
 
@@ -96,6 +113,9 @@ def _command(commands: Any, name: str, config_class: type, run: Callable, summar
     )
     hints, notes = get_type_hints(config_class), dict(_NOTE.findall(inspect.getsource(config_class)))
     for field in dataclasses.fields(config_class):
+        if field.name == "stage":
+            parser.add_argument("stage", nargs="?", choices=get_args(hints["stage"]), default=field.default, help=notes["stage"])
+            continue
         _option(parser, field.name, hints[field.name], field.default, notes.get(field.name, ""))
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.set_defaults(run=run, config_class=config_class)
@@ -161,6 +181,20 @@ def _report(config: ReportConfig, preset: str) -> None:
     from .evaluation.report import report
 
     _say(f"Report -> {report(config, _say)}")
+
+
+def _miniature(config: MiniatureConfig, preset: str) -> None:
+    from .miniature.recipe import Miniature
+
+    miniature = Miniature(config, _say)
+    if config.stage == "report":
+        from .miniature.report import write_report
+
+        _say(f"Page -> {write_report(miniature)}")
+    elif config.stage == "ship":
+        _say(f"Weights -> {miniature.ship()}")
+    else:
+        _say(f"Models -> {miniature.train()}")
 
 
 if __name__ == "__main__":

@@ -182,3 +182,38 @@ class ReportConfig:
     draws: int = 10_000  # of the bootstrap
     grid_identities: int = 3  # faces with a grid of pictures
     grid_prompts: tuple[int, ...] = (2, 14, 25, 33, 38)  # places in Table 7; those that were drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniatureConfig:
+    """How `f2d-train miniature` makes the small world's models; the defaults are those of the shipped weights."""
+
+    stage: Literal["train", "report", "ship"] = "train"  # make the models, reproduce the paper with them, or pack them for `f2d demo`
+    out: str = ""  # folder
+    drawings: int = 40_000  # with one person, for the diffusion model
+    pairs: int = 5_000  # with two
+    autoencoder_steps: int = 3_500  # of 16 drawings
+    diffusion_steps: int = 5_500  # of 32
+    people: int = 400  # for the identity encoders
+    pictures: int = 30  # of each
+    msid_epochs: int = 12
+    expression_steps: int = 800  # of 32
+    verifier_steps: int = 1_500  # of 64
+    attribute_steps: int = 1_000  # of 64
+    photos: int = 4_000  # for the mapper, each of another person
+    mapper_steps: int = 1_000  # of 32
+    seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
+    presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
+    seed: int = 0  # of everything else
+    report_people: int = 20  # of whom no stage of training has seen any
+    report_prompts: int = 40
+    best_of: int = 8  # pictures, for the analogue of Fig. 7
+    bf16: bool = True  # autocast
+
+
+# Too small to learn anything: for tests.
+MINIATURE_SMALL: dict[str, Any] = {
+    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "people": 4, "pictures": 4, "msid_epochs": 1,
+    "expression_steps": 2, "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2,
+    "report_people": 2, "report_prompts": 3, "best_of": 2, "bf16": False,
+}  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from tqdm import tqdm
 
 from ...f2d.alignment import crop_ffhq
 from ...f2d.image import Photo
+from ...f2d.miniature.prompts import Facts
 from ..config import IDENTITY_CLASSES
 from ..parsing import CELEBAMASK_LABELS
+from ..run import stream_seed
 from .album import drawing
+from .world import sample_facts
 
 FACE_SIZE = 112  # px
+_HATS = 0.3  # share of the photos that may show a job
 _DONE = "done"  # a file that says that a folder is whole
 _REGION = tuple(CELEBAMASK_LABELS.index(name) for name in IDENTITY_CLASSES)
 _ENROLLED_FROM, _PHOTOS_FROM = 20_000_000, 30_000_000  # numbers of the drawings
@@ -26,6 +31,13 @@ _ENROLLED_FROM, _PHOTOS_FROM = 20_000_000, 30_000_000  # numbers of the drawings
 def portrait(photo: Photo) -> Photo:
     """Cut the face out of a drawing as the encoder does with pictures that are aligned the FFHQ way: shape (112, 112, 3)."""
     return crop_ffhq(photo, FACE_SIZE)
+
+
+def _facts(number: int) -> Facts:
+    """What a photo shows; most people wear no hat when they are photographed."""
+    generator = np.random.default_rng(stream_seed(7, number))
+    facts = sample_facts(generator)
+    return facts if generator.random() < _HATS else replace(facts, job="")
 
 
 def write_class_folders(folder: str | os.PathLike, people: Iterable[int], pictures: int) -> Path:
@@ -64,7 +76,7 @@ def write_photos(folder: str | os.PathLike, count: int) -> Path:
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         for number in tqdm(range(count), desc=folder.name, unit="photo"):
-            picture, name = drawing(_PHOTOS_FROM + number).picture, f"{number:06d}"
+            picture, name = drawing(_PHOTOS_FROM + number, facts=_facts(number)).picture, f"{number:06d}"
             Image.fromarray(picture.image).save(folder / f"{name}.png", compress_level=1)
             np.save(folder / f"{name}.npy", np.isin(picture.labels, _REGION).astype(np.uint8))
             (folder / f"{name}.json").write_text(json.dumps({"segments": [{"id": 1, "coco_label": "person"}]}))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,13 +24,13 @@ from torch import nn
 from ...f2d.checkpoint import read, save
 from ...f2d.expression import ExpressionNetwork
 from ...f2d.mapping import load_mapper
-from ...f2d.miniature import FILES
+from ...f2d.miniature import FILES, WEIGHTS
 from ...f2d.miniature.judges import Attributes, Verifier
 from ...f2d.miniature.prompts import Facts
 from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
 from ...f2d.msid import load_msid
 from ...f2d.pipeline import best_device
-from ..config import PRESETS, MapperTrainingConfig, MSIDTrainingConfig, PrepareConfig
+from ..config import PRESETS, MapperTrainingConfig, MiniatureConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
 from ..msid import train_msid
 from ..prepare import prepare
@@ -48,35 +48,6 @@ PEOPLE = ("ada", "bela", "chidi", "dora", "emre", "fay")  # names of the first o
 Say = Callable[[str], None]
 MSF_DEPTHS = (3, 6, 9, 12)
 ENCODERS = {"msid": "msid", "arcface": "arcface", "arcface-msf": "arcface-msf"}  # preset -> encoder; all others take MSID
-
-
-@dataclass(frozen=True, kw_only=True)
-class MiniatureConfig:
-    """Sizes of the miniature; the defaults are what is shipped."""
-
-    out: str = ""  # folder
-    drawings: int = 40_000  # with one person, for the diffusion model
-    pairs: int = 5_000  # with two
-    autoencoder_steps: int = 3_500  # of 16 drawings
-    diffusion_steps: int = 5_500  # of 32
-    people: int = 400  # for the identity encoders
-    pictures: int = 30  # of each
-    msid_epochs: int = 12
-    expression_steps: int = 800  # of 32
-    verifier_steps: int = 1_500  # of 64
-    attribute_steps: int = 1_000  # of 64
-    photos: int = 4_000  # for the mapper, each of another person
-    mapper_steps: int = 1_000  # of 32
-    seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
-    presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
-    seed: int = 0  # of everything else
-    bf16: bool = True  # autocast
-
-
-SMALL = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "people": 4, "pictures": 4, "msid_epochs": 1,
-    "expression_steps": 2, "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2,
-}  # fmt: skip
 
 
 class Miniature:
@@ -207,20 +178,24 @@ class Miniature:
         )
         return train_mapper(replace(config, **PRESETS[preset]), self.say)
 
-    def train(self) -> None:
-        """Make everything."""
+    def train(self) -> Path:
+        """Make everything; returns the folder."""
         self.base()
         self.verifier()
         self.attributes()
         for preset in self.config.presets:
             for seed in self.config.seeds:
                 self.mapper(preset, seed)
+        return self.folder
 
-    def ship(self, folder: str | os.PathLike) -> None:
+    def ship(self, folder: str | os.PathLike = WEIGHTS) -> Path:
         """Copy what runs without training into `f2d.miniature`'s folder, in float16.
 
         Args:
             folder: anything in it is replaced.
+
+        Returns:
+            The folder.
         """
         folder = Path(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -241,6 +216,7 @@ class Miniature:
             (folder / "people").mkdir(exist_ok=True)
             picture = drawing(number, HELD_OUT.start + number, Facts()).picture.image
             Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
+        return folder
 
 
 def _halves(network: nn.Module) -> dict[str, torch.Tensor]:
