@@ -33,7 +33,7 @@ class Judge(nn.Module):
         self.network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Map pictures (B, 3, 128, 128) in [-1, 1] to outputs (B, N)."""
+        """Map pictures of shape (B, 3, 128, 128) in [-1, 1] to outputs of shape (B, N)."""
         return self.network(pictures)
 
 
@@ -58,7 +58,7 @@ class Attributes(Judge):
         super().__init__(sum(len(names) for names in KINDS.values()))
 
     def split(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Divide outputs (B, N) into the kinds' logits."""
+        """Divide outputs of shape (B, N) into the kinds' logits."""
         return dict(zip(KINDS, outputs.split([len(names) for names in KINDS.values()], dim=1), strict=True))
 
     @torch.no_grad()
