@@ -1,0 +1,230 @@
+"""The paper in small: its tables and figures on people and prompts that no stage of training has seen, as a page with plots."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...f2d.checkpoint import atomic_file, read
+from ...f2d.miniature.prompts import NEUTRAL, PROMPTS, describe
+from ...f2d.msid import load_msid
+from ..evaluation.pages import Block, Cell, Figure, Heading, Row, Table, Text, to_markdown
+from ..evaluation.plots import plot_upper_bound
+from ..evaluation.statistics import Mean, bootstrap_mean, rank, upper_bound
+from ..faces import open_faces
+from ..verification import Similarities, area_under_curve, compare, draw_histograms, sample_triplets
+from .album import HELD_OUT
+from .measure import VARIANTS, Score, measure
+from .photos import write_class_folders
+from .recipe import MSF_DEPTHS, Miniature
+
+SEEDS = (0, 1, 2)  # of the mappers
+_FACES, _TRIPLETS = 8, 3  # photos a held-out person, draws of triplets
+_NOTHING = Mean(np.nan, np.nan, np.nan, 0, 0)
+Scores = dict[int, list[Score]]  # by seed
+Value = Callable[[Score], float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that the paper or the issue's targets say, and what was measured."""
+
+    text: str
+    held: bool
+    measured: str
+
+
+def write_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -> Path:
+    """Train what is missing, measure, and write `report/miniature.md` with its plots.
+
+    Args:
+        miniature: the recipe's folder.
+        seeds: of the mappers, for every row.
+
+    Returns:
+        The page.
+    """
+    scores = {name: {seed: measure(miniature, variant, seed) for seed in seeds} for name, variant in VARIANTS.items()}
+    folder = miniature.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    depths = {name: _verify(miniature, name, folder) for name in ("arcface", "msid")}
+    claims = _claims(scores, depths)
+    blocks: list[Block] = [
+        Text(_lead(miniature, seeds), "lead"),
+        Heading("What held"),
+        Table(
+            ("Claim", "held", "measured"),
+            tuple(Row((Cell(claim.text), Cell("yes" if claim.held else "no"), Cell(claim.measured)), "measured") for claim in claims),
+            words=True,
+            caption="Intervals: 95 %, bootstrap over people; differences are paired by person.",
+        ),
+        Heading("Encoders (Table 3)"),
+        _table(scores, ("arcface", "arcface-msf", "cgdr"), ("ArcFace", "ArcFace w/ MSF", "MSID")),
+        Heading("Identity by depth (Fig. 4)"),
+        *_depth_figures(depths, folder),
+        Heading("Expression guidance (Table 4)"),
+        _table(scores, ("no-expression", "cgdr"), ("without", "with"), expressions=True),
+        Heading("Losses (Table 5)"),
+        _table(
+            scores,
+            ("reconstruction", "masked", "reconstruction-dsc", "cgdr"),
+            ("Reconstruction", "Masked", "Reconstruction w/ DSC", "CGDR"),
+        ),
+        Heading("Best of N (Fig. 7)"),
+        Figure("best-of-n.svg", plot_upper_bound({name: _best(scores[name]) for name in ("cgdr", "reconstruction")})),
+    ]
+    for block in blocks:
+        if isinstance(block, Figure):
+            (folder / block.name).write_bytes(block.data)
+    page = folder / "miniature.md"
+    with atomic_file(page) as temporary:
+        Path(temporary).write_text(to_markdown("The paper in miniature", blocks), encoding="utf-8")
+    return page
+
+
+def _lead(miniature: Miniature, seeds: Sequence[int]) -> str:
+    config = miniature.config
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return (
+        f"{date.today()}, {device}, torch {torch.__version__}, Python {platform.python_version()}: {config.report_people} people whom no stage of "
+        f"training has seen, one photo each, {min(config.report_prompts, len(PROMPTS))} prompts, mappers of {len(seeds)} seeds. Made by "
+        "`f2d-train miniature report`. The judges of identity and of what is to be seen are trained apart, on other people, with another "
+        "architecture. Identity is the judge's cosine between photo and picture; text is the share of what a prompt asks for that is seen; "
+        "hMean is their harmonic mean for each picture, then averaged. This is a drawn world: it shows whether the method's parts do what the "
+        "paper says of them, not how good the paper's model is."
+    )
+
+
+def _values(scores: Scores, task: str, value: Value, where: Callable[[Score], bool] = lambda score: True) -> tuple[np.ndarray, np.ndarray]:
+    """Average over seeds: values by person and prompt, each of shape (P,), and whose they are."""
+    cells: dict[tuple[int, int], list[float]] = {}
+    for found in scores.values():
+        for score in found:
+            if score.task == task and where(score):
+                cells.setdefault((score.who, score.prompt), []).append(value(score))
+    return np.array([np.mean(values) for values in cells.values()]), np.array([who for who, _ in cells])
+
+
+def _mean(scores: Scores, task: str, value: Value, where: Callable[[Score], bool] = lambda score: True) -> Mean:
+    values, people = _values(scores, task, value, where)
+    return bootstrap_mean(values, people) or _NOTHING
+
+
+def _difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> Mean:
+    """How far the first is above the second, person by person."""
+    people = np.unique(first[1])
+    gaps = np.array([first[0][first[1] == who].mean() - second[0][second[1] == who].mean() for who in people])
+    return bootstrap_mean(gaps, people) or _NOTHING
+
+
+def _asks_expression(score: Score) -> bool:
+    return PROMPTS[score.prompt].expression != NEUTRAL
+
+
+def _show(mean: Mean) -> str:
+    return f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+
+
+def _table(scores: dict[str, Scores], names: Sequence[str], titles: Sequence[str], expressions: bool = False) -> Table:
+    columns: dict[str, tuple[str, Value, Callable[[Score], bool]]] = {
+        "Identity": ("prompt", lambda score: score.identity, lambda score: True),
+        "Text": ("prompt", lambda score: score.text, lambda score: True),
+        "hMean": ("prompt", lambda score: score.hmean, lambda score: True),
+    }
+    if expressions:
+        columns["Expression asked for is seen"] = ("prompt", lambda score: score.expression, _asks_expression)
+        columns["Reference followed"] = ("reference", lambda score: score.text, lambda score: True)
+    found = {name: [_mean(scores[name], *column) for column in columns.values()] for name in names}
+    ranks = [rank({name: cells[i].value for name, cells in found.items()}) for i in range(len(columns))]
+    rows = []
+    for name, title in zip(names, titles, strict=True):
+        cells = [Cell(title)]
+        for i, mean in enumerate(found[name]):
+            shown = f"{mean.value:.3f}" if mean.pictures else "–"
+            cells.append(Cell(shown, ranks[i].get(name, 0), f"{mean.low:.3f} to {mean.high:.3f}" if mean.pictures else ""))
+        rows.append(Row(tuple(cells), "measured"))
+    return Table(("", *columns), tuple(rows))
+
+
+def _best(scores: Scores) -> list:
+    values, people, prompts = [], [], []
+    drawn = {(s.who, s.prompt) for found in scores.values() for s in found if s.task == "best"}
+    for seed, found in scores.items():
+        for score in found:
+            if score.task in ("best", "prompt") and (score.who, score.prompt) in drawn:
+                values.append(score.hmean)
+                people.append(score.who)
+                prompts.append(1000 * seed + score.prompt)
+    return upper_bound(np.array(values), np.array(people), np.array(prompts), (1, 2, 4, 8))
+
+
+def _verify(miniature: Miniature, name: str, folder: Path) -> dict[int, Similarities]:
+    """Compare held-out people's faces at each depth, over several draws of triplets."""
+    people = range(HELD_OUT.start, HELD_OUT.start + max(miniature.config.report_people, 2))
+    faces = open_faces(write_class_folders(miniature.folder / "held-out", people, _FACES), remap=True)
+    encoder = load_msid(read(miniature.encoder(name)), MSF_DEPTHS)
+    triplets = np.concatenate([sample_triplets(faces.labels, seed) for seed in range(_TRIPLETS)])
+    found = compare(encoder, faces, triplets)
+    draw_histograms(found, folder / f"depths-{name}.png", {"arcface": "ArcFace", "msid": "MSID"}[name])
+    return found
+
+
+def _depth_figures(depths: dict[str, dict[int, Similarities]], folder: Path) -> Iterable[Block]:
+    rows = [
+        Row((Cell(title), *(Cell(f"{100 * found.auc:.2f} %") for found in depths[name].values())), "measured")
+        for name, title in (("arcface", "ArcFace"), ("msid", "MSID"))
+    ]
+    yield Table(("AUC", *(f"depth {depth}" for depth in MSF_DEPTHS)), tuple(rows))
+    for name in depths:
+        yield Figure(f"depths-{name}.png", (folder / f"depths-{name}.png").read_bytes())
+
+
+def recognition(scores: Scores) -> float:
+    """Compute the AUC of "a photo of S*": own photo against the photos of all others.
+
+    Args:
+        scores: by seed.
+
+    Returns:
+        in [0, 1].
+    """
+    plain = [score for found in scores.values() for score in found if score.task == "plain"]
+    own = np.array([score.cosines[score.who] for score in plain])
+    others = np.array([x for score in plain for who, x in enumerate(score.cosines) if who != score.who])
+    return area_under_curve(own, others)
+
+
+def _claims(scores: dict[str, Scores], depths: dict[str, dict[int, Similarities]]) -> list[Claim]:
+    cgdr, reconstruction = scores["cgdr"], scores["reconstruction"]
+    auc = recognition(cgdr)
+    text, plain_text = _mean(cgdr, "prompt", lambda s: s.text), _mean(cgdr, "class", lambda s: s.text)
+    reference = _mean(cgdr, "reference", lambda s: s.text)
+    asked = _mean(cgdr, "prompt", lambda s: s.expression, _asks_expression)
+
+    def above(first: str, second: str, value: Value, where: Callable[[Score], bool] = lambda s: True) -> Mean:
+        return _difference(_values(scores[first], "prompt", value, where), _values(scores[second], "prompt", value, where))
+
+    identity, words = (lambda s: s.identity), (lambda s: s.text)
+    lost = above("reconstruction", "cgdr", identity)
+    whole = _mean(reconstruction, "prompt", identity)
+    gain, dsc, guided = above("cgdr", "reconstruction", words), above("cgdr", "reconstruction-dsc", identity), above("cgdr", "no-expression", lambda s: float(s.expression), _asks_expression)  # fmt: skip
+    shallow = {name: found[MSF_DEPTHS[0]].auc for name, found in depths.items()}
+    sample = f'"{describe(PROMPTS[0], "S*")}", ...'
+    return [
+        Claim("“A photo of S*” is recognised: AUC at least 0.95", auc >= 0.95, f"{auc:.3f}"),
+        Claim(f"Text accuracy at least 0.85 ({sample})", text.value >= 0.85, _show(text)),
+        Claim("and within 0.05 of “a person”", plain_text.value - text.value <= 0.05, f"a person: {_show(plain_text)}"),
+        Claim("An expression reference is followed in at least 80 %", reference.value >= 0.8, _show(reference)),
+        Claim("Without one the expression follows the prompt", asked.value >= 0.8, _show(asked)),
+        Claim("CGDR's text accuracy is above reconstruction's (Table 5)", gain.low > 0, f"by {_show(gain)}"),
+        Claim("at a loss of at most 5 % of identity", lost.value <= 0.05 * whole.value, f"{100 * lost.value / whole.value:.1f} % of {whole.value:.3f}"),
+        Claim("DSC loses identity against CGDR (Table 5)", dsc.low > 0, f"by {_show(dsc)}"),
+        Claim("MSID's shallow AUC is above ArcFace's (Fig. 4)", shallow["msid"] > shallow["arcface"], f"{shallow['msid']:.4f}, ArcFace {shallow['arcface']:.4f}"),
+        Claim("Expression guidance raises expression accuracy (Table 4)", guided.low > 0, f"by {_show(guided)}"),
+    ]  # fmt: skip
