@@ -53,10 +53,11 @@ def place_files(server: ComfyServer) -> None:
 def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
     """Show what the face nodes show; the drawn picture would be noise without real weights."""
     prompt = frontend.load(workflow).prompt
-    face = ("LoadFaceEncoder", "LoadImage", "EncodeFaceIdentity", "ExpressionReference", "PreviewImage")
+    face = ("LoadFaceEncoder", "LoadImage", "EncodeFaceIdentity", "ExpressionReference", "F2DFaceLandmarks", "PreviewImage")
+    asked = {"EncodeFaceIdentity": 1, "F2DFaceLandmarks": 0}  # something must ask for their outputs
     parts = {name: node for name, node in prompt.items() if node["class_type"] in face}
-    for name in [name for name, node in parts.items() if node["class_type"] == "EncodeFaceIdentity"]:
-        parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 1]}}  # something must ask for its output
+    for name, output in [(name, asked[node["class_type"]]) for name, node in parts.items() if node["class_type"] in asked]:
+        parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, output]}}
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
     frontend.page.wait_for_timeout(15_000)

@@ -14,7 +14,21 @@ from support.browser import Browser, Frontend
 from support.server import REPOSITORY, ComfyServer
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
-NODES = ("LoadFaceEncoder", "EncodeFaceIdentity", "ExpressionReference", "InjectSStar", "F2DConditioning", "F2DPickBest")
+NODES = (
+    "LoadFaceEncoder",
+    "EncodeFaceIdentity",
+    "ExpressionReference",
+    "InjectSStar",
+    "F2DConditioning",
+    "F2DPickBest",
+    "F2DSaveIdentity",
+    "F2DLoadIdentity",
+    "F2DMixIdentities",
+    "F2DListIdentities",
+    "F2DBatchConditioning",
+    "F2DExportEmbedding",
+    "F2DFaceLandmarks",
+)
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)

@@ -18,11 +18,11 @@ S_STAR = (338, 265)  # the tokens of "S*"
 class ReferenceCLIP:
     """CLIP-L of a checkpoint, with S* by overwriting."""
 
-    def __init__(self, checkpoint: Path, tokenizer: Path) -> None:
-        """Load text encoder and tokenizer."""
+    def __init__(self, checkpoint: Path, tokenizer: Path | None = None) -> None:
+        """Load text encoder and tokenizer; without a tokenizer only ids can be encoded."""
         self.model = sd1.load_text_encoder(checkpoint)
         self.text = getattr(self.model, "text_model", self.model)  # transformers 5 has no inner text_model
-        self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
+        self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer) if tokenizer else None
 
     def ids(self, text: str) -> list[int]:
         """Tokenize without start and end."""
