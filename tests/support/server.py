@@ -102,12 +102,13 @@ class Result:
 class ComfyServer:
     """Starts on entering the context, and on leaving ends the process it started."""
 
-    def __init__(self, checkout: Path, base: Path, pack: Path | None = REPOSITORY) -> None:
-        """Takes a checkout, an empty or new folder for models, input, output and logs, and the pack to link (None: none)."""
+    def __init__(self, checkout: Path, base: Path, pack: Path | None = REPOSITORY, *arguments: str) -> None:
+        """Takes a checkout, an empty or new folder for models, input, output and logs, the pack to link (None: none), and more options."""
         self.checkout = checkout
         self.version = checkout_version(checkout)
         self.base = base
         self.pack = pack
+        self.arguments = arguments
         self.log = base / "server.log"
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,7 +120,7 @@ class ComfyServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, timeout: float = 120) -> None:
+    def start(self, timeout: float = 300) -> None:
         """Lays out the base folder, starts the server and waits until it answers."""
         for name in ("models", "input", "output", "custom_nodes"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,13 @@ class ComfyServer:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [str(find_python(self.checkout)), "main.py", "--cpu", "--base-directory", str(self.base), "--port", str(port)]
-        command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{self.base / 'comfyui.db'}"]
+        command += [
+            "--disable-auto-launch",
+            "--disable-api-nodes",
+            "--database-url",
+            f"sqlite:///{self.base / 'comfyui.db'}",
+            *self.arguments,
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.checkout, stdout=log, stderr=subprocess.STDOUT)
         self._wait_until_ready(timeout)
@@ -145,6 +152,13 @@ class ComfyServer:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def memory(self) -> int:
+        """Returns the bytes of RAM that the process holds, from Linux's /proc."""
+        if self._process is None:
+            raise RuntimeError("Expected a running server, got one that has not been started.")
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def input(self) -> Path:

@@ -1,0 +1,172 @@
+"""Random legal graphs of all nodes, posted to a real server: each ends in a result or in a clear error, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support import sd1
+from support.archive import copy_pack
+from support.fuzz import Maker
+from support.server import ComfyServer, MissingComfyUI, Result, checkout_version, find_checkouts
+
+SEED = 0
+MANY, FEW = 500, 100  # graphs: in the last of the checkouts, in the others
+ROUND = 25  # graphs, after which files that were saved meanwhile are among the choices
+GROWTH = 400 * 2**20  # bytes of RAM that the server may hold more in the last fifth of the graphs than in the second
+CLEAR = re.compile(r"Expected .+, got .+[.;] \S", re.DOTALL)
+WRITABLE = ("output/", "temp/", "user/", "models/face2diffusion/identities/", "models/embeddings/", "server.log", "comfyui.db")
+CHECKOUTS = find_checkouts()
+
+BASE = {
+    "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": sd1.CHECKPOINT}},
+    "photo": {"class_type": "LoadImage", "inputs": {"image": "face.png"}},
+    "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    "encoder": {
+        "class_type": "LoadFaceEncoder",
+        "inputs": {"msid": "msid.pt", "mapper": "mapping.pt", "expression": "epoch_20.pth", "detector": "yunet.onnx"},
+    },
+}
+FACE = [value for number in range(70) for value in (100 + number % 10 * 8, 90 + number // 10 * 10, 1.0)]
+POSES: list[Any] = [
+    [{"people": [{"face_keypoints_2d": FACE}], "canvas_width": 300, "canvas_height": 200}],
+    [{"people": [], "canvas_width": 64, "canvas_height": 64}],
+    [{"people": [{"face_keypoints_2d": FACE[:30]}], "canvas_width": 300, "canvas_height": 200}],
+    [{"people": [{"face_keypoints_2d": None}, {}], "canvas_width": 300, "canvas_height": 200}],
+    [{"people": [{"face_keypoints_2d": FACE}], "canvas_width": 0, "canvas_height": -1}],
+    [{"people": [{"face_keypoints_2d": FACE}], "canvas_width": 10**9, "canvas_height": 1}],
+    [{}],
+    [],
+    {},
+    None,
+]
+# Nodes of ComfyUI that give what ours take and take what ours give, with the values of their widgets; a tuple is drawn from.
+HELPERS: dict[str, dict[str, Any]] = {
+    "LoadImage": {"image": ("face.png", "small.png", "noise.png", "transparent.png")},
+    "EmptyImage": {"width": (1, 64, 300), "height": (16, 64), "batch_size": (1, 2), "color": 8421504},
+    "ImageBatch": {},
+    "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": (1, 2)},
+    "CLIPTextEncode": {},
+    "CLIPSetLastLayer": {"stop_at_clip_layer": (-1, -2, -12)},
+    "ConditioningCombine": {},
+    "KSampler": {"seed": (0, 1), "steps": (1, 2), "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0},
+    "VAEDecode": {},
+    "MaskToImage": {},
+    "F2DProbeReadPose": {"json": tuple(map(json.dumps, POSES))},
+    "PreviewImage": {},
+    "SaveImage": {"filename_prefix": "fuzz"},
+    "PreviewAny": {},
+}
+
+
+@dataclass
+class Bench:
+    """A server with a copy of the pack, its folder of temporary files, and how many graphs it gets."""
+
+    server: ComfyServer
+    pack: Path
+    temporary: Path
+    graphs: int
+
+
+@pytest.fixture(params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+def bench(
+    request: pytest.FixtureRequest,
+    comfy_checkouts: list[Path],
+    sd1_checkpoint: Path,
+    files,
+    detector_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Bench]:
+    """A server of its own for each checkout."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    pack = copy_pack(tmp_path / "pack")
+    # With the results of the last graph in the cache; by default, newer versions fill the RAM with results before they drop any.
+    server = ComfyServer(request.param, tmp_path / "comfyui", pack, "--cache-classic")
+    weights = {"msid.pt": files.msid, "mapping.pt": files.mapper, "epoch_20.pth": files.expression, "yunet.onnx": detector_file}
+    for name, file in {**weights, "wide.pt": files.wide_mapper}.items():
+        server.place(file, "models", "face2diffusion", name)
+    server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
+    server.input.mkdir(parents=True)
+    face = Image.open(files.photo).convert("RGB").crop((80, 0, 380, 300))
+    face.save(server.input / "face.png")
+    face.resize((15, 200)).save(server.input / "small.png")
+    face.convert("RGBA").rotate(90).save(server.input / "transparent.png")
+    Image.effect_noise((64, 300), 90).save(server.input / "noise.png")
+    try:
+        server.start()
+    except MissingComfyUI as error:
+        pytest.skip(str(error))
+    yield Bench(server, pack, temporary, MANY if request.param == CHECKOUTS[-1] else FEW)
+    server.stop()
+
+
+@pytest.mark.timeout(3600)
+def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: Path) -> None:
+    server = bench.server
+    tested = {kind for kind, info in server.object_info().items() if info["python_module"] == "custom_nodes.face2diffusion"}
+    before = tree(server.base), tree(bench.pack), tree(server.checkout)
+    outcomes: Counter[str] = Counter()
+    worked: Counter[str] = Counter()
+    bad, memory = [], []
+    for number in range(bench.graphs):
+        if number % ROUND == 0:
+            kinds = {*tested, *HELPERS, *(node["class_type"] for node in BASE.values())}
+            maker = Maker({kind: server.object_info(kind) for kind in sorted(kinds)}, tested, HELPERS, BASE)
+        graph = maker.graph(maker.tested[number % len(maker.tested)], f"{SEED}/{number}")
+        result = server.run(graph, timeout=300)
+        outcome = judge(result)
+        outcomes[outcome] += 1
+        if outcome == "result":
+            worked.update({node["class_type"] for node in graph.values()} & tested)
+        if outcome == "unclear":
+            (tmp_path / f"graph_{number}.json").write_text(json.dumps(graph))
+            bad.append(f"Graph {SEED}/{number}, {result.status}: {result.message}\n{json.dumps(graph)}")
+        memory.append(server.memory() if sys.platform == "linux" else 0)
+
+    print(f"\nComfyUI {server.version}: {dict(outcomes)}; results by node {dict(worked)}")
+    assert not bad, f"{len(bad)} graphs ended badly. POST /prompt takes each as {{'prompt': graph}}.\n" + "\n\n".join(bad[:5])
+    assert all(worked[kind] >= bench.graphs // 100 for kind in tested), f"Expected results with every node, got {worked}"
+    assert outcomes["clear error"] > bench.graphs // 20
+
+    fifth = bench.graphs // 5
+    early, late = statistics.median(memory[fifth : 2 * fifth]), statistics.median(memory[-fifth:])
+    print(f"RAM: {early / 2**20:.0f} MiB early, {late / 2**20:.0f} MiB late, {max(memory) / 2**20:.0f} MiB at most")
+    assert late - early < GROWTH
+
+    new = [after - old for after, old in zip((tree(server.base), tree(bench.pack), tree(server.checkout)), before, strict=True)]
+    assert [name for name in new[0] if not name.startswith(WRITABLE) or Path(name).name.startswith(".f2d-")] == []
+    assert new[1] == new[2] == set()
+    assert tree(bench.temporary) == set()
+
+
+def judge(result: Result) -> str:
+    """Returns "result", "clear error" or "unclear"."""
+    if any(not CLEAR.search(error.message) for error in result.errors):
+        return "unclear"
+    if result.errors:
+        return "clear error"
+    return "result" if result.status == "success" and result.outputs else "unclear"
+
+
+def tree(folder: Path) -> set[str]:
+    """Returns the paths of all files below a folder, without environments and caches of Python."""
+    skipped = {"__pycache__", ".venv", "venv", ".git"}
+    found = set()
+    for directory, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in skipped]
+        found |= {(Path(directory) / name).relative_to(folder).as_posix() for name in names}
+    return found
