@@ -68,11 +68,12 @@ class MSIDEncoder(VisionTransformer):
     pos_embed: nn.Parameter
     blocks: nn.Sequential
 
-    def __init__(self, config: MSIDConfig | None = None) -> None:
+    def __init__(self, config: MSIDConfig | None = None, initialise: bool = True) -> None:
         """Build the network with random weights.
 
         Args:
             config: sizes; the paper's where left out.
+            initialise: draw them as timm does; takes half a second that weights from a file do not need.
         """
         config = config or MSIDConfig()
         super().__init__(
@@ -83,6 +84,7 @@ class MSIDEncoder(VisionTransformer):
             num_heads=config.heads,
             mlp_ratio=config.mlp_ratio,
             num_classes=0,
+            weight_init="" if initialise else "skip",
         )
         self.config = config
         # The official names count layers from 0.
@@ -166,6 +168,6 @@ def load_msid(checkpoint: Checkpoint, depths: tuple[int, ...] | None = None) -> 
     config = build_config(MSIDConfig, checkpoint.config, checkpoint.path) if checkpoint.config else infer_config(tensors)
     if depths is not None:
         config = replace(config, depths=tuple(depths))
-    encoder = MSIDEncoder(config)
+    encoder = MSIDEncoder(config, initialise=False)
     load_strictly(encoder, tensors, checkpoint.path, optional=("norm.",))  # the final norm is in the file but never used
     return encoder.eval().requires_grad_(False)
