@@ -4,20 +4,20 @@ import torch
 from face2diffusion.f2d.embedding import PLACE, embedding_rows
 from support.reference_clip import ReferenceCLIP
 
-PLACES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+PLACES = (1, 2, 3, 4, 5, 6, 8, 16)
 NORM = 0.4  # of a word, as in CLIP ViT-L/14's own table
 TOKENS = 20  # in each prompt, S* included
 
 
 def test_an_exported_embedding_is_exact_at_its_place_and_near_elsewhere(sd1_checkpoint):
-    """Random weights in CLIP ViT-L/14's shapes and spreads; relative error of the last hidden states over five people and prompts."""
+    """Random weights in CLIP ViT-L/14's shapes and spreads; relative error of the last hidden states over three people and prompts."""
     clip = ReferenceCLIP(sd1_checkpoint)
     positions = clip.text.embeddings.position_embedding.weight.detach()
     generator = torch.Generator().manual_seed(0)
     print(f"norms: position {positions.norm(dim=1).mean():.2f}, word {NORM}\nplace   all 77   at S*   all 77, not centred")
     for place in PLACES:
         errors = []
-        for _ in range(5):
+        for _ in range(3):
             words = torch.nn.functional.normalize(torch.randn(2, 768, generator=generator), dim=1) * NORM
             prompt = torch.randint(320, 40000, (TOKENS,), generator=generator).tolist()
             rows = embedding_rows(words, positions)
