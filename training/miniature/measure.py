@@ -68,7 +68,7 @@ class Score:
 
     @property
     def identity(self) -> float:
-        """Cosine between the photo and the picture, 0 where it is negative (as in Eq. 10)."""
+        """Cosine between the photo and the picture, 0 where it is negative, as in the paper's identity metrics."""
         return max(self.cosines[self.who], 0.0)
 
     @property
