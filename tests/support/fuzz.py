@@ -51,6 +51,7 @@ class Maker:
         self.info = {kind: info for kind, info in object_info.items() if not _is_empty(info)}
         self.tested, self.helpers, self.base = [kind for kind in sorted(tested) if kind in self.info], helpers, base
         self.usable = [*self.tested, *sorted(helpers)]
+        self.lists = {kind for kind, info in self.info.items() if any(info["output_is_list"])}
 
     def graph(self, target: str, seed: str) -> Prompt:
         """Returns a graph through the node `target`; the same seed gives the same graph."""
@@ -74,6 +75,11 @@ class _Graph:
                 name = self.consume(name)
         return self.prompt
 
+    def usable(self) -> list[str]:
+        """Returns the nodes to choose from; a second list would multiply what is run after the first."""
+        listed = any(self.kind(name) in self.maker.lists for name in self.prompt)
+        return [kind for kind in self.maker.usable if not (listed and kind in self.maker.lists)]
+
     def kind(self, name: str) -> str:
         return str(self.prompt[name]["class_type"])
 
@@ -82,7 +88,7 @@ class _Graph:
         self.depth += 1
         slot = self.rng.randrange(len(self.maker.info[self.kind(name)]["output"]))
         wanted = self.maker.info[self.kind(name)]["output"][slot]
-        takers = [(kind, port) for kind in self.maker.usable for port, spec, _ in _inputs(self.maker.info[kind]) if _fits(wanted, spec)]
+        takers = [(kind, port) for kind in self.usable() for port, spec, _ in _inputs(self.maker.info[kind]) if _fits(wanted, spec)]
         typed = [(kind, port) for kind, port in takers if not self.accepts_all(kind, port)] or takers
         helpers = [(kind, port) for kind, port in typed if kind in self.maker.helpers]
         kind, port = self.rng.choice(helpers if helpers and (self.depth > DEEPEST or self.rng.random() < 0.6) else typed)
@@ -103,7 +109,7 @@ class _Graph:
                     inputs[port] = self.rng.choice(kept[port]) if isinstance(kept[port], tuple) else kept[port]
                 elif required or self.rng.random() < 0.8:
                     inputs[port] = self.widget(spec, kept is not None)
-            elif (required or self.rng.random() < 0.4) and (link := self.source(spec[0])):
+            elif (required or self.rng.random() < 0.5) and (link := self.source(spec[0])):
                 inputs[port] = link
         name = f"{len(self.prompt)} {kind}"
         self.prompt[name] = {"class_type": kind, "inputs": inputs}
@@ -112,7 +118,7 @@ class _Graph:
     def source(self, wanted: str) -> list[Any] | None:
         """Returns a link to an output of a type: of a node that is there, or of a new one; None where no node has such an output."""
         there = [[name, slot] for name in self.prompt for slot in _outputs(self.maker.info[self.kind(name)], wanted)]
-        makers = [(kind, slot) for kind in self.maker.usable for slot in _outputs(self.maker.info[kind], wanted)]
+        makers = [(kind, slot) for kind in self.usable() for slot in _outputs(self.maker.info[kind], wanted)]
         loaded = all(_is_loader(self.maker.info[kind]) for kind, _ in makers)
         if there and (not makers or self.depth > DEEPEST or self.rng.random() < (0.9 if loaded else 0.4)):
             return self.rng.choice(there)

@@ -1,0 +1,177 @@
+"""What a user does with mouse and keyboard in the real frontend: templates, running, saving, help, languages and the blueprint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import graph
+from support.browser import FIT, READY, Browser, Frontend
+from support.server import REPOSITORY, ComfyServer, Result
+
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+(BLUEPRINT,) = (REPOSITORY / "subgraphs").glob("*.json")
+SHOWN = ("SaveImage", "PreviewImage", "EncodeFaceIdentity", "F2DFaceLandmarks")  # nodes on which pictures stand after a run
+
+TYPES = "() => app.graph.nodes.map(node => node.type).sort()"
+SHRINK = """score => {
+    const set = (type, values) => app.graph.nodes.filter(node => node.type === type).forEach(node =>
+        Object.entries(values).forEach(([name, value]) => { node.widgets.find(widget => widget.name === name).value = value; }));
+    set("EmptyLatentImage", {width: 128, height: 128});
+    set("KSampler", {steps: 2});
+    for (const type of ["EncodeFaceIdentity", "F2DFaceLandmarks"])
+        set(type, {min_score: score});  // one for each workflow: what is served from the cache shows no pictures
+}"""
+WITHOUT_PICTURE = "types => app.graph.nodes.filter(node => types.includes(node.type) && !node.imgs?.length).map(node => node.title)"
+
+
+@pytest.fixture(scope="module")
+def desk(pack: ComfyServer, browser: Browser) -> Iterator[Frontend]:
+    """The frontend with all its menus, opened once for each server."""
+    with browser.open(pack) as opened:
+        yield opened
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request: pytest.FixtureRequest) -> Path:
+    """A bundled workflow."""
+    return request.param
+
+
+def types(path: Path) -> list[str]:
+    return sorted(node["type"] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"])
+
+
+def open_from_gallery(desk: Frontend, path: Path) -> None:
+    """Opens a template by clicks, and looks at its thumbnail on the way."""
+    page = desk.page
+    page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
+    page.get_by_role("dialog").get_by_text("face2diffusion", exact=True).first.click()
+    card = page.get_by_test_id(f"template-workflow-{path.stem}")
+    thumbnail = card.locator("img").first
+    thumbnail.wait_for()
+    page.wait_for_function("image => image.naturalWidth === 640", arg=thumbnail.element_handle())
+    card.click()
+    page.wait_for_function(f"wanted => JSON.stringify(({TYPES})()) === JSON.stringify(wanted)", arg=types(path))
+    page.get_by_role("dialog").wait_for(state="hidden")
+    page.wait_for_load_state("networkidle")
+
+
+def press_run(desk: Frontend) -> Result:
+    """Clicks the Queue button and waits for the end."""
+    with desk.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        desk.page.get_by_test_id("queue-button").click()
+    return desk.server.follow(sent.value.json(), timeout=300)
+
+
+def test_a_template_opens_from_the_gallery_and_runs_by_the_button(desk: Frontend, workflow: Path) -> None:
+    open_from_gallery(desk, workflow)
+    desk.page.evaluate(SHRINK, 0.3 + 0.01 * WORKFLOWS.index(workflow))
+    result = press_run(desk)
+    assert result.status == "success", result.message
+    desk.page.evaluate(FIT, 100)  # what is out of sight is not drawn
+    desk.page.wait_for_function(f"types => ({WITHOUT_PICTURE})(types).length === 0", arg=list(SHOWN))
+
+
+def test_a_saved_and_reopened_workflow_is_unchanged(desk: Frontend, workflow: Path) -> None:
+    page, info = desk.page, desk.server.object_info()
+    original = json.loads(workflow.read_text(encoding="utf-8"))
+    desk.load(original)
+    page.evaluate("() => { app.extensionManager.command.execute('Comfy.SaveWorkflowAs') }")
+    page.get_by_role("dialog").locator("input").wait_for()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(f"kept {workflow.stem}")
+    with page.expect_response(lambda response: "userdata" in response.url and response.request.method == "POST") as sent:
+        page.keyboard.press("Enter")
+    assert sent.value.ok
+    saved = desk.server.get(f"/api/userdata/workflows%2Fkept%20{workflow.stem}.json")
+    assert graph.to_api(saved, info) == graph.to_api(original, info)
+    opened = desk.load(saved)
+    assert opened.prompt == graph.to_api(original, info)
+    assert content(page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")) == content(saved)
+
+
+def content(workflow: dict[str, Any]) -> dict[str, Any]:
+    """What makes up a saved workflow, without the view and the drawing order."""
+    nodes = [{key: value for key, value in node.items() if key != "order"} for node in workflow["nodes"]]
+    return {"nodes": sorted(nodes, key=lambda node: node["id"]), "links": sorted(workflow["links"]), "groups": workflow["groups"]}
+
+
+def test_a_help_page_opens(desk: Frontend) -> None:
+    page = desk.page
+    desk.load(json.loads((REPOSITORY / "workflows" / "one_face.json").read_text(encoding="utf-8")))
+    page.evaluate("() => app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'InjectSStar'))")
+    page.get_by_test_id("info-button").click()
+    text = (REPOSITORY / "web" / "docs" / "InjectSStar.md").read_text(encoding="utf-8")
+    first = re.search(r"^(\w[^`*\\\n]{20,60})", text, re.MULTILINE)
+    assert first
+    page.get_by_text(first[1].strip()).first.wait_for()
+    broken = page.evaluate(
+        "() => [...document.querySelectorAll('.node-help-content img')].filter(image => image.complete && !image.naturalWidth)"
+    )
+    assert broken == []
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_node_names_change_with_the_language(desk: Frontend, language: str) -> None:
+    page = desk.page
+    names = json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    try:
+        switch_language(desk, language)
+        titles = page.evaluate("ids => Object.fromEntries(ids.map(id => [id, LiteGraph.createNode(id).title]))", list(names))
+        assert titles == {name: entry["display_name"] for name, entry in names.items()}
+    finally:
+        switch_language(desk, "en")
+
+
+def switch_language(desk: Frontend, language: str) -> None:
+    """Changes the setting, and loads the page again as the frontend asks for."""
+    page = desk.page
+    page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+    page.wait_for_load_state("networkidle")  # the setting is stored
+    page.reload()
+    page.wait_for_function(READY)
+    page.wait_for_load_state("networkidle")
+
+
+def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
+    page, server = desk.page, desk.server
+    if tuple(map(int, server.version.split("."))) < (0, 3, 67):
+        pytest.skip("ComfyUI 0.3.67 is the first that serves the blueprints of packs.")
+    listed = [key for key, entry in server.get("/global_subgraphs").items() if entry["info"]["node_pack"] == "custom_nodes.face2diffusion"]
+    assert len(listed) == 1
+    assert server.get(f"/global_subgraphs/{listed[0]}")["data"] == BLUEPRINT.read_text(encoding="utf-8")
+
+    # "one_face" without the nodes that the blueprint stands for
+    workflow = json.loads((REPOSITORY / "workflows" / "one_face.json").read_text(encoding="utf-8"))
+    replaced = {"LoadFaceEncoder", "EncodeFaceIdentity", "InjectSStar", "CLIPTextEncode", "MarkdownNote"}
+    kept = {node["id"] for node in workflow["nodes"] if node["type"] not in replaced}
+    desk.load(workflow)
+    page.evaluate(SHRINK, 0.4)
+    page.evaluate("kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))", list(kept))
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; app.canvas.setDirty(true, true); }")  # an empty place
+    page.mouse.dblclick(640, 360)
+    page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
+    page.keyboard.type("Face to Prompt")
+    page.get_by_text(BLUEPRINT.stem).first.wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => app.graph.nodes.some(node => node.isSubgraphNode?.())")
+    page.mouse.click(640, 360)  # puts the node down
+    page.evaluate("""() => {
+        const find = type => app.graph.nodes.find(node => node.type === type);
+        const blueprint = app.graph.nodes.find(node => node.isSubgraphNode?.());
+        find("CheckpointLoaderSimple").connect(1, blueprint, "clip");
+        find("LoadImage").connect(0, blueprint, "image");
+        blueprint.connect(0, find("KSampler"), "positive");
+        blueprint.connect(1, find("KSampler"), "negative");
+        blueprint.connect(2, find("PreviewImage"), "images");
+    }""")
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert {node["class_type"] for node in prompt.values()} >= {"LoadFaceEncoder", "EncodeFaceIdentity", "InjectSStar", "F2DConditioning"}
+    result = press_run(desk)
+    assert result.status == "success", result.message
+    assert len(result.files) == 3, "the saved picture, the face and the numbered boxes"

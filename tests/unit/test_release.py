@@ -1,0 +1,167 @@
+"""What is released: the archive's files, what their code may do, the GitHub workflows, and which changes of the nodes break graphs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.archive import shipped_files
+from support.schema import COMMITTED, breaking_changes
+from support.server import REPOSITORY
+
+WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+RESERVED = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
+LONGEST = 180  # of a path; Windows allows 260 with the folders above
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[str]:
+    """The paths in the archive."""
+    return shipped_files()
+
+
+# --- The archive -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_archive_holds_what_users_need_and_nothing_else(shipped: list[str]) -> None:
+    kinds = {
+        "": {"py", "md", "toml", "txt", ""},
+        "f2d": {"py", "toml", "json"},
+        "nodes": {"py"},
+        "training": {"py", "toml", "json"},
+        "web": {"md", "jpg", "png", "webp"},
+        "locales": {"json"},
+        "workflows": {"json", "jpg"},
+        "subgraphs": {"json"},
+        "docs": {"md"},
+    }
+    for name in shipped:
+        folder = name.partition("/")[0] if "/" in name else ""
+        assert folder in kinds, f"Expected no folder {folder} in the archive, got {name}. Name it in .comfyignore."
+        assert Path(name).suffix.removeprefix(".") in kinds[folder], f"Expected no {name} in the archive. Name it in .comfyignore."
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md"} <= set(shipped)
+    assert {name.partition("/")[0] for name in shipped if "/" in name} == set(kinds) - {""}
+
+
+def test_nothing_that_runs_is_left_out(shipped: list[str]) -> None:
+    needed = {path for folder in ("f2d", "nodes", "training") for path in (REPOSITORY / folder).rglob("*.py")}
+    assert {path.relative_to(REPOSITORY).as_posix() for path in needed if "__pycache__" not in path.parts} <= set(shipped)
+
+
+def test_names_suit_every_system(shipped: list[str]) -> None:
+    for name in shipped:
+        assert len(name) <= LONGEST, f"Expected at most {LONGEST} characters, got {name}"
+        for part in name.split("/"):
+            assert not re.search(r'[<>:"\\|?*\x00-\x1f]|[. ]$', part) and not RESERVED.fullmatch(part), f"Windows cannot store {name}"
+            assert part.isascii(), f"Expected ASCII, which archivers agree on, got {name}"
+    assert len({name.lower() for name in shipped}) == len(shipped), "Expected names that differ in more than case"
+
+
+def test_files_are_small(shipped: list[str]) -> None:
+    sizes = {name: (REPOSITORY / name).stat().st_size for name in shipped}
+    assert {name: size for name, size in sizes.items() if size > 300_000} == {}
+    assert sum(sizes.values()) < 5_000_000
+
+
+def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shipped: list[str]) -> None:
+    """The registry flags whole versions for such findings; the nodes themselves are held to more in test_boundaries.py."""
+    for name in (name for name in shipped if name.endswith(".py")):
+        for node in ast.walk(ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))):
+            where = f"{name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                relative = isinstance(node, ast.ImportFrom) and node.level
+                assert relative or not {"subprocess", "socket", "urllib", "requests", "http", "ctypes"} & {
+                    module.partition(".")[0] for module in modules
+                }, where
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.putenv", "os.unsetenv"}, where
+                assert not re.match(r"os\.environ\.(update|setdefault|pop|clear)", called), where
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                assert ast.unparse(node.value) != "os.environ", where
+
+
+# --- GitHub ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_github_workflow_is_well_formed(path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert {"name", "jobs", "permissions"} <= set(workflow) and True in workflow, "YAML reads the key 'on' as true"
+    for job in workflow["jobs"].values():
+        assert job["runs-on"] and job["steps"]
+        assert all(("run" in step) != ("uses" in step) for step in job["steps"])
+    assert not re.search(r"\t|[ ]$", text, re.MULTILINE)
+
+
+def test_the_matrix_holds_every_python_and_two_versions_of_comfyui() -> None:
+    yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["check"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    oldest = re.search(r'requires-comfyui = ">=(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert oldest and jobs["comfy"]["strategy"]["matrix"]["comfyui"] == [oldest[1], "latest"]
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    version = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version and f"## [{version[1]}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# --- Changes of the nodes --------------------------------------------------------------------------------------------------------
+
+NODE = {
+    "inputs": {
+        "image": {"type": "IMAGE", "required": True},
+        "mode": {"type": "COMBO", "required": True, "options": ["soft", "hard"], "default": "soft"},
+    },
+    "outputs": [["IMAGE", "face"], ["MASK", "mask"]],
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {"Node": {"inputs": NODE["inputs"] | changes.pop("inputs", {}), "outputs": changes.pop("outputs", NODE["outputs"])}}
+
+
+@pytest.mark.parametrize(
+    ("new", "complaint"),
+    [
+        ({}, "Node is gone"),
+        (changed(inputs={"image": {"type": "MASK", "required": True}}), "Node.image takes MASK, not IMAGE"),
+        ({"Node": {"inputs": {"image": NODE["inputs"]["image"]}, "outputs": NODE["outputs"]}}, "Node.mode is gone"),
+        (changed(inputs={"mode": {**NODE["inputs"]["mode"], "options": ["hard"]}}), "Node.mode no longer offers soft"),
+        (changed(inputs={"more": {"type": "INT", "required": True}}), "Node.more is new and required"),
+        (
+            {"Node": {"inputs": {"size": {"type": "INT", "required": False}, **NODE["inputs"]}, "outputs": NODE["outputs"]}},
+            "Node's widgets are in another order",
+        ),
+        (changed(outputs=[["MASK", "mask"]]), "Node's output 0 is MASK, not IMAGE"),
+        (changed(outputs=[["IMAGE", "face"]]), "Node's output 1 is gone"),
+        (
+            changed(inputs={"first": {"type": "INT", "required": False}, "mode": {**NODE["inputs"]["mode"], "default": "hard"}}),
+            "Node.mode starts as hard, not soft",
+        ),
+    ],
+)
+def test_a_change_that_breaks_saved_graphs_is_found(new: dict[str, Any], complaint: str) -> None:
+    assert complaint in breaking_changes({"Node": NODE}, new)
+
+
+def test_additions_break_nothing() -> None:
+    more = {
+        "size": {"type": "INT", "required": False, "default": 1},
+        "mode": {**NODE["inputs"]["mode"], "options": ["soft", "hard", "new"]},
+    }
+    assert breaking_changes({"Node": NODE}, changed(inputs=more) | {"Another": NODE}) == []
+
+
+def test_the_committed_schemas_name_every_node() -> None:
+    import json
+
+    sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "nodes").glob("*.py"))
+    assert set(json.loads(COMMITTED.read_text(encoding="utf-8"))) == set(re.findall(r'node_id="(\w+)"', sources))
