@@ -21,9 +21,10 @@ _WEIGHTS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin")
 
 def register_folders() -> None:
     """Add the folders to ComfyUI's, beside those that extra_model_paths.yaml names; make them, so that users find them."""
-    _register(FOLDER, [os.path.join(folder_paths.models_dir, FOLDER)], {*folder_paths.supported_pt_extensions, ".onnx"})
-    default, *others = [os.path.join(folder_paths.models_dir, FOLDER), *folder_paths.get_folder_paths(FOLDER)]
-    _register(IDENTITIES, [os.path.join(folder, _SUBFOLDER) for folder in (default, *others)], {_ENDING})
+    default = os.path.join(folder_paths.models_dir, FOLDER)
+    _register(FOLDER, [default], {*folder_paths.supported_pt_extensions, ".onnx"})
+    folders: list[str] = [default, *folder_paths.get_folder_paths(FOLDER)]
+    _register(IDENTITIES, [os.path.join(folder, _SUBFOLDER) for folder in folders], {_ENDING})
 
 
 def _register(key: str, folders: list[str], endings: set[str]) -> None:

@@ -4,7 +4,7 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..f2d.identity import INTERPOLATIONS
+from ..f2d.identity import INTERPOLATIONS, Interpolation
 from .files import IDENTITIES, full_path, identity_files, new_path, shown_name, state
 from .sockets import CATEGORY, Encoder, Identity, where_known
 
@@ -129,7 +129,7 @@ class F2DMixIdentities(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, interpolation: str, **slots) -> io.NodeOutput:
+    def execute(cls, interpolation: Interpolation, **slots) -> io.NodeOutput:
         """Mix those that are connected."""
         from ..f2d.identity import mix
 
