@@ -52,6 +52,7 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
     page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
     page.get_by_role("dialog").get_by_text("face2diffusion", exact=True).first.click()
     card = page.get_by_test_id(f"template-workflow-{path.stem}")
+    card.scroll_into_view_if_needed()  # pictures are loaded when they come into sight
     thumbnail = card.locator("img").first
     thumbnail.wait_for()
     page.wait_for_function("image => image.naturalWidth === 640", arg=thumbnail.element_handle())
