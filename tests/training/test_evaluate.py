@@ -75,6 +75,11 @@ def pictures(results: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
 
+def whole(folder: Path) -> list[Path]:
+    """The pictures that are not being written just now."""
+    return [path for path in folder.rglob("*.png") if not path.name.startswith(".")]
+
+
 def test_results_hold_a_score_of_each_picture(unbroken: Path, place: Path) -> None:
     found = Results.load(unbroken)
     assert [slot.name for slot, _ in found.pictures[:5]] == [*(f"alice/2/{seed}.png" for seed in range(4)), "alice/13/0.png"]
@@ -91,11 +96,11 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(place: Path, unbroken:
     folder = Path(killed["images"])
     processes = Processes(evaluation.evaluate, killed, world=1)
     end = time.monotonic() + 60
-    while len(list(folder.rglob("*.png"))) < 9 and time.monotonic() < end:  # no sleep: it draws some 50 a second
+    while len(whole(folder)) < 9 and time.monotonic() < end:  # no sleep: it draws some 50 a second
         pass
     processes.processes[0].kill()
     assert processes.wait() == [None]
-    there = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png") if not path.name.startswith(".")}
+    there = {path: path.stat().st_mtime_ns for path in whole(folder)}
     assert 9 <= len(there) < 26
     assert not Path(killed["out"]).exists()
     manifest = json.loads((folder / "manifest.json").read_text())
