@@ -29,8 +29,9 @@ class Judge(nn.Module):
             outputs: how many numbers it gives.
         """
         super().__init__()
-        self.network: Any = create_model("mobilenetv3_small_100", num_classes=outputs)
-        self.network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
+        network: Any = create_model("mobilenetv3_small_100", num_classes=outputs)
+        network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
+        self.network = network
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Map pictures of shape (B, 3, 128, 128) in [-1, 1] to outputs of shape (B, N)."""

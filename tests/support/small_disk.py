@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPT = 'mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99; copy="$3"; disk="$2"; shift 3; "$@"; code=$?; cp -r "$disk" "$copy"; exit $code'
+_SCRIPT = (
+    'mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99; copy="$3"; disk="$2"; shift 3; "$@"; code=$?; cp -r "$disk" "$copy"; exit $code'
+)
 
 
 def run_on_small_disk(command: list[str], disk: Path, size: str, copy: Path, **options) -> subprocess.CompletedProcess:

@@ -95,7 +95,9 @@ def test_library_imports_only_what_it_may(path: Path) -> None:
     for module, level, inside in imports(path):
         package = module.partition(".")[0]
         if level:
-            assert level < len(path.relative_to(ROOT).parts), f"Expected {name_of(path)} to stay inside f2d, got an import {'.' * level}{module}"
+            assert level < len(path.relative_to(ROOT).parts), (
+                f"Expected {name_of(path)} to stay inside f2d, got an import {'.' * level}{module}"
+            )
         elif package in INSIDE_FUNCTIONS:
             assert inside, f"Expected {package} inside a function of {name_of(path)}, got it at the top"
             assert path.name in INSIDE_FUNCTIONS[package], f"Expected {package} in {INSIDE_FUNCTIONS[package]}, got it in {name_of(path)}"
