@@ -39,7 +39,7 @@ def load_encoder(folder: Path = WEIGHTS) -> FaceEncoder:
     """Load its face encoder, on the CPU; for pictures that are aligned the FFHQ way."""
     from ..encoder import FaceEncoder
 
-    return FaceEncoder.load(*(folder / FILES[name] for name in ("msid", "mapper", "expression")))
+    return FaceEncoder.load(folder / FILES["msid"], folder / FILES["mapper"], folder / FILES["expression"])
 
 
 def load_pipeline(folder: Path = WEIGHTS) -> F2DPipeline:
