@@ -1,4 +1,4 @@
-"""Takes the pictures of the README and the workflow gallery from a real ComfyUI.
+"""Takes the pictures of the README, the workflow gallery and the help pages from a real ComfyUI.
 
 python tests/make_pictures.py [CHECKOUT]
 """
@@ -16,6 +16,13 @@ from support.server import REPOSITORY, ComfyServer, find_checkouts
 
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 THUMBNAIL = 640, 360  # px
+IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that are shown, and the size in px
+    "EncodeFaceIdentity": ("one_face", (3, 4, 5, 13), (1120, 640)),
+    "ExpressionReference": ("expression_reference", (5, 7, 14), (1120, 420)),
+    "F2DFaceLandmarks": ("pose_transfer", (3, 4, 7), (800, 640)),
+    "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
+}
+REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
 
 
 def main() -> None:
@@ -34,6 +41,16 @@ def main() -> None:
                     picture = shoot(frontend, Path(folder) / "shot.png", 1800, 640)
                     (REPOSITORY / "docs").mkdir(exist_ok=True)
                     picture.save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
+            for name in IN_USE:
+                shoot_in_use(frontend, name, Path(folder) / "shot.png")
+
+
+def shoot_in_use(frontend: Frontend, name: str, path: Path) -> None:
+    """Draw a node with its neighbours for its help page."""
+    workflow, shown, size = IN_USE[name]
+    run_what_needs_no_sampling(frontend, json.loads((REPOSITORY / "workflows" / f"{workflow}.json").read_text()))
+    frontend.page.evaluate(REMOVE_OTHERS, list(shown))
+    shoot(frontend, path, *size).save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
 
 
 def place_files(server: ComfyServer) -> None:

@@ -23,7 +23,9 @@ def read_schema(info: dict[str, Any]) -> Schema:
     inputs = {}
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
-            options = {key: value for key, value in (rest[0] if rest else {}).items() if key in KEPT and value is not None and value is not False}
+            options = {
+                key: value for key, value in (rest[0] if rest else {}).items() if key in KEPT and value is not None and value is not False
+            }
             if "options" in options:  # without the files of this machine
                 options["options"] = [value for value in options["options"] if not str(value).endswith(FILES)]
             if str(options.get("default", "")).endswith(FILES):
