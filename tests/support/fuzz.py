@@ -12,7 +12,8 @@ ObjectInfo = dict[str, Any]
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 LARGEST = 512  # of an integer: sizes and counts beyond are legal too, and cost minutes a prompt
-DEEPEST = 4  # from here on the graph grows by no more of the tested nodes than it must
+DEEPEST = 4  # nodes, from which on the graph grows by no more of the tested nodes than it must
+LARGE = 16  # nodes, from which on it grows by no more nodes at all than it must
 
 TEXTS = (
     "",
@@ -109,21 +110,28 @@ class _Graph:
                     inputs[port] = self.rng.choice(kept[port]) if isinstance(kept[port], tuple) else kept[port]
                 elif required or self.rng.random() < 0.8:
                     inputs[port] = self.widget(spec, kept is not None)
-            elif (required or self.rng.random() < 0.5) and (link := self.source(spec[0])):
+            elif (required or (self.depth < LARGE and self.rng.random() < 0.5)) and (link := self.source(spec[0])):
                 inputs[port] = link
         name = f"{len(self.prompt)} {kind}"
         self.prompt[name] = {"class_type": kind, "inputs": inputs}
         return name
 
+    def found(self, wanted: str) -> list[list[Any]]:
+        """Returns the outputs of a type that are there."""
+        return [[name, slot] for name in self.prompt for slot in _outputs(self.maker.info[self.kind(name)], wanted)]
+
     def source(self, wanted: str) -> list[Any] | None:
         """Returns a link to an output of a type: of a node that is there, or of a new one; None where no node has such an output."""
-        there = [[name, slot] for name in self.prompt for slot in _outputs(self.maker.info[self.kind(name)], wanted)]
+        there = self.found(wanted)
         makers = [(kind, slot) for kind in self.usable() for slot in _outputs(self.maker.info[kind], wanted)]
         loaded = all(_is_loader(self.maker.info[kind]) for kind, _ in makers)
         if there and (not makers or self.depth > DEEPEST or self.rng.random() < (0.9 if loaded else 0.4)):
             return self.rng.choice(there)
-        if not makers or self.depth > 4 * DEEPEST:
+        if not makers:
             return None
+        if self.depth > LARGE:  # what needs the fewest new nodes
+            kind, slot = min(makers, key=lambda maker: sum(not self.found(need) for need in _needs(self.maker.info[maker[0]])))
+            return [self.add(kind, {}), slot]
         ours = [(kind, slot) for kind, slot in makers if kind not in self.maker.helpers]
         kind, slot = self.rng.choice(ours if ours and self.rng.random() < 0.7 else makers)
         return [self.add(kind, {}), slot]
@@ -138,7 +146,7 @@ class _Graph:
         if choices:
             return self.rng.choice(choices)
         if kind == "STRING":
-            there = [[name, slot] for name in self.prompt for slot in _outputs(self.maker.info[self.kind(name)], "STRING")]
+            there = self.found("STRING")
             return self.rng.choice(there) if there and self.rng.random() < 0.2 else self.rng.choice(TEXTS)
         if kind == "BOOLEAN":
             return self.rng.random() < 0.5
@@ -180,6 +188,10 @@ def _choices(spec: list[Any]) -> list[Any]:
     if isinstance(spec[0], list):
         return spec[0]
     return spec[1].get("options", []) if spec[0] == "COMBO" else []
+
+
+def _needs(info: dict[str, Any]) -> list[str]:
+    return [spec[0] for _, spec, required in _inputs(info) if required and not _is_widget(spec)]
 
 
 def _is_loader(info: dict[str, Any]) -> bool:
