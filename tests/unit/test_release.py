@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,28 @@ def test_a_github_workflow_is_well_formed(path: Path) -> None:
     workflow = yaml.safe_load(text)
     assert {"name", "jobs", "permissions"} <= set(workflow) and True in workflow, "YAML reads the key 'on' as true"
     for job in workflow["jobs"].values():
+        if "uses" in job:  # another workflow, of this repository
+            assert (REPOSITORY / job["uses"]).is_file()
+            continue
         assert job["runs-on"] and job["steps"]
         assert all(("run" in step) != ("uses" in step) for step in job["steps"])
     assert not re.search(r"\t|[ ]$", text, re.MULTILINE)
 
 
-def test_the_matrix_holds_every_python_and_two_versions_of_comfyui() -> None:
+def test_the_matrices_hold_every_python_and_two_versions_of_comfyui() -> None:
     yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
     jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
-    assert jobs["check"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    pythons = jobs["check"]["strategy"]["matrix"]["python"]
+    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
     oldest = re.search(r'requires-comfyui = ">=(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert oldest and jobs["comfy"]["strategy"]["matrix"]["comfyui"] == [oldest[1], "latest"]
+    assert oldest and jobs["comfy"]["strategy"]["matrix"] == {"comfyui": [oldest[1], "latest"], "python": [pythons[0], pythons[-1]]}
+
+
+def test_nothing_is_published_before_the_tests_have_passed() -> None:
+    yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["publish"]["needs"] == "tests"
+    assert jobs["tests"]["uses"] == "./.github/workflows/ci.yml"
 
 
 def test_the_changelog_tells_of_this_version() -> None:
@@ -161,7 +173,5 @@ def test_additions_break_nothing() -> None:
 
 
 def test_the_committed_schemas_name_every_node() -> None:
-    import json
-
     sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "nodes").glob("*.py"))
     assert set(json.loads(COMMITTED.read_text(encoding="utf-8"))) == set(re.findall(r'node_id="(\w+)"', sources))
