@@ -33,6 +33,7 @@ class ExpressionReference(io.ComfyNode):
                     "alignment",
                     options=list(ALIGNMENTS),
                     default=ALIGNMENTS[0],
+                    optional=True,
                     tooltip="'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
                     "'112 px' takes a square crop that is aligned for ArcFace.",
                 ),
