@@ -109,6 +109,7 @@ def help_page(desk: Frontend, node: str) -> str:
     """Opens a node's help page by the button above the node, waits for its picture and returns its text."""
     page = desk.page
     desk.load(json.loads((REPOSITORY / "workflows" / "one_face.json").read_text(encoding="utf-8")))
+    page.evaluate(FIT, 150)  # the button is to lie beside the menus
     page.evaluate("type => app.canvas.selectNode(app.graph.nodes.find(node => node.type === type))", node)
     page.get_by_test_id("info-button").click()
     page.wait_for_function("() => document.querySelector('.node-help-content img')?.naturalWidth > 0")
