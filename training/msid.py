@@ -12,10 +12,9 @@ the batch of all processes, and the rows of the classifier are divided among the
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +33,7 @@ from ..f2d.msid import MSIDConfig, MSIDEncoder
 from .config import MSIDTrainingConfig
 from .faces import FaceSamples, FaceSet, open_faces
 from .partial_fc import ShardedClassifier, synchronise_norms
+from .processes import Processes, start_processes
 from .run import Numbers, Run, stream_seed
 from .verification import compare, report, sample_triplets
 
@@ -41,60 +41,6 @@ HANG = timedelta(minutes=5)  # how long processes wait for one that hangs; one t
 _FIRST_SCALE, _SCALE_INTERVAL = 2.0**16, 2000  # of the loss in fp16, as PyTorch's GradScaler
 _NAMED = 32  # faces of a bad batch that a message lists
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class _Processes:
-    """Where this process stands among those of the run."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    def any(self, flag: bool) -> bool:
-        """Tell whether the flag is set in any process; all get the same answer."""
-        if self.world == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
-            self.any(False)
-
-    def share(self, value: Any) -> Any:
-        """Give all processes what process 0 has."""
-        if self.world == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
-
-
-@contextmanager
-def _start_processes() -> Iterator[_Processes]:
-    """Join the processes that torchrun or `accelerate launch` has started; alone where neither has."""
-    rank, world, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if world == 1:
-        yield _Processes(rank, world, device)
-        return
-    try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=HANG)
-        yield _Processes(rank, world, device)
-        dist.destroy_process_group()
-    except RuntimeError as error:  # gloo has no class of its own for a lost connection
-        lost = ("connection", "timed out", "timeout", "peer", "gloo", "nccl", "socket")
-        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in lost):
-            raise
-        raise ConnectionError(
-            f"Expected an answer of all {world} processes, got none of one that has died or hangs; process {rank} stops too "
-            f"({str(error).splitlines()[0]}). Look for the first error of the other processes; the same command goes on from the last checkpoint."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -152,7 +98,7 @@ def build_encoder(config: MSIDTrainingConfig) -> MSIDEncoder:
 class _Trainer:
     """Networks, optimisers and what a checkpoint holds of them."""
 
-    def __init__(self, config: MSIDTrainingConfig, faces: FaceSet, processes: _Processes, run: Run) -> None:
+    def __init__(self, config: MSIDTrainingConfig, faces: FaceSet, processes: Processes, run: Run) -> None:
         self.config, self.faces, self.processes, self.run = config, faces, processes, run
         self.step, self.saved = 0, -1  # steps done, and at the last checkpoint
         self.encoder = build_encoder(config).to(processes.device)
@@ -168,7 +114,7 @@ class _Trainer:
             processes.world,
         ).to(processes.device)
         # Two optimisers, since process 0 saves the first for all and each process saves its own second.
-        settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": processes.device.type == "cuda"}
+        settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": processes.on_gpu}
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         self.optimizers = torch.optim.AdamW(trained, **settings), torch.optim.AdamW(self.classifier.parameters(), **settings)
         self.loss_scale, self.good_steps = (_FIRST_SCALE if config.precision == "fp16" else 1.0), 0
@@ -183,7 +129,7 @@ class _Trainer:
     def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the loss of the batch of all processes; scalar."""
         half = _HALF.get(self.config.precision)
-        with torch.autocast(self.processes.device.type, half) if half else nullcontext():
+        with torch.autocast(torch.device(self.processes.device).type, half) if half else nullcontext():
             features = self.wrapped(to_signed(batch["face"]))  # (b, L * C)
         return self.classifier(features.float(), batch["label"], self.step)
 
@@ -306,12 +252,12 @@ def train_msid(config: MSIDTrainingConfig, say: Callable[[str], None] = print) -
         ConnectionError: another process has died or hangs.
         OSError: the run folder cannot be written to.
     """
-    with _start_processes() as processes:
+    with start_processes("cuda" if torch.cuda.is_available() else "cpu", "nccl", HANG) as processes:
         if config.batch_size % processes.world or config.batch_size < 2:
             raise ValueError(
                 f"Expected a batch size of at least 2 that {processes.world} process(es) can divide, got {config.batch_size}. Change it."
             )
-        if config.precision != "no" and processes.device.type == "cuda":
+        if config.precision != "no" and processes.on_gpu:
             torch.set_float32_matmul_precision("high")  # for the classifier, whose logits would suffer in bf16
         run = Run(config.out, config, config.keep, processes.rank, processes.world)
         try:
@@ -320,7 +266,7 @@ def train_msid(config: MSIDTrainingConfig, say: Callable[[str], None] = print) -
             run.close()
 
 
-def _train(config: MSIDTrainingConfig, processes: _Processes, run: Run, say: Callable[[str], None]) -> Path:
+def _train(config: MSIDTrainingConfig, processes: Processes, run: Run, say: Callable[[str], None]) -> Path:
     faces = open_faces(config.data, config.remap_labels)
     checked = open_faces(config.verification, remap=True) if config.verification else None
     triplets = sample_triplets(checked.labels) if checked else np.empty((0, 3), np.int64)
@@ -350,13 +296,13 @@ def _train(config: MSIDTrainingConfig, processes: _Processes, run: Run, say: Cal
     return weights
 
 
-def _load(config: MSIDTrainingConfig, faces: FaceSet, first_step: int, steps: int, processes: _Processes) -> Iterator[dict[str, Tensor]]:
+def _load(config: MSIDTrainingConfig, faces: FaceSet, first_step: int, steps: int, processes: Processes) -> Iterator[dict[str, Tensor]]:
     """Load the batches of this process from a step on: `face` (b, H, W, 3) uint8, `label` (b,), `index` (b,)."""
     loader = DataLoader(
         FaceSamples(faces, config.image_size, config.seed, config.flip),
         batch_sampler=Numbers(config.batch_size, first_step, steps, processes.rank, processes.world),  # type: ignore[arg-type]
         num_workers=config.workers,
-        pin_memory=processes.device.type == "cuda",
+        pin_memory=processes.on_gpu,
         worker_init_fn=_prepare_worker,
     )
     try:
@@ -372,7 +318,7 @@ def _prepare_worker(number: int) -> None:
 class _Meter:
     """Logs loss, gradient norm, images a second and memory, and says them now and then."""
 
-    def __init__(self, config: MSIDTrainingConfig, steps: int, processes: _Processes, run: Run, say: Callable[[str], None]) -> None:
+    def __init__(self, config: MSIDTrainingConfig, steps: int, processes: Processes, run: Run, say: Callable[[str], None]) -> None:
         self.config, self.total, self.processes, self.run, self.say = config, steps, processes, run, say
         self.since, self.steps = time.perf_counter(), 0
 
@@ -383,7 +329,7 @@ class _Meter:
             return
         seconds = time.perf_counter() - self.since
         rate = self.steps * self.config.batch_size / seconds
-        memory = torch.cuda.max_memory_allocated() / 2**30 if self.processes.device.type == "cuda" else 0.0
+        memory = torch.cuda.max_memory_allocated() / 2**30 if self.processes.on_gpu else 0.0
         self.run.log(step, loss=loss, gradient_norm=norm, images_per_second=rate, memory_gib=memory, lr=lr)
         left = timedelta(seconds=round((self.total - step) * seconds / self.steps))
         self.say(f"step {step}/{self.total}  loss {loss:.4f}  |g| {norm:.3g}  {rate:.1f} images/s  {left} left")

@@ -15,6 +15,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ import torch
 
 from ...f2d.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
+from ..processes import Processes, start_processes
 from .fid import frechet_distance, real_pictures
 from .generate import Painter, batches, describe, generate, plan
-from .processes import Processes, start_processes
 from .protocol import BASE, BASE_PROMPT, BASE_SEED, MANIFEST, Inventory, Protocol, Slot, check_some, divide, scan, write_manifest
 from .references import References, prepare_references
 from .results import Results
@@ -32,6 +33,7 @@ from .scoring import METRICS, Request, Scorer, load_scorer
 
 _BASED = "dCLIP"  # needs a base picture
 _FACE_JUDGES = ("adaface", "sphereface", "facenet")
+_PATIENCE = timedelta(days=7)  # for slower processes
 _JUDGES = (*_FACE_JUDGES, "clip", "siglip")
 
 
@@ -54,7 +56,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
     """
     _check(config)
     out, images = Path(config.out), Path(config.images)
-    with start_processes(config.device) as processes:
+    with start_processes(config.device, "gloo", _PATIENCE) as processes:
         speak = say if processes.first else _silent
         references = processes.share(prepare_references(config, config.crops or out.parent / "faces", speak) if processes.first else None)
         protocol = Protocol(tuple(references.crops), config.prompts, config.images_per_prompt, config.size)
@@ -228,8 +230,7 @@ def _results(
 
 
 def _machine(processes: Processes) -> dict[str, Any]:
-    cuda = processes.device.startswith("cuda")
-    name = torch.cuda.get_device_name(processes.device) if cuda else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(processes.device) if processes.on_gpu else platform.processor() or platform.machine()
     return {"device": name, "processes": processes.world, "torch": torch.__version__, "python": platform.python_version()}
 
 
