@@ -16,6 +16,7 @@ _EPILOG = """examples:
   f2d generate alice.safetensors "A photo of S* as a chef" --model sd-v1-4.safetensors --count 4 --out grid.png
   f2d convert mapping.pt mapping.safetensors
   f2d demo --out demo.png
+  f2d demo --comfyui ComfyUI
 """
 
 
@@ -115,8 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("name", nargs="?", metavar="NAME", help="which; without it all are listed")
     download.add_argument("--to", default=".", metavar="DIR", help="folder (default: this one)")
 
-    demo = _command(commands, "demo", _demo, "run the chain on a portrait, without any download", "--out demo.png")
+    demo = _command(commands, "demo", _demo, "draw people of a small drawn world from prompts, without any download", "--out demo.png")
     demo.add_argument("--out", default="demo.png", metavar="PNG", help="where the sheet goes (default: demo.png)")
+    demo.add_argument("--seed", type=int, default=0, help="of the pictures (default: 0)")
+    demo.add_argument("--comfyui", metavar="DIR", help="instead: put checkpoint, encoder files, portraits and a workflow into a ComfyUI")
     return parser
 
 
@@ -325,12 +328,19 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from .demo import run_demo
     from .image import save_png
+
+    if options.comfyui:
+        from .miniature.comfyui import install
+
+        *_, workflow = install(options.comfyui, _say)
+        _say(f"Restart ComfyUI, and open Workflows -> {workflow.stem}.")
+        return
+    from .demo import run_demo
 
     if not options.out.lower().endswith(".png"):
         raise ValueError(f"Expected --out with a name that ends with .png, got '{options.out}'.")
-    picture = run_demo(_say)
+    picture = run_demo(_say, options.seed)
     save_png(options.out, picture.image, picture.text)
     _say(f"Sheet -> {options.out}")
 

@@ -2,8 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..f2d.miniature import FILES, WEIGHTS
 from .files import FAN, NONE, detector_files, full_path, state, weight_files
 from .sockets import CATEGORY, Encoder, where_known
+
+MINIATURE = "miniature (built in)"
 
 
 class LoadFaceEncoder(io.ComfyNode):
@@ -20,17 +23,17 @@ class LoadFaceEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "msid",
-                    options=weight_files("msid"),
+                    options=[*weight_files("msid"), *_built_in("msid")],
                     tooltip="The multi-scale identity encoder: msid.pt of the authors, or a .safetensors of your own training.",
                 ),
                 io.Combo.Input(
                     "mapper",
-                    options=weight_files("map"),
+                    options=[*weight_files("map"), *_built_in("mapper")],
                     tooltip="The mapping network from identity to S*: mapping.pt of the authors, or a .safetensors of your own training.",
                 ),
                 io.Combo.Input(
                     "expression",
-                    options=[NONE, *weight_files("epoch")],
+                    options=[NONE, *weight_files("epoch"), *_built_in("expression")],
                     default=NONE,
                     tooltip="Deep3DFaceRecon's epoch_20.pth, for expression references. 'none': the prompt alone rules the expression.",
                 ),
@@ -60,9 +63,17 @@ class LoadFaceEncoder(io.ComfyNode):
         from .management import ManagedFaceEncoder
 
         encoder = ManagedFaceEncoder.load(
-            full_path(msid),
-            full_path(mapper),
-            None if expression == NONE else full_path(expression),
+            _path(msid, "msid"),
+            _path(mapper, "mapper"),
+            None if expression == NONE else _path(expression, "expression"),
             None if detector == NONE else FAN if detector == FAN else full_path(detector),
         )
         return io.NodeOutput(encoder)
+
+
+def _built_in(kind: str) -> list[str]:
+    return [MINIATURE] if (WEIGHTS / FILES[kind]).exists() else []
+
+
+def _path(name: str, kind: str) -> str:
+    return str(WEIGHTS / FILES[kind]) if name == MINIATURE else full_path(name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .judges import Attributes, Verifier
 
 SIZE = 128  # px, the side of its pictures
+STEPS, CFG = 20, 4.0  # of its sampling
 WEIGHTS = Path(__file__).with_name("weights")
 FILES = {"msid": "msid.safetensors", "mapper": "mapper.safetensors", "expression": "expression.safetensors"}
 _VAE_SCALE = 0.18215  # ComfyUI divides SD 1.x's latents by it

@@ -29,7 +29,7 @@ class Judge(nn.Module):
             outputs: how many numbers it gives.
         """
         super().__init__()
-        network: Any = create_model("mobilenetv3_small_100", num_classes=outputs)
+        network: Any = create_model("mobilenetv3_small_075", num_classes=outputs)
         network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
         self.network = network
 

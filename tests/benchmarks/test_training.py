@@ -18,7 +18,6 @@ from face2diffusion.f2d.checkpoint import read
 from face2diffusion.f2d.expression import load_expression
 from face2diffusion.f2d.image import to_signed, to_unit
 from face2diffusion.f2d.msid import MSIDEncoder, load_msid
-from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import mapper as training
 from face2diffusion.training.cache import LatentCache
 from face2diffusion.training.config import IDENTITY_CLASSES, MapperTrainingConfig
@@ -30,6 +29,7 @@ from support.cache import write_cache
 from support.identities import write_records
 from support.official import write_expression, write_msid
 from support.parsers import write_bisenet
+from support.random_pipeline import random_pipeline
 from support.timing import time_in_turn
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.miniature import write_checkpoint
+from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.miniature import CFG, SIZE, STEPS, load_judges, portraits, write_checkpoint
+from face2diffusion.f2d.miniature.comfyui import CHECKPOINT, WORKFLOW, install
 from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
 from face2diffusion.training.miniature.language import vocabulary
+from support import graph
 from support.miniature import write_random_base
-from support.server import run_inside
+from support.server import REPOSITORY, ComfyServer, run_inside
+
+BUILT_IN = "miniature (built in)"  # in Load Face Encoder
+Prompt = dict[str, Any]
 
 pytestmark = pytest.mark.comfy
 
@@ -42,3 +51,98 @@ def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path:
         assert found["family"] == "SD15"
         assert found["ids"] == [[numbers[token] for token in row] for row in tokens], "our words are whole tokens of CLIP"
         assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
+
+
+@pytest.fixture(scope="module")
+def installed(comfy: ComfyServer) -> ComfyServer:
+    """A running ComfyUI with the miniature in it, as `f2d demo --comfyui` leaves it."""
+    (comfy.base / "user" / "default" / "workflows" / WORKFLOW).unlink(missing_ok=True)
+    install(comfy.base, lambda message: None)
+    return comfy
+
+
+@pytest.fixture
+def demo(installed: ComfyServer) -> Prompt:
+    """The installed workflow, as the frontend posts it."""
+    path = installed.base / "user" / "default" / "workflows" / WORKFLOW
+    return graph.to_api(json.loads(path.read_text()), installed.object_info())
+
+
+def of_kind(prompt: Prompt, kind: str) -> list[dict]:
+    return [node["inputs"] for node in prompt.values() if node["class_type"] == kind]
+
+
+def pictures(server: ComfyServer, prompt: Prompt) -> list[np.ndarray]:
+    result = server.run(prompt, timeout=300)
+    assert result.status == "success", result.message
+    (save,) = (name for name, node in prompt.items() if node["class_type"] == "SaveImage")
+    return [load_photo(path) for path in result.files[save]]
+
+
+def likeness(images: list[np.ndarray], *names: str) -> np.ndarray:
+    """The judge's cosines of pictures, in rows, with portraits."""
+    verifier, _ = load_judges()
+    return (verifier.embed(images) @ verifier.embed([load_photo(portraits()[name]) for name in names]).T).numpy()
+
+
+def test_two_people_are_told_apart_and_the_place_is_recognised(installed: ComfyServer, demo: Prompt):
+    found = {}
+    for name in ("ada", "chidi"):
+        of_kind(demo, "LoadImage")[0]["image"] = f"miniature_{name}.png"
+        images = pictures(installed, demo)
+        assert [image.shape for image in images] == [(SIZE, SIZE, 3)] * 4
+        found[name] = likeness(images, "ada", "chidi")
+        _, attributes = load_judges()
+        places = [facts.place for facts in attributes.recognise(images)]
+        assert places.count("at the taj mahal in india") >= 3, places
+    assert (found["ada"][:, 0] > found["ada"][:, 1]).all(), found
+    assert (found["chidi"][:, 1] > found["chidi"][:, 0]).all(), found
+
+
+def test_it_is_there_without_a_file(installed: ComfyServer, demo: Prompt):
+    of_kind(demo, "EmptyLatentImage")[0]["batch_size"] = 1
+    from_files = pictures(installed, demo)
+    of_kind(demo, "LoadFaceEncoder")[0].update(msid=BUILT_IN, mapper=BUILT_IN, expression=BUILT_IN)
+    np.testing.assert_array_equal(pictures(installed, demo), from_files)
+
+
+def test_each_region_has_its_person(installed: ComfyServer, record_property):
+    """The bundled workflow two_people; and, for comparison, both people in one prompt without regions."""
+    workflow = json.loads((REPOSITORY / "workflows" / "two_people.json").read_text())
+    prompt = graph.to_api(workflow, installed.object_info())
+    width = SIZE * 3 // 2
+    of_kind(prompt, "CheckpointLoaderSimple")[0]["ckpt_name"] = CHECKPOINT
+    of_kind(prompt, "LoadFaceEncoder")[0].update(msid=BUILT_IN, mapper=BUILT_IN, detector="none")
+    for entry, name in zip(of_kind(prompt, "LoadImage"), ("ada", "chidi"), strict=True):
+        entry["image"] = f"miniature_{name}.png"
+    for entry in of_kind(prompt, "EncodeFaceIdentity"):
+        entry["alignment"] = "FFHQ"
+    whole, half = of_kind(prompt, "SolidMask")
+    whole.update(width=width, height=SIZE)
+    half.update(width=width // 2, height=SIZE)
+    of_kind(prompt, "EmptyLatentImage")[0].update(width=width, height=SIZE, batch_size=4)
+    of_kind(prompt, "KSampler")[0].update(steps=STEPS, cfg=CFG)
+    texts = {node["inputs"]["text"]: node["inputs"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"}
+    for text, entry in texts.items():
+        entry["text"] = (
+            text.replace("A photo of two people in a park", "a photo of a person and a person")
+            .replace(" in a park", "")
+            .replace("A photo", "a photo")
+        )
+    apart = pictures(installed, prompt)
+    for entry in texts.values():
+        if "S1*" in entry["text"] or "S2*" in entry["text"] or "and" in entry["text"]:
+            entry["text"] = "a photo of S1* and S2*"
+    together = pictures(installed, prompt)
+    for name, images in (("regions", apart), ("one prompt", together)):
+        left, right = (
+            likeness([side(image) for image in images], "ada", "chidi") for side in (lambda i: i[:, :SIZE], lambda i: i[:, -SIZE:])
+        )
+        record_property(
+            name,
+            f"own {left[:, 0].mean():.2f} and {right[:, 1].mean():.2f}, the other's {left[:, 1].mean():.2f} and {right[:, 0].mean():.2f}",
+        )
+        print(name, left.round(2).tolist(), right.round(2).tolist())
+        if name == "regions":
+            assert (left[:, 0] > left[:, 1]).all()
+            assert (right[:, 1] > right[:, 0]).all()

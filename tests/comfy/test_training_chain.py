@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from face2diffusion.f2d.cli import main as f2d
-from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training.cli import main as f2d_train
 from PIL import Image
 from safetensors.torch import load_file
 from skimage.data import astronaut
 from support.parsers import write_bisenet
+from support.random_pipeline import random_pipeline
 from support.server import ComfyServer
 
 

@@ -47,7 +47,7 @@ def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
 
 def write_models(folder: Path) -> dict[str, str]:
     """A small msid.pt, a mapping.pt for it and a Stable Diffusion in diffusers layout, as options of an EvaluateConfig."""
-    from face2diffusion.f2d.pipeline import random_pipeline
+    from support.random_pipeline import random_pipeline
 
     folder.mkdir(parents=True, exist_ok=True)
     write_msid(folder / "msid.pt", seed=4, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from face2diffusion.f2d.pipeline import random_pipeline
 from safetensors.torch import save_file
+from support.random_pipeline import random_pipeline
 from torch import Tensor
 
 _RESNET = {

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from face2diffusion.f2d.injection import PLACEHOLDER
-from face2diffusion.f2d.pipeline import F2DPipeline, random_pipeline
+from face2diffusion.f2d.pipeline import F2DPipeline
 from face2diffusion.training.diffusion import FrozenDiffusion
+from support.random_pipeline import random_pipeline
 
 PROMPTS = "A photo of S*", "A photo of a person"
 

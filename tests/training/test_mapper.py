@@ -17,7 +17,6 @@ import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import fingerprint, read
 from face2diffusion.f2d.mapping import load_mapper
-from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import mapper as training
 from face2diffusion.training.cache import LatentCache
 from face2diffusion.training.cli import main
@@ -28,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.cache import write_cache
 from support.official import write_mapper
+from support.random_pipeline import random_pipeline
 from support.small_disk import run_on_small_disk
 
 

@@ -22,7 +22,6 @@ from face2diffusion.f2d.alignment import align_face, crop_ffhq, ffhq_landmarks, 
 from face2diffusion.f2d.checkpoint import fingerprint
 from face2diffusion.f2d.expression import align_expression
 from face2diffusion.f2d.image import load_photo, to_signed
-from face2diffusion.f2d.pipeline import random_pipeline
 from face2diffusion.training import cache as cache_module
 from face2diffusion.training.cache import LatentCache, read_index
 from face2diffusion.training.cli import main
@@ -33,6 +32,7 @@ from face2diffusion.training.prepare import list_photos, prepare
 from PIL import Image
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
+from support.random_pipeline import random_pipeline
 from support.small_disk import run_on_small_disk
 
 LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])

@@ -24,7 +24,6 @@ INSIDE_FUNCTIONS = {
     "face_alignment": "detection.py",
     "gdown": "download.py",
     "huggingface_hub": ("download.py", "pipeline.py"),
-    "skimage": "demo.py",
 }
 HOMES = {
     1: "training/losses.py",

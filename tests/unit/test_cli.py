@@ -3,17 +3,16 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.cli import main
-from face2diffusion.f2d.pipeline import random_pipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from skimage.data import astronaut
 from support.official import write_mapper
+from support.random_pipeline import random_pipeline
 
 LANDMARKS = "200.1,101.8 247.1,102.6 220.4,124.5 198.6,142.8 239.7,143.6"
 POINTS = [tuple(float(number) for number in pair.split(",")) for pair in LANDMARKS.split()]
@@ -243,8 +242,3 @@ def test_words_for_another_text_encoder_are_refused(files, encode, tmp_path, cap
 def test_the_installed_command_runs():
     done = subprocess.run([sys.executable, "-m", "face2diffusion.f2d.cli", "download"], capture_output=True, text=True, check=True)
     assert "mapping.pt" in done.stdout
-
-
-def test_the_demo_draws_a_sheet(tmp_path):
-    assert main(["demo", "--out", str(tmp_path / "demo.png")]) == 0
-    assert np.asarray(Image.open(tmp_path / "demo.png")).std() > 10

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d.embedding import PLACE, embedding_rows, save_embedding
-from face2diffusion.f2d.pipeline import random_pipeline
 from safetensors import safe_open
+from support.random_pipeline import random_pipeline
 
 WORDS = torch.randn(2, 768, generator=torch.Generator().manual_seed(1)) * 0.4 / 768**0.5
 POSITIONS = torch.randn(77, 768, generator=torch.Generator().manual_seed(2)) * 0.01

@@ -7,9 +7,10 @@ import pytest
 import torch
 from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.injection import insertion_rows
-from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, inserted_rows, make_grid, random_pipeline
+from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, inserted_rows, make_grid
 from PIL import Image
 from safetensors.torch import save_file
+from support.random_pipeline import random_pipeline
 from support.single_file import small_sd1, write_single_file
 
 SMALL = GenerationConfig(steps=2, width=64, height=64)

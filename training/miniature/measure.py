@@ -19,13 +19,14 @@ from ...f2d.encoder import FaceEncoder
 from ...f2d.identity import FaceExpression
 from ...f2d.image import Photo
 from ...f2d.injection import CLASS_WORDS
+from ...f2d.miniature import CFG, STEPS
 from ...f2d.miniature.prompts import EXPRESSIONS, PROMPTS, Facts, describe, text_accuracy
 from ...f2d.pipeline import F2DPipeline, GenerationConfig
-from .album import HELD_OUT, drawing
+from .album import HELD_OUT, drawing, scene
 from .draw import SIZE
-from .recipe import ENCODERS, Miniature
+from .recipe import Miniature, encoder_of
 
-SETTINGS = GenerationConfig(width=SIZE, height=SIZE, steps=20, cfg=4.0)
+SETTINGS = GenerationConfig(width=SIZE, height=SIZE, steps=STEPS, cfg=CFG)
 _BATCH = 32  # pictures
 _PHOTOS_FROM, _REFERENCES_FROM = 60_000_000, 61_000_000  # numbers of the drawings
 _PLAIN_SEEDS = 4  # pictures of "a photo of S*" for each person
@@ -91,7 +92,7 @@ class _Job:
 
 def photo_of(who: int) -> Photo:
     """Photograph a held-out person, without a hat: shape (128, 128, 3), uint8."""
-    facts = drawing(_PHOTOS_FROM + who, HELD_OUT.start + who).facts
+    _, facts = scene(_PHOTOS_FROM + who, HELD_OUT.start + who)
     return drawing(_PHOTOS_FROM + who, HELD_OUT.start + who, replace(facts, job="")).picture.image
 
 
@@ -117,7 +118,7 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
 def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     config = miniature.config
     encoder = FaceEncoder.load(
-        miniature.encoder(ENCODERS.get(variant.preset, "msid")), miniature.mapper(variant.preset, seed), miniature.expression()
+        miniature.encoder(encoder_of(variant.preset)), miniature.mapper(variant.preset, seed), miniature.expression()
     )
     pipeline = F2DPipeline.load(miniature.base())
     photos = [photo_of(who) for who in range(config.report_people)]

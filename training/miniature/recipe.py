@@ -30,7 +30,7 @@ from ...f2d.miniature.prompts import Facts
 from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
 from ...f2d.msid import load_msid
 from ...f2d.pipeline import best_device
-from ..config import PRESETS, MapperTrainingConfig, MiniatureConfig, MSIDTrainingConfig, PrepareConfig
+from ..config import PRESET_ENCODERS, PRESETS, MapperTrainingConfig, MiniatureConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
 from ..msid import train_msid
 from ..prepare import prepare
@@ -44,10 +44,17 @@ from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
 from .text_to_image import train_diffusion
 
-PEOPLE = ("ada", "bela", "chidi", "dora", "emre", "fay")  # names of the first of album.HELD_OUT, whose portraits are shipped
+# Whose portraits are shipped: places in album.HELD_OUT, and an expression.
+PEOPLE = {
+    "ada": (10, Facts()),
+    "bela": (14, Facts()),
+    "chidi": (24, Facts()),
+    "dora": (7, Facts(expression="giving a wink")),
+    "emre": (13, Facts()),
+    "fay": (38, Facts()),
+}
 Say = Callable[[str], None]
 MSF_DEPTHS = (3, 6, 9, 12)
-ENCODERS = {"msid": "msid", "arcface": "arcface", "arcface-msf": "arcface-msf"}  # preset -> encoder; all others take MSID
 
 
 class Miniature:
@@ -161,7 +168,7 @@ class Miniature:
     def mapper(self, preset: str, seed: int = 0) -> Path:
         """Train a mapper for a row of Tables 3 to 5."""
         config = MapperTrainingConfig(
-            cache=str(self.cache(ENCODERS.get(preset, "msid"))),
+            cache=str(self.cache(encoder_of(preset))),
             base=str(self.base()),
             out=str(self.folder / f"mapper-{preset}-{seed}"),
             hidden_dim=512,
@@ -212,11 +219,16 @@ class Miniature:
         )
         for name, judge in (("verifier", self.verifier()), ("attributes", self.attributes())):
             save(folder / f"{name}.safetensors", _halves(judge), name)
-        for number, name in enumerate(PEOPLE):
-            (folder / "people").mkdir(exist_ok=True)
-            picture = drawing(number, HELD_OUT.start + number, Facts()).picture.image
+        (folder / "people").mkdir()
+        for name, (number, facts) in PEOPLE.items():
+            picture = drawing(number, HELD_OUT.start + number, facts).picture.image
             Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
         return folder
+
+
+def encoder_of(preset: str) -> str:
+    """Name the identity encoder of a row of Tables 3 to 5: MSID, but for Table 3's others."""
+    return preset if preset in PRESET_ENCODERS else "msid"
 
 
 def _halves(network: nn.Module) -> dict[str, torch.Tensor]:

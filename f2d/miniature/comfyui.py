@@ -1,0 +1,110 @@
+"""Puts the miniature into a ComfyUI: the checkpoint, the face encoder's files, portraits, and a workflow that uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import atomic_file
+from . import CFG, FILES, SIZE, STEPS, WEIGHTS, portraits, write_checkpoint
+
+CHECKPOINT = "face2diffusion_miniature.safetensors"
+WORKFLOW = "face2diffusion_miniature.json"
+PROMPT = "a photo of S* as a king at the taj mahal in india"
+_SUBFOLDER = "miniature"  # of models/face2diffusion
+_LIKE = Path(__file__).parents[2] / "workflows" / "one_face.json"
+_ABOUT = """# One face and a prompt, in miniature
+
+The same graph as for Stable Diffusion 1.4, with models of a small drawn world. It runs on a CPU in seconds.
+
+1. Load a drawn portrait (`miniature_*.png`). Nothing has seen these people in training.
+2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
+3. Queue.
+
+**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis player, dj, knight or pilot; *at* the great
+wall of china, the grand canyon in sunset, the taj mahal in india, mount everest base camp; in the streets of rome, on a boat in venice, in front of
+niagara falls, surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.
+"""
+
+
+def install(folder: str | os.PathLike, say: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
+    """Put the miniature into a ComfyUI. Our own files there are renewed; the workflow is kept where there is one, since it may have been changed.
+
+    Args:
+        folder: of ComfyUI, or what `--base-directory` names: with `models` in it.
+        say: is told of each file.
+        weights: of the miniature.
+
+    Returns:
+        The files, the workflow last.
+
+    Raises:
+        FileNotFoundError: no ComfyUI in that folder.
+        OSError: it cannot be written to.
+    """
+    folder = Path(folder)
+    if not (folder / "models").is_dir():
+        raise FileNotFoundError(f"Expected a ComfyUI with a folder 'models' in it, got '{folder}'. Name the folder that has main.py.")
+    files = []
+    for target, write in _files(folder, weights):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".json" and target.exists():
+            say(f"kept: {target}")
+        else:
+            write(target)
+            say(f"{target}")
+        files.append(target)
+    return files
+
+
+def _files(folder: Path, weights: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    def copied(source: Path) -> Callable[[Path], None]:
+        return lambda target: _copy(source, target)
+
+    yield folder / "models" / "checkpoints" / CHECKPOINT, lambda target: write_checkpoint(target, weights)
+    for name in FILES.values():
+        yield folder / "models" / "face2diffusion" / _SUBFOLDER / name, copied(weights / name)
+    for name, path in portraits(weights).items():
+        yield folder / "input" / f"miniature_{name}.png", copied(path)
+    first = next(iter(portraits(weights)))
+    yield folder / "user" / "default" / "workflows" / WORKFLOW, lambda target: _write(target, json.dumps(workflow(first)))
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write(target: Path, text: str) -> None:
+    with atomic_file(target) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """Take the bundled workflow one_face, and have it use the miniature.
+
+    Args:
+        name: whose portrait it begins with.
+
+    Returns:
+        The workflow as the frontend reads it.
+    """
+    found = json.loads(_LIKE.read_text(encoding="utf-8"))
+    values: dict[str, list[Any]] = {
+        "MarkdownNote": [_ABOUT],
+        "CheckpointLoaderSimple": [CHECKPOINT],
+        "LoadFaceEncoder": [*(os.path.join(_SUBFOLDER, FILES[kind]) for kind in ("msid", "mapper")), "none", "none"],
+        "LoadImage": [f"miniature_{name}.png", "image"],
+        "EncodeFaceIdentity": ["FFHQ"],
+        "EmptyLatentImage": [SIZE, SIZE, 4],
+        "KSampler": [0, "fixed", STEPS, CFG],
+        "SaveImage": ["f2d/miniature"],
+    }
+    for node in found["nodes"]:
+        new = values.get(node["type"], [PROMPT] if node.get("title") == "Prompt with S*" else [])
+        node["widgets_values"] = [*new, *node.get("widgets_values", [])[len(new) :]]
+    return found

@@ -1,0 +1,86 @@
+"""The miniature as it is shipped: the demo's sheet, what the judges say of it, and its way into a ComfyUI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from face2diffusion.f2d import FaceEncoder
+from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.miniature import FILES, load_judges, portraits
+from face2diffusion.f2d.miniature.comfyui import CHECKPOINT, WORKFLOW, install
+from PIL import Image
+from safetensors import safe_open
+
+
+@pytest.fixture(scope="module")
+def sheet(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "demo.png"
+    assert main(["demo", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores(sheet) -> list[dict]:
+    with Image.open(sheet) as image:
+        return json.loads(image.text["face2diffusion"])["scores"]
+
+
+def test_the_demo_draws_a_sheet(sheet):
+    pixels = np.asarray(Image.open(sheet))
+    assert pixels.std() > 10
+    assert pixels.shape[1] > pixels.shape[0] > 900
+
+
+def test_the_people_are_recognised(scores):
+    same = [score["identity"] for score in scores if "identity" in score]
+    assert len(same) == 3 * 8
+    assert np.mean(same) > 0.5
+    together = [score[side] for score in scores if "left" in score for side in ("left", "right")]
+    assert len(together) == 6
+    assert np.mean(together) > 0.4
+
+
+def test_the_prompts_are_followed(scores):
+    assert np.mean([score["text"] for score in scores if "text" in score and score["who"]]) > 0.8
+    assert np.mean([score["text"] for score in scores if not score["who"]]) > 0.8
+
+
+def test_the_judge_tells_the_portraits_apart():
+    verifier, _ = load_judges()
+    features = verifier.embed([load_photo(path) for path in portraits().values()])
+    others = (features @ features.T)[~np.eye(len(features), dtype=bool)]
+    assert others.max() < 0.5
+
+
+def test_it_goes_into_a_comfyui(tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    assert main(["demo", "--comfyui", str(tmp_path)]) == 0
+    assert "open Workflows -> face2diffusion_miniature" in capsys.readouterr().out
+    folder = tmp_path / "models" / "face2diffusion" / "miniature"
+    FaceEncoder.load(*(folder / name for name in FILES.values()))
+    with safe_open(tmp_path / "models" / "checkpoints" / CHECKPOINT, "pt") as checkpoint:
+        assert "model.diffusion_model.input_blocks.0.0.weight" in checkpoint.keys()  # noqa: SIM118
+    assert len(list((tmp_path / "input").glob("miniature_*.png"))) == 6
+    workflow = tmp_path / "user" / "default" / "workflows" / WORKFLOW
+    nodes = {node["type"]: node.get("widgets_values") for node in json.loads(workflow.read_text())["nodes"]}
+    assert nodes["CheckpointLoaderSimple"] == [CHECKPOINT]
+    assert (tmp_path / "input" / nodes["LoadImage"][0]).exists()
+    assert {name.replace("\\", "/") for name in nodes["LoadFaceEncoder"][:2]} == {
+        "miniature/msid.safetensors",
+        "miniature/mapper.safetensors",
+    }
+    workflow.write_text("mine")
+    said: list[str] = []
+    install(tmp_path, said.append)
+    assert workflow.read_text() == "mine"
+    assert said[-1] == f"kept: {workflow}"
+
+
+def test_a_folder_without_comfyui_is_refused(tmp_path, capsys):
+    assert main(["demo", "--comfyui", str(tmp_path)]) == 2
+    assert "Name the folder that has main.py" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
