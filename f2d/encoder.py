@@ -178,7 +178,7 @@ class FaceEncoder:
         if alignment == "112 px":
             return FoundFace(crop_aligned(photo, size), [], None)
         if alignment != "detect":
-            raise ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
+            raise _unknown(alignment)
         faces, chosen = self._faces(photo, order, index, min_score, landmarks)
         return FoundFace(align_face(photo, chosen.landmarks, size), faces, chosen)
 
@@ -346,7 +346,11 @@ def _aligned_landmarks(photo: Photo, alignment: Alignment) -> np.ndarray:
         return ffhq_landmarks(side)
     if alignment == "112 px":
         return ARCFACE_TEMPLATE * (side / TEMPLATE_SIZE)
-    raise ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
+    raise _unknown(alignment)
+
+
+def _unknown(alignment: str) -> ValueError:
+    return ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
 
 
 def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..f2d import ALIGNMENTS
-from .sockets import CATEGORY, Encoder, Expression, where_known
+from .sockets import CATEGORY, Encoder, Expression, alignment_input, where_known
 
 
 class ExpressionReference(io.ComfyNode):
@@ -29,14 +29,7 @@ class ExpressionReference(io.ComfyNode):
                     step=0.05,
                     tooltip="From 0 (no reference: the prompt rules the expression) to 1 (the expression of the photo).",
                 ),
-                io.Combo.Input(
-                    "alignment",
-                    options=list(ALIGNMENTS),
-                    default=ALIGNMENTS[0],
-                    optional=True,
-                    tooltip="'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
-                    "'112 px' takes a square crop that is aligned for ArcFace.",
-                ),
+                alignment_input(optional=True),
             ],
             outputs=[
                 Expression.Output("expression", display_name="expression", tooltip="The expression, for Inject S*."),

@@ -5,8 +5,8 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d import ALIGNMENTS, ORDERS
-from .sockets import CATEGORY, Encoder, Identity, where_known
+from ..f2d import ORDERS
+from .sockets import CATEGORY, Encoder, Identity, alignment_input, min_score_input, where_known
 
 
 class EncodeFaceIdentity(io.ComfyNode):
@@ -23,13 +23,7 @@ class EncodeFaceIdentity(io.ComfyNode):
             inputs=[
                 Encoder.Input("encoder", tooltip="From Load Face Encoder."),
                 io.Image.Input("image", tooltip="A photo of the person, or a batch of photos of the same person."),
-                io.Combo.Input(
-                    "alignment",
-                    options=list(ALIGNMENTS),
-                    default=ALIGNMENTS[0],
-                    tooltip="'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
-                    "'112 px' takes a square crop that is aligned for ArcFace.",
-                ),
+                alignment_input(),
                 io.Combo.Input(
                     "face_order",
                     options=list(ORDERS),
@@ -44,14 +38,7 @@ class EncodeFaceIdentity(io.ComfyNode):
                     step=1,
                     tooltip="Which face to take, counted from 0 as in the preview.",
                 ),
-                io.Float.Input(
-                    "min_score",
-                    default=0.6,
-                    min=0.1,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos.",
-                ),
+                min_score_input("How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos."),
             ],
             outputs=[
                 Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*."),

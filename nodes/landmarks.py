@@ -8,7 +8,7 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from .sockets import CATEGORY, Encoder, PoseKeypoint, where_known
+from .sockets import CATEGORY, Encoder, PoseKeypoint, min_score_input, where_known
 
 if TYPE_CHECKING:
     from ..f2d.detection import FAN
@@ -34,14 +34,7 @@ class F2DFaceLandmarks(io.ComfyNode):
                     step=64,
                     tooltip="Short side of the picture in px; draw with a latent of the picture's size. The ControlNet knows 512 best.",
                 ),
-                io.Float.Input(
-                    "min_score",
-                    default=0.6,
-                    min=0.1,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="For photos: how sure YuNet must be, from 0.1 to 1. Keypoints have been chosen by their preprocessor.",
-                ),
+                min_score_input("For photos: how sure YuNet must be, from 0.1 to 1. Keypoints have been chosen by their preprocessor."),
                 PoseKeypoint.Input(
                     "pose_keypoint", optional=True, tooltip="From a DWPose, OpenPose or SDPose node with face detection on. Or use image."
                 ),

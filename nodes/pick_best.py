@@ -1,7 +1,6 @@
 """F2D Pick Best."""
 
 import functools
-import os
 
 import comfy.utils
 import folder_paths
@@ -12,7 +11,7 @@ from comfy_api.latest import io, ui
 from ..f2d.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from .clip import SubjectTokenizer
 from .files import NONE, full_path, state, weight_files
-from .sockets import CATEGORY, Identity, where_known
+from .sockets import CATEGORY, Identity, min_score_input, where_known
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
 _BATCH = 8  # pictures a pass of CLIP Vision
@@ -41,14 +40,7 @@ class F2DPickBest(io.ComfyNode):
                 io.Int.Input(
                     "keep", default=1, min=1, max=4096, step=1, tooltip="How many pictures to keep; all, where the batch has fewer."
                 ),
-                io.Float.Input(
-                    "min_score",
-                    default=0.6,
-                    min=0.1,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="How sure YuNet must be of a face. A picture without a face has identity 0.",
-                ),
+                min_score_input("How sure YuNet must be of a face. A picture without a face has identity 0."),
                 io.Combo.Input(
                     "recogniser",
                     options=[NONE, *weight_files("adaface")],
@@ -78,8 +70,7 @@ class F2DPickBest(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, recogniser: str, text_projection: str, **inputs) -> tuple:
         """Run again when a file has changed."""
-        path = None if text_projection == NONE else _find_projection(text_projection)
-        return state(recogniser), path and (os.stat(path).st_mtime_ns, os.stat(path).st_size)
+        return state(recogniser), *(state(text_projection, folder) for folder in _CLIP_FOLDERS)
 
     @classmethod
     def execute(

@@ -12,11 +12,11 @@ from torch.nn import functional
 from ...f2d.miniature.judges import FEATURES, Attributes, Verifier
 from ...f2d.miniature.prompts import KINDS
 from ..run import stream_seed
-from .album import JUDGED, drawing, to_tensor
+from .album import JUDGED, Drawing, drawing, to_tensor
 from .autoencoder import Autoencoder
 from .fit import FitConfig, fit
 
-_DRAWINGS_FROM = 40_000_000
+_DRAWINGS = 40_000_000  # numbers of drawings for each judge
 _SCALE, _MARGIN = 24.0, 0.2  # of the verifier's cosine softmax
 
 
@@ -31,8 +31,18 @@ def _wear(pictures: Tensor, autoencoder: Autoencoder, generator: torch.Generator
     return torch.cat([worn, pictures[half:]])
 
 
+def _batch(config: FitConfig, autoencoder: Autoencoder, kind: int, step: int) -> tuple[Tensor, Tensor, list[Drawing]]:
+    """Draw people of `album.JUDGED`: pictures (B, 3, 128, 128), who they are (B,), counted from 0, and the drawings."""
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, kind, step))
+    who = torch.randint(len(JUDGED), (config.batch_size,), generator=generator)
+    first = kind * _DRAWINGS + step * config.batch_size
+    drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
+    pictures = _wear(to_tensor(drawings), autoencoder, generator)
+    return pictures, who.to(pictures.device), drawings
+
+
 def train_verifier(config: FitConfig, autoencoder: Autoencoder, say: Callable[[str], None] = print) -> Verifier:
-    """Train on people of `album.JUDGED` with a cosine margin softmax (CosFace).
+    """Train with a cosine margin softmax (CosFace).
 
     Args:
         config: the run.
@@ -48,12 +58,9 @@ def train_verifier(config: FitConfig, autoencoder: Autoencoder, say: Callable[[s
     classes: Any = both["classes"]
 
     def loss_of(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream_seed(config.seed, 5, step))
-        who = torch.randint(len(JUDGED), (config.batch_size,), generator=generator)
-        first = _DRAWINGS_FROM + step * config.batch_size
-        drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
-        features = functional.normalize(network(_wear(to_tensor(drawings), autoencoder, generator)), dim=1)
-        cosine, who = features.float() @ functional.normalize(classes.weight, dim=1).T, who.to(features.device)
+        pictures, who, _ = _batch(config, autoencoder, 1, step)
+        features = functional.normalize(network(pictures), dim=1)
+        cosine = features.float() @ functional.normalize(classes.weight, dim=1).T
         return functional.cross_entropy(_SCALE * (cosine - _MARGIN * functional.one_hot(who, len(JUDGED))), who)
 
     fit(both, loss_of, config, say)
@@ -61,20 +68,17 @@ def train_verifier(config: FitConfig, autoencoder: Autoencoder, say: Callable[[s
 
 
 def train_attributes(config: FitConfig, autoencoder: Autoencoder, say: Callable[[str], None] = print) -> Attributes:
-    """Train on drawings of `album.JUDGED`; arguments as for `train_verifier`.
+    """Train a classifier of each kind; arguments as for `train_verifier`.
 
     Returns:
-        The classifier.
+        The classifiers.
     """
     torch.manual_seed(config.seed)
     network = Attributes()
 
     def loss_of(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream_seed(config.seed, 6, step))
-        who = torch.randint(len(JUDGED), (config.batch_size,), generator=generator)
-        first = 2 * _DRAWINGS_FROM + step * config.batch_size
-        drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
-        logits = network.split(network(_wear(to_tensor(drawings), autoencoder, generator)).float())
+        pictures, _, drawings = _batch(config, autoencoder, 2, step)
+        logits = network.split(network(pictures).float())
         wanted = {kind: torch.tensor([names.index(getattr(one.facts, kind)) for one in drawings]) for kind, names in KINDS.items()}
         losses = [functional.cross_entropy(logits[kind], wanted[kind].to(logits[kind].device)) for kind in KINDS]
         return torch.stack(losses).sum()
