@@ -45,8 +45,8 @@ def test_the_people_are_recognised(scores):
 
 
 def test_the_prompts_are_followed(scores):
-    assert np.mean([score["text"] for score in scores if "text" in score and score["who"]]) > 0.8
-    assert np.mean([score["text"] for score in scores if not score["who"]]) > 0.8
+    assert np.mean([score["text"] for score in scores if "text" in score and "identity" in score]) > 0.8
+    assert np.mean([score["text"] for score in scores if "identity" not in score and "text" in score]) > 0.8
 
 
 def test_the_judge_tells_the_portraits_apart():

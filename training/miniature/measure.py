@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ...f2d.checkpoint import atomic_file
 from ...f2d.encoder import FaceEncoder
 from ...f2d.identity import FaceExpression
-from ...f2d.image import Photo
+from ...f2d.image import Photo, save_png
 from ...f2d.injection import CLASS_WORDS
 from ...f2d.miniature import CFG, STEPS
 from ...f2d.miniature.prompts import EXPRESSIONS, PROMPTS, Facts, describe, text_accuracy
@@ -30,6 +30,7 @@ SETTINGS = GenerationConfig(width=SIZE, height=SIZE, steps=STEPS, cfg=CFG)
 _BATCH = 32  # pictures
 _PHOTOS_FROM, _REFERENCES_FROM = 60_000_000, 61_000_000  # numbers of the drawings
 _PLAIN_SEEDS = 4  # pictures of "a photo of S*" for each person
+SHOWN = (-1, 0, 4, 12, 20, 24, 31, 37)  # places in PROMPTS of the pictures that are kept, of the first person; -1 = "a photo of S*"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
+def picture_path(miniature: Miniature, name: str, seed: int, prompt: int) -> Path:
+    """Name the file of one of the kept pictures: of the first person, for a prompt of `SHOWN`."""
+    return miniature.folder / "scores" / f"{name}-{seed}" / f"{prompt}.png"
+
+
 def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     config = miniature.config
     encoder = FaceEncoder.load(
@@ -130,8 +136,12 @@ def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
         some = jobs[start : start + _BATCH]
         states = torch.cat([job.states for job in some])
         delayed = torch.cat([job.delayed for job in some]) if some[0].delayed is not None else None  # type: ignore[misc]
-        drawn = pipeline.draw([job.text for job in some], states, [job.seed for job in some], settings, delayed, progress=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):  # on a GPU the pipeline is in float16
+            drawn = pipeline.draw([job.text for job in some], states, [job.seed for job in some], settings, delayed, progress=False)
         images = [picture.image for picture in drawn]
+        for job, image in zip(some, images, strict=True):
+            if job.task in ("plain", "prompt") and job.who == 0 and job.prompt in SHOWN and (job.prompt >= 0 or job.seed == 0):
+                save_png(picture_path(miniature, variant.name, seed, job.prompt), image)
         cosines, seen = (verifier.embed(images) @ known.T).cpu().numpy(), attributes.recognise(images)
         scores += [_score(job, row, facts) for job, row, facts in zip(some, cosines, seen, strict=True)]
     return scores

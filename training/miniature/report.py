@@ -6,13 +6,17 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ...f2d.checkpoint import atomic_file, read
-from ...f2d.miniature.prompts import NEUTRAL, PROMPTS, describe
+from ...f2d.image import load_photo
+from ...f2d.miniature.prompts import NEUTRAL, PROMPTS, Facts, describe
+from ...f2d.miniature.sheet import Panel, draw_sheet
 from ...f2d.msid import load_msid
 from ..evaluation.pages import Block, Cell, Figure, Heading, Row, Table, Text, to_markdown
 from ..evaluation.plots import plot_upper_bound
@@ -20,7 +24,7 @@ from ..evaluation.statistics import Mean, bootstrap_mean, rank, upper_bound
 from ..faces import open_faces
 from ..verification import Similarities, area_under_curve, compare, draw_histograms, sample_triplets
 from .album import HELD_OUT
-from .measure import VARIANTS, Score, measure
+from .measure import SHOWN, VARIANTS, Score, measure, photo_of, picture_path
 from .photos import write_class_folders
 from .recipe import MSF_DEPTHS, Miniature
 
@@ -64,6 +68,7 @@ def write_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -> Path:
             words=True,
             caption="Intervals: 95 %, bootstrap over people; differences are paired by person.",
         ),
+        Figure("pictures.png", _pictures(miniature, scores, seeds[0])),
         Heading("Encoders (Table 3)"),
         _table(scores, ("arcface", "arcface-msf", "cgdr"), ("ArcFace", "ArcFace w/ MSF", "MSID")),
         Heading("Identity by depth (Fig. 4)"),
@@ -86,6 +91,25 @@ def write_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -> Path:
     with atomic_file(page) as temporary:
         Path(temporary).write_text(to_markdown("The paper in miniature", blocks), encoding="utf-8")
     return page
+
+
+def _pictures(miniature: Miniature, scores: dict[str, Scores], seed: int) -> bytes:
+    """Show one person under some prompts, a row for each variant: a PNG."""
+    rows, photo = [], photo_of(0)
+    for name in VARIANTS:
+        found = {(score.task, score.prompt, score.seed): score for score in scores[name][seed] if score.who == 0}
+        panels = [Panel(photo, f"photo\n{name}")]
+        for prompt in SHOWN:
+            path = picture_path(miniature, name, seed, prompt)
+            if path.exists():
+                task, facts = ("plain", Facts()) if prompt < 0 else ("prompt", PROMPTS[prompt])
+                score = next(one for (kind, place, _), one in found.items() if (kind, place) == (task, prompt))
+                scored = {"identity": score.identity} | ({"text": score.text} if prompt >= 0 else {})
+                panels.append(Panel(load_photo(path), describe(facts, "S*"), scored))
+        rows.append(panels)
+    buffer = BytesIO()
+    Image.fromarray(draw_sheet(rows, "One person, whom no training has seen", f"mappers of seed {seed}")).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _lead(miniature: Miniature, seeds: Sequence[int]) -> str:
