@@ -6,8 +6,15 @@ python tests/make_pictures.py [CHECKOUT]
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from face2diffusion.f2d import miniature
+from face2diffusion.f2d.demo import SETTINGS
+from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.miniature.prompts import Facts, describe, text_accuracy
+from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
 from PIL import Image
 from skimage.data import astronaut
 from support.browser import Browser, Frontend
@@ -22,11 +29,14 @@ IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that ar
     "F2DFaceLandmarks": ("pose_transfer", (3, 4, 7), (800, 640)),
     "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
 }
+ASKED = Facts(job="king", place="at the taj mahal in india")
+STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.4, 0.6), 8
 REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
 
 
 def main() -> None:
     """Draw all of them."""
+    draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
     checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(checkout, Path(folder))
@@ -43,6 +53,31 @@ def main() -> None:
                     picture.save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
             for name in IN_USE:
                 shoot_in_use(frontend, name, Path(folder) / "shot.png")
+
+
+def draw_strengths() -> Image.Image:
+    """Draw a person of the miniature over Inject S*'s strength and F2D Conditioning's subject_from, with the judges' scores."""
+    encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
+    verifier, attributes = miniature.load_judges()
+    photo = load_photo(miniature.portraits()["ada"])
+    words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
+    known = verifier.embed([photo])[0]
+    rows = []
+    for start in STARTS:
+        config = replace(SETTINGS, subject_from=start)
+        panels = [Panel(photo, "the photo")] if not rows else [Panel(np.full_like(photo, 255), "")]
+        for strength in STRENGTHS:
+            pipeline.subjects.clear()
+            pipeline.add_subject(words, positional=encoder.mapper.config.positional, strength=strength)
+            images = [one.image for one in pipeline.generate(describe(ASKED, "S*"), config, count=COUNT, batch_size=COUNT, progress=False)]
+            scores = {
+                "identity": float((verifier.embed(images) @ known).clamp(min=0).mean()),
+                "text": float(np.mean([text_accuracy(ASKED, seen) for seen in attributes.recognise(images)])),
+            }
+            panels.append(Panel(images[0], f"strength {strength:g}\nsubject_from {start:g}", scores))
+        rows.append(panels)
+    subtitle = f"One of {COUNT} pictures each; scores: means over {COUNT}, by the miniature's judges"
+    return Image.fromarray(draw_sheet(rows, describe(ASKED, "S*"), subtitle))
 
 
 def shoot_in_use(frontend: Frontend, name: str, path: Path) -> None:
