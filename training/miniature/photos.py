@@ -62,12 +62,13 @@ def write_class_folders(folder: str | os.PathLike, people: Iterable[int], pictur
     return folder
 
 
-def write_photos(folder: str | os.PathLike, count: int) -> Path:
+def write_photos(folder: str | os.PathLike, count: int, first: int = 0) -> Path:
     """Write photos, each of another person, with their identity regions as FastComposer's edition of FFHQ has its persons.
 
     Args:
         folder: where to.
         count: of photos.
+        first: number of the first; other photos are of other people.
 
     Returns:
         The folder, for `f2d-train prepare --layout fastcomposer --aligned`.
@@ -75,7 +76,7 @@ def write_photos(folder: str | os.PathLike, count: int) -> Path:
     folder = Path(folder)
     if not (folder / _DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for number in tqdm(range(count), desc=folder.name, unit="photo"):
+        for number in tqdm(range(first, first + count), desc=folder.name, unit="photo"):
             picture, name = drawing(_PHOTOS_FROM + number, facts=_facts(number)).picture, f"{number:06d}"
             Image.fromarray(picture.image).save(folder / f"{name}.png", compress_level=1)
             np.save(folder / f"{name}.npy", np.isin(picture.labels, _REGION).astype(np.uint8))
