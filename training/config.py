@@ -198,8 +198,8 @@ class MiniatureConfig:
     pictures: int = 30  # of each
     msid_epochs: int = 12
     expression_steps: int = 800  # of 32
-    verifier_steps: int = 1_500  # of 64
-    attribute_steps: int = 1_000  # of 64
+    verifier_steps: int = 1_000  # of 64
+    attribute_steps: int = 700  # of 64
     photos: int = 4_000  # for the mapper, each of another person
     mapper_steps: int = 1_000  # of 32
     seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three

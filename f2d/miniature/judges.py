@@ -6,10 +6,9 @@ They are trained apart from the encoder under test (`training.miniature.judges`)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from timm import create_model
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +19,7 @@ FEATURES = 128
 
 
 class Judge(nn.Module):
-    """A small convolutional network over whole pictures of 128 px."""
+    """A small ResNet over whole pictures of 128 px."""
 
     def __init__(self, outputs: int) -> None:
         """Build with random weights.
@@ -29,13 +28,13 @@ class Judge(nn.Module):
             outputs: how many numbers it gives.
         """
         super().__init__()
-        network: Any = create_model("mobilenetv3_small_075", num_classes=outputs)
-        network.conv_stem.stride = (1, 1)  # a face's details are few pixels wide
-        self.network = network
+        network = ResNet(BasicBlock, [1, 1, 1, 1], outputs, stem_type="deep", stem_width=16, channels=(32, 64, 128, 192))
+        network.maxpool = nn.Identity()  # a face's details are few pixels wide
+        self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Map pictures of shape (B, 3, 128, 128) in [-1, 1] to outputs of shape (B, N)."""
-        return self.network(pictures)
+        return self.network(pictures.contiguous(memory_format=torch.channels_last))
 
 
 class Verifier(Judge):
