@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..f2d.checkpoint import fingerprint, read
 from ..f2d.mapping import MapperConfig, MappingNetwork, load_mapper
+from .attention import quick_attention
 from .cache import LatentCache
 from .config import MapperTrainingConfig
 from .diffusion import FrozenDiffusion, load_vae
@@ -170,7 +171,8 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
         for part in range(config.accumulate):
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(loader).items()}
             last = part == config.accumulate - 1
-            with accelerator.autocast(), nullcontext() if last else accelerator.no_sync(mapper):
+            attention = quick_attention(accelerator.device.type, cache.latent_size**2)
+            with accelerator.autocast(), attention, nullcontext() if last else accelerator.no_sync(mapper):
                 loss = compute_loss(diffusion, mapper, batch, config)
             losses.append(loss.detach())
             accelerator.backward(loss / config.accumulate)

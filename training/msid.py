@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from ..f2d.image import to_signed
 from ..f2d.msid import MSIDConfig, MSIDEncoder
+from .attention import quick_attention
 from .config import MSIDTrainingConfig
 from .faces import FaceSamples, FaceSet, open_faces
 from .partial_fc import ShardedClassifier, synchronise_norms
@@ -129,7 +130,8 @@ class _Trainer:
     def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the loss of the batch of all processes; scalar."""
         half = _HALF.get(self.config.precision)
-        with torch.autocast(torch.device(self.processes.device).type, half) if half else nullcontext():
+        kind, tokens = torch.device(self.processes.device).type, self.encoder.patch_embed.num_patches
+        with torch.autocast(kind, half) if half else nullcontext(), quick_attention(kind, tokens):
             features = self.wrapped(to_signed(batch["face"]))  # (b, L * C)
         return self.classifier(features.float(), batch["label"], self.step)
 

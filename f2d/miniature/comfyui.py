@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,53 @@ def workflow(name: str) -> dict[str, Any]:
     Returns:
         The workflow as the frontend reads it.
     """
-    found = json.loads(_LIKE.read_text(encoding="utf-8"))
-    values: dict[str, list[Any]] = {
-        "MarkdownNote": [_ABOUT],
-        "CheckpointLoaderSimple": [CHECKPOINT],
-        "LoadFaceEncoder": [*(os.path.join(_SUBFOLDER, FILES[kind]) for kind in ("msid", "mapper")), "none", "none"],
-        "LoadImage": [f"miniature_{name}.png", "image"],
-        "EncodeFaceIdentity": ["FFHQ"],
-        "EmptyLatentImage": [SIZE, SIZE, 4],
-        "KSampler": [0, "fixed", STEPS, CFG],
-        "SaveImage": ["f2d/miniature"],
-    }
+    found = in_miniature(json.loads(_LIKE.read_text(encoding="utf-8")), [name], lambda text: PROMPT if "S*" in text else text)
     for node in found["nodes"]:
-        new = values.get(node["type"], [PROMPT] if node.get("title") == "Prompt with S*" else [])
-        node["widgets_values"] = [*new, *node.get("widgets_values", [])[len(new) :]]
+        if node["type"] == "MarkdownNote":
+            node["widgets_values"] = [_ABOUT]
+        if node["type"] == "EmptyLatentImage":
+            node["widgets_values"][2] = 4  # pictures
+    return found
+
+
+def in_miniature(
+    workflow: dict[str, Any], people: Sequence[str], say: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)
+) -> dict[str, Any]:
+    """Have one of the bundled workflows use the miniature's files, portraits and settings.
+
+    Args:
+        workflow: as the frontend saves it; it stays as it is.
+        people: whose portraits its Load Image nodes show, in their order.
+        say: gives the new text of a prompt.
+        size: width and height of the picture, px.
+
+    Returns:
+        Another workflow.
+    """
+    found, names = copy.deepcopy(workflow), iter(people)
+    for node in found["nodes"]:
+        values = node.get("widgets_values", [])
+        match node["type"]:
+            case "CheckpointLoaderSimple":
+                values[0] = CHECKPOINT
+            case "LoadFaceEncoder":
+                kinds = ["msid", "mapper", "expression"][: 2 + (values[2] != "none")]
+                values[: len(kinds)] = [os.path.join(_SUBFOLDER, FILES[kind]) for kind in kinds]
+                values[3] = "none"
+            case "LoadImage":
+                values[0] = f"miniature_{next(names)}.png"
+            case "EncodeFaceIdentity":
+                values[0] = "FFHQ"
+            case "ExpressionReference":
+                values[1] = "FFHQ"
+            case "CLIPTextEncode" | "F2DConditioning":
+                values[0] = say(values[0])
+            case "SolidMask":
+                values[1:] = [values[1] * size[0] // 512, values[2] * size[1] // 512]
+            case "EmptyLatentImage":
+                values[:2] = size
+            case "KSampler":
+                values[2:4] = [STEPS, CFG]
+            case "SaveImage":
+                values[0] = "f2d/miniature"
     return found

@@ -6,6 +6,7 @@ They are trained apart from the encoder under test (`training.miniature.judges`)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, ResNet
@@ -28,7 +29,8 @@ class Judge(nn.Module):
             outputs: how many numbers it gives.
         """
         super().__init__()
-        network = ResNet(BasicBlock, [1, 1, 1, 1], outputs, stem_type="deep", stem_width=16, channels=(32, 64, 128, 192))
+        build: Any = ResNet  # timm's annotations do not fit its own calls
+        network = build(BasicBlock, [1, 1, 1, 1], outputs, stem_type="deep", stem_width=16, channels=(32, 64, 128, 192))
         network.maxpool = nn.Identity()  # a face's details are few pixels wide
         self.network = network.to(memory_format=torch.channels_last)
 

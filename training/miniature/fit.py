@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ...f2d.pipeline import best_device
+from ..attention import quick_attention
 from ..run import Run, stream_seed
+
+_TOKENS = 256  # at most, in any of these networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
         torch.manual_seed(stream_seed(config.seed, step))
         for group in optimizer.param_groups:
             group["lr"] = config.lr * min(1.0, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16), quick_attention(device, _TOKENS):
             loss = loss_of(step)
         if not loss.isfinite():
             raise FloatingPointError(

@@ -1,6 +1,6 @@
 """Everything of the miniature, trained from nothing in one go; each stage is a folder that resumes, and what is done stays.
 
-out/autoencoder, diffusion     the small Stable Diffusion          -> out/base, a folder in diffusers layout
+out/autoencoder, diffusion, refined     the small Stable Diffusion          -> out/base, a folder in diffusers layout
 out/faces, msid, arcface       identity encoders on class folders  -> out/msid.safetensors, arcface.safetensors, arcface-msf.safetensors
 out/expression                 f_exp                               -> out/expression.safetensors
 out/verifier, attributes       judges                              -> out/verifier.safetensors, attributes.safetensors
@@ -42,7 +42,7 @@ from .expressions import train_expressions
 from .fit import FitConfig
 from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
-from .text_to_image import train_diffusion
+from .text_to_image import Diffusion, train_diffusion
 
 # Whose portraits are shipped: places in album.HELD_OUT, and an expression.
 PEOPLE = {
@@ -97,8 +97,13 @@ class Miniature:
         """Train the diffusion model and write it as a base model."""
         folder = self.folder / "base"
         if not (folder / "model_index.json").exists():
-            autoencoder, fit = self.autoencoder(), self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
-            diffusion = train_diffusion(fit, autoencoder, self.folder, self.config.drawings, self.config.pairs, self.say)
+            autoencoder = self.autoencoder()
+            torch.manual_seed(self.config.seed)
+            diffusion = Diffusion()
+            first = self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
+            second = replace(self._fit("refined", self.config.refine_steps, 32, 4e-4), seed=self.config.seed + 1)
+            for fit in (first, second):
+                train_diffusion(diffusion, fit, autoencoder, self.folder, self.config.drawings, self.config.pairs, self.say)
             write_base(folder, autoencoder.cpu(), diffusion.cpu())
         return folder
 

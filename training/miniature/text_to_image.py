@@ -215,27 +215,30 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
 
 
 def train_diffusion(
-    config: FitConfig, autoencoder: Autoencoder, cache: str | os.PathLike, drawings: int, pairs: int, say: Callable[[str], None] = print
-) -> Diffusion:
+    network: Diffusion,
+    config: FitConfig,
+    autoencoder: Autoencoder,
+    cache: str | os.PathLike,
+    drawings: int,
+    pairs: int,
+    say: Callable[[str], None] = print,
+) -> None:
     """Train U-Net and text encoder (the objective of Sec. 3.1 without S*).
 
     Args:
+        network: what is trained, from the weights that it has; afterwards in evaluation mode.
         config: the run.
         autoencoder: trained.
         cache: folder for the drawings' latents.
         drawings: how many with one person.
         pairs: how many with two.
         say: is told how it goes.
-
-    Returns:
-        The networks, in evaluation mode.
     """
     from diffusers import DDPMScheduler
 
     singles = cache_latents(autoencoder, Path(cache) / "singles.npy", drawings, pair=False)
     doubles = cache_latents(autoencoder, Path(cache) / "pairs.npy", pairs, pair=True)
-    torch.manual_seed(config.seed)
-    network, schedule = Diffusion(), DDPMScheduler(**SCHEDULE)
+    schedule = DDPMScheduler(**SCHEDULE)
 
     def loss_of(step: int) -> Tensor:
         generator = np.random.default_rng(stream_seed(config.seed, 4, step))
@@ -256,4 +259,4 @@ def train_diffusion(
         predicted = network.unet(noisy.to(device), time.to(device), network.encode(captions)).sample
         return functional.mse_loss(predicted.float(), noise.to(device))
 
-    return fit(network, loss_of, config, say)  # type: ignore[return-value]
+    fit(network, loss_of, config, say)
