@@ -13,11 +13,14 @@ import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.miniature import SIZE
+from face2diffusion.f2d.miniature.comfyui import in_miniature, install
 from face2diffusion.f2d.miniature.prompts import Facts, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
 from PIL import Image
 from skimage.data import astronaut
 from support.browser import Browser, Frontend
+from support.miniature import in_region
 from support.official import write_expression, write_mapper, write_msid
 from support.server import REPOSITORY, ComfyServer, find_checkouts
 
@@ -28,6 +31,12 @@ IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that ar
     "ExpressionReference": ("expression_reference", (5, 7, 14), (1120, 420)),
     "F2DFaceLandmarks": ("pose_transfer", (3, 4, 7), (800, 640)),
     "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
+}
+WIDE = SIZE * 3 // 2, SIZE
+IN_MINIATURE = {  # workflows that are run to their end there: portraits, the prompts said in its words, size
+    "one_face": (["ada"], lambda text: text.replace("A photo", "a photo").partition(",")[0], (SIZE, SIZE)),
+    "expression_reference": (["bela", "dora"], lambda text: "a photo of S* in the streets of rome", (SIZE, SIZE)),
+    "two_people": (["ada", "chidi"], in_region, WIDE),
 }
 ASKED = Facts(job="king", place="at the taj mahal in india")
 STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.4, 0.6), 8
@@ -41,10 +50,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(checkout, Path(folder))
         place_files(server)
+        install(server.base, print)
         with server, Browser() as browser, browser.open(server) as frontend:
             for file in sorted((REPOSITORY / "workflows").glob("*.json")):
                 workflow = json.loads(file.read_text())
-                run_what_needs_no_sampling(frontend, workflow)
+                if file.stem in IN_MINIATURE:
+                    frontend.load(in_miniature(workflow, *IN_MINIATURE[file.stem]))
+                    assert frontend.run(300).status == "success"
+                else:
+                    run_what_needs_no_sampling(frontend, workflow)
                 picture = shoot(frontend, Path(folder) / "shot.png", 1920, 1080)
                 picture.resize(THUMBNAIL, Image.Resampling.LANCZOS).save(file.with_suffix(".jpg"), quality=88)
                 if file.stem == "one_face":

@@ -206,7 +206,7 @@ class MiniatureConfig:
     seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
     presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
     seed: int = 0  # of everything else
-    report_people: int = 20  # of whom no stage of training has seen any
+    report_people: int = 12  # of whom no stage of training has seen any
     report_prompts: int = 40
     best_of: int = 8  # pictures, for the analogue of Fig. 7
     bf16: bool = True  # autocast

@@ -16,7 +16,7 @@ from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
 from face2diffusion.training.miniature.language import vocabulary
 from support import graph
-from support.miniature import write_random_base
+from support.miniature import in_region, write_random_base
 from support.server import REPOSITORY, ComfyServer, run_inside
 
 BUILT_IN = "miniature (built in)"  # in Load Face Encoder
@@ -125,8 +125,3 @@ def test_each_region_has_its_person(installed: ComfyServer):
             f"{name}: cosine with the own person {own:.2f}, with the other one {other:.2f}, told apart {(found[name][:, 0] > found[name][:, 1]).mean():.0%}"
         )
     assert (found["regions"][:, 0] > found["regions"][:, 1]).all(), found
-
-
-def in_region(text: str) -> str:
-    """Say it in the miniature's words."""
-    return "a photo of a person and a person" if "two people" in text else text.replace("A photo", "a photo").replace(" in a park", "")

@@ -1,4 +1,4 @@
-"""The miniature's base model with random weights."""
+"""The miniature's base model with random weights, and the bundled workflow two_people in its words."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def write_random_base(folder: Path, seed: int = 0) -> tuple[Autoencoder, Diffusi
         parameter.data += 0.02 * torch.randn_like(parameter)
     write_base(folder / "base", autoencoder, diffusion)
     return torch.nn.Module.float(autoencoder.half()), torch.nn.Module.float(diffusion.half())
+
+
+def in_region(text: str) -> str:
+    """Say a prompt of the workflow two_people in the miniature's words."""
+    return "a photo of a person and a person" if "two people" in text else text.replace("A photo", "a photo").replace(" in a park", "")
