@@ -30,7 +30,7 @@ def shipped() -> list[str]:
 def test_the_archive_holds_what_users_need_and_nothing_else(shipped: list[str]) -> None:
     kinds = {
         "": {"py", "md", "toml", "txt", ""},
-        "f2d": {"py", "toml", "json"},
+        "f2d": {"py", "toml", "json", "safetensors", "png"},
         "nodes": {"py"},
         "training": {"py", "toml", "json"},
         "web": {"md", "jpg", "png", "webp"},
@@ -63,8 +63,20 @@ def test_names_suit_every_system(shipped: list[str]) -> None:
 
 def test_files_are_small(shipped: list[str]) -> None:
     sizes = {name: (REPOSITORY / name).stat().st_size for name in shipped}
-    assert {name: size for name, size in sizes.items() if size > 300_000} == {}
-    assert sum(sizes.values()) < 5_000_000
+    miniature = {name for name in shipped if name.startswith("f2d/miniature/weights/")}
+    assert sum(sizes[name] for name in miniature) < 40_000_000
+    assert {name: sizes[name] for name in set(shipped) - miniature if sizes[name] > 300_000} == {}
+    assert sum(sizes[name] for name in set(shipped) - miniature) < 5_000_000
+
+
+def test_an_installed_package_has_the_miniature_too() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 to read pyproject.toml")
+
+    data = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folder = REPOSITORY / "f2d" / "miniature"
+    found = {path for pattern in data["face2diffusion.f2d.miniature"] for path in folder.glob(pattern) if path.is_file()}
+    assert found >= {path for path in folder.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".json", ".png")}
+    assert REPOSITORY / "workflows" / "one_face.json" in {path for pattern in data["face2diffusion"] for path in REPOSITORY.glob(pattern)}
 
 
 def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shipped: list[str]) -> None:
