@@ -195,6 +195,7 @@ class MiniatureConfig:
     autoencoder_steps: int = 3_500  # of 16 drawings
     diffusion_steps: int = 5_500  # of 32
     refine_steps: int = 4_000  # of 32; once more, from where the first ended
+    finish_steps: int = 8_000  # of 32; a third time, mostly at the noise levels where a face takes shape
     people: int = 400  # for the identity encoders
     pictures: int = 30  # of each
     msid_epochs: int = 12
@@ -210,11 +211,12 @@ class MiniatureConfig:
     report_prompts: int = 40
     best_of: int = 8  # pictures, for the analogue of Fig. 7
     bf16: bool = True  # autocast
+    compile: bool = False  # the U-Net's training; on a CPU this needs a C++ compiler
 
 
 # Too small to learn anything: for tests.
 MINIATURE_SMALL: dict[str, Any] = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1,
+    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2, "finish_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1,
     "expression_steps": 2, "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2,
     "report_people": 2, "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

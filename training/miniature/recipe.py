@@ -1,6 +1,7 @@
 """Everything of the miniature, trained from nothing in one go; each stage is a folder that resumes, and what is done stays.
 
-out/autoencoder, diffusion, refined     the small Stable Diffusion          -> out/base, a folder in diffusers layout
+out/autoencoder                the small Stable Diffusion, trained in four stages  -> out/base, a folder in diffusers layout
+out/diffusion, refined, finished
 out/faces, msid, arcface       identity encoders on class folders  -> out/msid.safetensors, arcface.safetensors, arcface-msf.safetensors
 out/expression                 f_exp                               -> out/expression.safetensors
 out/verifier, attributes       judges                              -> out/verifier.safetensors, attributes.safetensors
@@ -42,7 +43,7 @@ from .expressions import train_expressions
 from .fit import FitConfig
 from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
-from .text_to_image import Diffusion, train_diffusion
+from .text_to_image import Diffusion, middle_times, train_diffusion, uniform_times
 
 # Whose portraits are shipped: places in album.HELD_OUT, and an expression.
 PEOPLE = {
@@ -102,8 +103,11 @@ class Miniature:
             diffusion = Diffusion()
             first = self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
             second = replace(self._fit("refined", self.config.refine_steps, 32, 4e-4), seed=self.config.seed + 1)
-            for fit in (first, second):
-                train_diffusion(diffusion, fit, autoencoder, self.folder, self.config.drawings, self.config.pairs, self.say)
+            third = replace(self._fit("finished", self.config.finish_steps, 32, 4e-4), seed=self.config.seed + 2)
+            if self.config.compile:
+                diffusion.unet.compile(dynamic=False)
+            for fit, draw in ((first, uniform_times), (second, uniform_times), (third, middle_times)):
+                train_diffusion(diffusion, fit, autoencoder, self.folder, (self.config.drawings, self.config.pairs), draw, self.say)
             write_base(folder, autoencoder.cpu(), diffusion.cpu())
         return folder
 

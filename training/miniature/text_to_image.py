@@ -44,6 +44,7 @@ SCHEDULE = {
     "clip_sample": False,
 }
 NAMES = tuple(f"{first} {LAST_NAMES[i % len(LAST_NAMES)]}" for i, first in enumerate(FIRST_NAMES))
+_TIMES: int = SCHEDULE["num_train_timesteps"]  # type: ignore[assignment]
 _FAMOUS = 0.08  # share of the drawings that show someone with a name
 _NAME = "s *"  # stands in a caption where the namer's rows go
 _PAIRS_FROM = 10_000_000  # numbers of drawings with two people
@@ -214,13 +215,24 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
     return np.load(out, mmap_mode="r")
 
 
+def uniform_times(count: int) -> Tensor:
+    """Draw timesteps, each as likely as any other: shape (count,)."""
+    return torch.randint(_TIMES, (count,))
+
+
+def middle_times(count: int) -> Tensor:
+    """Draw timesteps of which three in four lie about 400, logit-normal, where faces take shape on a grid of 16 x 16: shape (count,)."""
+    middle = (_TIMES * torch.sigmoid(torch.randn(count) - 0.4)).long()
+    return torch.where(torch.rand(count) < 0.25, uniform_times(count), middle)
+
+
 def train_diffusion(
     network: Diffusion,
     config: FitConfig,
     autoencoder: Autoencoder,
     cache: str | os.PathLike,
-    drawings: int,
-    pairs: int,
+    drawings: tuple[int, int],
+    draw_times: Callable[[int], Tensor],
     say: Callable[[str], None] = print,
 ) -> None:
     """Train U-Net and text encoder (the objective of Sec. 3.1 without S*).
@@ -230,14 +242,14 @@ def train_diffusion(
         config: the run.
         autoencoder: trained.
         cache: folder for the drawings' latents.
-        drawings: how many with one person.
-        pairs: how many with two.
+        drawings: how many with one person, and with two.
+        draw_times: gives so many timesteps.
         say: is told how it goes.
     """
     from diffusers import DDPMScheduler
 
-    singles = cache_latents(autoencoder, Path(cache) / "singles.npy", drawings, pair=False)
-    doubles = cache_latents(autoencoder, Path(cache) / "pairs.npy", pairs, pair=True)
+    singles = cache_latents(autoencoder, Path(cache) / "singles.npy", drawings[0], pair=False)
+    doubles = cache_latents(autoencoder, Path(cache) / "pairs.npy", drawings[1], pair=True)
     schedule = DDPMScheduler(**SCHEDULE)
 
     def loss_of(step: int) -> Tensor:
@@ -253,7 +265,7 @@ def train_diffusion(
             people = [figure.person for figure in seen.figures]
             captions.append(write_caption(generator, facts, people, "" if famous is None else NAMES[famous]))
         latent = torch.from_numpy(np.stack([source[n] for n in numbers])).float()
-        noise, time = torch.randn_like(latent), torch.randint(SCHEDULE["num_train_timesteps"], (size,))
+        noise, time = torch.randn_like(latent), draw_times(size)
         noisy = schedule.add_noise(latent, noise, time).contiguous(memory_format=torch.channels_last)
         device = network.namer.weight.device
         predicted = network.unet(noisy.to(device), time.to(device), network.encode(captions)).sample
