@@ -199,9 +199,9 @@ class MiniatureConfig:
     people: int = 400  # for the identity encoders
     pictures: int = 30  # of each
     msid_epochs: int = 12
-    expression_steps: int = 800  # of 32
+    expression_steps: int = 2_500  # of 32
     verifier_steps: int = 1_000  # of 64
-    attribute_steps: int = 700  # of 64
+    attribute_steps: int = 2_500  # of 64
     photos: int = 4_000  # for the mapper, each of another person
     mapper_steps: int = 600  # of 32
     seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three

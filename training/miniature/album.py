@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...f2d.miniature.prompts import Facts
+from ...f2d.miniature.prompts import EXPRESSIONS, NEUTRAL, Facts
 from ..run import stream_seed
 from .draw import SIZE, Picture, draw
 from .world import Person, Scene, sample_facts, sample_pair, sample_person, sample_scene
@@ -57,6 +57,12 @@ def scene(number: int, who: int | None = None, facts: Facts | None = None, pair:
     chosen = person(first if who is None else who)
     facts = facts or sample_facts(generator)
     return sample_pair(generator, (chosen, person(second)), facts) if pair else sample_scene(generator, chosen, facts), facts
+
+
+def balanced_facts(number: int) -> Facts:
+    """Say what a drawing is to show, each expression as often as a face at rest."""
+    generator = np.random.default_rng(stream_seed(8, number))
+    return replace(sample_facts(generator), expression=str(generator.choice((NEUTRAL, *EXPRESSIONS))))
 
 
 def drawing(number: int, who: int | None = None, facts: Facts | None = None, pair: bool = False, size: int = SIZE) -> Drawing:

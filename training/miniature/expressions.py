@@ -12,7 +12,7 @@ from torch.nn import functional
 from ...f2d.alignment import ffhq_landmarks
 from ...f2d.expression import EXPRESSION_DIM, ExpressionConfig, ExpressionNetwork, align_expression
 from ...f2d.image import to_unit
-from .album import drawing
+from .album import balanced_facts, drawing
 from .draw import SIZE
 from .fit import FitConfig, fit
 
@@ -42,7 +42,8 @@ def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> 
     landmarks = ffhq_landmarks(SIZE)
 
     def loss_of(step: int) -> Tensor:
-        drawings = [drawing(_DRAWINGS_FROM + step * config.batch_size + i) for i in range(config.batch_size)]
+        first = _DRAWINGS_FROM + step * config.batch_size
+        drawings = [drawing(number, facts=balanced_facts(number)) for number in range(first, first + config.batch_size)]
         faces = to_unit([align_expression(one.picture.image, landmarks) for one in drawings])
         wanted = torch.from_numpy(np.stack([coefficients(one.scene.figures[0].expression) for one in drawings]))
         found = network(faces.to(next(network.parameters()).device)).float()

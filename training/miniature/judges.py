@@ -12,7 +12,7 @@ from torch.nn import functional
 from ...f2d.miniature.judges import FEATURES, Attributes, Verifier
 from ...f2d.miniature.prompts import KINDS
 from ..run import stream_seed
-from .album import JUDGED, Drawing, drawing, to_tensor
+from .album import JUDGED, Drawing, balanced_facts, drawing, to_tensor
 from .autoencoder import Autoencoder
 from .fit import FitConfig, fit
 
@@ -36,7 +36,7 @@ def _batch(config: FitConfig, autoencoder: Autoencoder, kind: int, step: int) ->
     generator = torch.Generator().manual_seed(stream_seed(config.seed, kind, step))
     who = torch.randint(len(JUDGED), (config.batch_size,), generator=generator)
     first = kind * _DRAWINGS + step * config.batch_size
-    drawings = [drawing(first + i, JUDGED.start + int(number)) for i, number in enumerate(who)]
+    drawings = [drawing(first + i, JUDGED.start + int(number), balanced_facts(first + i)) for i, number in enumerate(who)]
     pictures = _wear(to_tensor(drawings), autoencoder, generator)
     return pictures, who.to(pictures.device), drawings
 
