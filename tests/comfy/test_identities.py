@@ -192,7 +192,7 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     weights, shared, models = (str(tmp_path / folder) for folder in ("weights", "shared", "models"))
     found = run_inside(comfy.checkout, "folders", [weights, shared, models])
     assert sorted(found["identities"]) == ["own.safetensors", "team/bob.safetensors", "theirs.safetensors"]
-    assert sorted(found["weights"]) == ["msid-own.pt", "msid-theirs.pt"]
+    assert sorted(found["weights"]) == ["miniature (built in)", "msid-own.pt", "msid-theirs.pt"]
     assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice.safetensors"
     found = run_inside(comfy.checkout, "folders", [weights, None, models])
     assert Path(found["writes"]) == tmp_path / "models" / "face2diffusion" / "identities" / "friends" / "alice.safetensors"
