@@ -328,8 +328,6 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from .image import save_png
-
     if options.comfyui:
         from .miniature.comfyui import install
 
@@ -337,6 +335,7 @@ def _demo(options: argparse.Namespace) -> None:
         _say(f"Restart ComfyUI, and open Workflows -> {workflow.stem}.")
         return
     from .demo import run_demo
+    from .image import save_png
 
     if not options.out.lower().endswith(".png"):
         raise ValueError(f"Expected --out with a name that ends with .png, got '{options.out}'.")

@@ -11,6 +11,7 @@ import torch
 from . import miniature
 from .image import Photo, load_photo
 from .injection import CLASS_WORDS
+from .miniature.judges import Attributes, Verifier
 from .miniature.prompts import LOCATIONS, Facts, describe, text_accuracy
 from .miniature.sheet import Panel, draw_sheet
 from .pipeline import F2DPipeline, GenerationConfig, Picture
@@ -68,7 +69,8 @@ def run_demo(say: Callable[[str], None], seed: int = 0) -> Picture:
     images = _draw_all(pipeline, single, states, SETTINGS, seed)
     couples = [(one, people[(index + 1) % _PEOPLE]) for index, one in enumerate(people)]
     pairs = _draw_all(pipeline, [_TOGETHER] * _PEOPLE, [encode(_TOGETHER, *couple) for couple in couples], WIDE, seed)
-    rows = [*_arrange(images, photos, people, reference), _couples(pairs, photos, couples)]
+    verifier, attributes = miniature.load_judges()
+    rows = [*_arrange(images, photos, people, reference, verifier, attributes), _couples(pairs, photos, couples, verifier)]
     subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
     scores = [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores]
     parameters = {"prompt": describe(Facts(), "S*"), "seed": seed, "model": pipeline.name, "scores": scores}
@@ -86,9 +88,10 @@ def _draw_all(
     return images
 
 
-def _arrange(images: Sequence[Photo], photos: dict[str, Photo], people: Sequence[str], reference: str) -> list[list[Panel]]:
+def _arrange(
+    images: Sequence[Photo], photos: dict[str, Photo], people: Sequence[str], reference: str, verifier: Verifier, attributes: Attributes
+) -> list[list[Panel]]:
     """Set the pictures in rows, "a person" first, and have the judges score each."""
-    verifier, attributes = miniature.load_judges()
     seen = attributes.recognise(images)
     width = len(_ASKED)
 
@@ -110,8 +113,7 @@ def _arrange(images: Sequence[Photo], photos: dict[str, Photo], people: Sequence
     return rows
 
 
-def _couples(pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]]) -> list[Panel]:
-    verifier, _ = miniature.load_judges()
+def _couples(pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]], verifier: Verifier) -> list[Panel]:
     panels = []
     for image, (left, right) in zip(pairs, couples, strict=True):
         features = verifier.embed([photos[left], photos[right], image[:, : miniature.SIZE], image[:, -miniature.SIZE :]])

@@ -15,18 +15,16 @@ import torch
 from tqdm import tqdm
 
 from ...f2d.checkpoint import atomic_file
+from ...f2d.demo import SETTINGS
 from ...f2d.encoder import FaceEncoder
 from ...f2d.identity import FaceExpression
 from ...f2d.image import Photo, save_png
 from ...f2d.injection import CLASS_WORDS
-from ...f2d.miniature import CFG, STEPS
 from ...f2d.miniature.prompts import EXPRESSIONS, PROMPTS, Facts, describe, text_accuracy
-from ...f2d.pipeline import F2DPipeline, GenerationConfig
+from ...f2d.pipeline import F2DPipeline
 from .album import HELD_OUT, drawing, scene
-from .draw import SIZE
 from .recipe import Miniature, encoder_of
 
-SETTINGS = GenerationConfig(width=SIZE, height=SIZE, steps=STEPS, cfg=CFG)
 _BATCH = 32  # pictures
 _PHOTOS_FROM, _REFERENCES_FROM = 60_000_000, 61_000_000  # numbers of the drawings
 _PLAIN_SEEDS = 4  # pictures of "a photo of S*" for each person

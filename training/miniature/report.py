@@ -97,13 +97,13 @@ def _pictures(miniature: Miniature, scores: dict[str, Scores], seed: int) -> byt
     """Show one person under some prompts, a row for each variant: a PNG."""
     rows, photo = [], photo_of(0)
     for name in VARIANTS:
-        found = {(score.task, score.prompt, score.seed): score for score in scores[name][seed] if score.who == 0}
+        found = {(score.task, score.prompt): score for score in reversed(scores[name][seed]) if score.who == 0}  # the first of each
         panels = [Panel(photo, f"photo\n{name}")]
         for prompt in SHOWN:
             path = picture_path(miniature, name, seed, prompt)
             if path.exists():
                 task, facts = ("plain", Facts()) if prompt < 0 else ("prompt", PROMPTS[prompt])
-                score = next(one for (kind, place, _), one in found.items() if (kind, place) == (task, prompt))
+                score = found[task, prompt]
                 scored = {"identity": score.identity} | ({"text": score.text} if prompt >= 0 else {})
                 panels.append(Panel(load_photo(path), describe(facts, "S*"), scored))
         rows.append(panels)
