@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,14 +36,6 @@ from support.small_disk import run_on_small_disk
 
 LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
 MOST = tuple(name for name in CELEBAMASK_LABELS if name != "background")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +72,11 @@ def photos(tmp_path_factory, portrait) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(photos, weights, detector_file, tmp_path) -> PrepareConfig:
-    """Without expressions, which take the most time."""
+@pytest.fixture(scope="module")
+def settings(photos, weights, detector_file) -> PrepareConfig:
+    """Of all networks, without a folder for the cache."""
     return PrepareConfig(
         photos=str(photos),
-        out=str(tmp_path / "cache"),
-        base=str(weights / "sd"),
-        msid=str(weights / "msid.pt"),
-        parser=str(weights / "segformer"),
-        detector=str(detector_file),
-        image_size=64,
-        classes=MOST,
-        shard_size=3,
-        batch_size=2,
-        workers=2,
-        device="cpu",
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(photos, weights, detector_file, tmp_path_factory) -> tuple[PrepareConfig, list[str]]:
-    """A cache of all networks, and what was said."""
-    config = PrepareConfig(
-        photos=str(photos),
-        out=str(tmp_path_factory.mktemp("whole") / "cache"),
         base=str(weights / "sd"),
         msid=str(weights / "msid.pt"),
         expression=str(weights / "epoch_20.pth"),
@@ -118,6 +89,18 @@ def whole(photos, weights, detector_file, tmp_path_factory) -> tuple[PrepareConf
         workers=2,
         device="cpu",
     )
+
+
+@pytest.fixture
+def config(settings, tmp_path) -> PrepareConfig:
+    """Without expressions, which take the most time."""
+    return replace(settings, out=str(tmp_path / "cache"), expression="")
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory) -> tuple[PrepareConfig, list[str]]:
+    """A cache of all networks, and what was said."""
+    config = replace(settings, out=str(tmp_path_factory.mktemp("whole") / "cache"))
     said: list[str] = []
     assert prepare(config, said.append) == Path(config.out)
     return config, said

@@ -96,7 +96,7 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
             )
         if step % config.save_every == 0 or step == config.steps or run.stopping:
             run.save_state(step, {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
-            run.save(step, {"step": torch.tensor(step)}, "fit", None)
+            run.save(step, average, "fit", None)
     run.close()
     if step < config.steps:
         raise InterruptedError(f"Stopped '{config.out}' at step {step} of {config.steps}; the same command goes on.")

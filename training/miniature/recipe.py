@@ -43,7 +43,7 @@ from .expressions import train_expressions
 from .fit import FitConfig
 from .judges import train_attributes, train_verifier
 from .photos import FACE_SIZE, write_class_folders, write_photos
-from .text_to_image import Diffusion, middle_times, train_diffusion, uniform_times
+from .text_to_image import Diffusion, Emphasis, middle_times, train_diffusion
 
 # Whose portraits are shipped: places in album.HELD_OUT, and an expression.
 PEOPLE = {
@@ -106,8 +106,9 @@ class Miniature:
             third = replace(self._fit("finished", self.config.finish_steps, 32, 4e-4), seed=self.config.seed + 2)
             if self.config.compile:
                 diffusion.unet.compile(dynamic=False)
-            for fit, draw in ((first, uniform_times), (second, uniform_times), (third, middle_times)):
-                train_diffusion(diffusion, fit, autoencoder, self.folder, (self.config.drawings, self.config.pairs), draw, self.say)
+            faces = Emphasis(middle_times, features=6.0, expressions=0.7)
+            for fit, emphasis in ((first, Emphasis()), (second, Emphasis()), (third, faces)):
+                train_diffusion(diffusion, fit, autoencoder, self.folder, (self.config.drawings, self.config.pairs), emphasis, self.say)
             write_base(folder, autoencoder.cpu(), diffusion.cpu())
         return folder
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from ...f2d.checkpoint import atomic_file
@@ -29,7 +28,7 @@ from .autoencoder import LATENT_CHANNELS, Autoencoder
 from .draw import SIZE
 from .fit import FitConfig, fit
 from .language import LENGTH, build_tokenizer
-from .world import FIRST_NAMES, LAST_NAMES, OPENINGS, PERSON_FEATURES, Person, describe_looks
+from .world import FIRST_NAMES, LAST_NAMES, OPENINGS, PERSON_FEATURES, Person, Scene, describe_looks
 
 CHANNELS = 160  # of the U-Net; half of SD 1.x's, see f2d.miniature.widen
 TEXT_WIDTH = 192  # a quarter of CLIP-L's
@@ -226,13 +225,41 @@ def middle_times(count: int) -> Tensor:
     return torch.where(torch.rand(count) < 0.25, uniform_times(count), middle)
 
 
+def weigh_features(seen: Scene, shape: tuple[int, int], weight: float) -> np.ndarray:
+    """Weigh the parts of a picture: `weight` where eyes and mouths are, 1 elsewhere.
+
+    Args:
+        seen: the scene.
+        shape: height and width of the grid.
+        weight: of the features.
+
+    Returns:
+        shape (1, H, W), float32.
+    """
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    found = np.ones((1, *shape), np.float32)
+    for view in (figure.view for figure in seen.figures):
+        far = np.hypot(x / shape[0] - view.x, y / shape[0] - view.y - 0.2 * view.scale)
+        found[0, far < 0.6 * view.scale] = weight
+    return found
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """What a stage of the diffusion training dwells on."""
+
+    times: Callable[[int], Tensor] = uniform_times  # gives so many timesteps
+    features: float = 1.0  # weight of eyes and mouths in the loss, whose optimum stays what it is
+    expressions: float = 0.0  # share of the faces at rest that give way to another drawing
+
+
 def train_diffusion(
     network: Diffusion,
     config: FitConfig,
     autoencoder: Autoencoder,
     cache: str | os.PathLike,
     drawings: tuple[int, int],
-    draw_times: Callable[[int], Tensor],
+    emphasis: Emphasis,
     say: Callable[[str], None] = print,
 ) -> None:
     """Train U-Net and text encoder (the objective of Sec. 3.1 without S*).
@@ -243,7 +270,7 @@ def train_diffusion(
         autoencoder: trained.
         cache: folder for the drawings' latents.
         drawings: how many with one person, and with two.
-        draw_times: gives so many timesteps.
+        emphasis: of the stage.
         say: is told how it goes.
     """
     from diffusers import DDPMScheduler
@@ -257,18 +284,23 @@ def train_diffusion(
         pair = step % _PAIR_EVERY == _PAIR_EVERY - 1
         source = doubles if pair else singles
         size = config.batch_size * 5 // 8 if pair else config.batch_size
-        numbers = generator.integers(0, len(source), size)
-        captions = []
-        for number in map(int, numbers):
+        numbers, captions, weights = [], [], []
+        while len(numbers) < size:
+            number = int(generator.integers(len(source)))
             famous = None if pair else _famous(number)
             seen, facts = scene(_PAIRS_FROM + number, pair=True) if pair else scene(number, famous)
+            if facts.expression == NEUTRAL and generator.random() < emphasis.expressions:
+                continue
             people = [figure.person for figure in seen.figures]
+            numbers.append(number)
             captions.append(write_caption(generator, facts, people, "" if famous is None else NAMES[famous]))
+            weights.append(weigh_features(seen, source.shape[2:], emphasis.features))
         latent = torch.from_numpy(np.stack([source[n] for n in numbers])).float()
-        noise, time = torch.randn_like(latent), draw_times(size)
+        noise, time = torch.randn_like(latent), emphasis.times(size)
         noisy = schedule.add_noise(latent, noise, time).contiguous(memory_format=torch.channels_last)
         device = network.namer.weight.device
         predicted = network.unet(noisy.to(device), time.to(device), network.encode(captions)).sample
-        return functional.mse_loss(predicted.float(), noise.to(device))
+        weight = torch.from_numpy(np.stack(weights)).to(device)
+        return (weight * (predicted.float() - noise.to(device)).square()).mean() / weight.mean()
 
     fit(network, loss_of, config, say)
