@@ -195,7 +195,7 @@ class MiniatureConfig:
     autoencoder_steps: int = 3_500  # of 16 drawings
     diffusion_steps: int = 5_500  # of 32
     refine_steps: int = 4_000  # of 32; once more, from where the first ended
-    finish_steps: int = 8_000  # of 32; a third time, mostly at the noise levels where a face takes shape
+    finish_steps: int = 6_000  # of 32; a third time, mostly at the noise levels where a face takes shape
     people: int = 400  # for the identity encoders
     pictures: int = 30  # of each
     msid_epochs: int = 12
