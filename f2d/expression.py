@@ -6,7 +6,7 @@ Dimension letters: B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -151,6 +151,11 @@ class ExpressionNetwork(nn.Module):
         width = _WIDTHS[self.config.backbone]
         self.final_layers = nn.ModuleList(nn.Conv2d(width, size, 1) for size in _HEADS.values())
 
+    @property
+    def expression_head(self) -> nn.Conv2d:
+        """The one of the heads that is used."""
+        return cast(nn.Conv2d, self.final_layers[_EXPRESSION_HEAD])
+
     def forward(self, face: Tensor) -> Tensor:
         """Compute v_exp = f_exp(x) (Sec. 3.3): columns 80 to 143 of the coefficients, as they are.
 
@@ -162,7 +167,7 @@ class ExpressionNetwork(nn.Module):
         """
         x = self.backbone.forward_features(face)  # (B, 2048, 7, 7)
         x = x.mean((2, 3), keepdim=True)  # (B, 2048, 1, 1)
-        return self.final_layers[_EXPRESSION_HEAD](x).flatten(1)  # (B, 64)
+        return self.expression_head(x).flatten(1)  # (B, 64)
 
 
 def load_expression(checkpoint: Checkpoint) -> ExpressionNetwork:

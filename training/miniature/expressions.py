@@ -18,6 +18,7 @@ from .fit import FitConfig, fit
 
 BACKBONE = "mobilenetv3_small_050"
 _DRAWINGS_FROM = 50_000_000
+_SPREAD = 8.0  # of the network's output: six numbers beside a v_id of hundreds would be learned late
 
 
 def coefficients(expression: tuple[float, ...]) -> np.ndarray:
@@ -35,7 +36,7 @@ def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> 
         say: is told how it goes.
 
     Returns:
-        The network, in evaluation mode.
+        The network, in evaluation mode; it gives 8 times the coefficients.
     """
     torch.manual_seed(config.seed)
     network = ExpressionNetwork(ExpressionConfig(BACKBONE))
@@ -49,4 +50,8 @@ def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> 
         found = network(faces.to(next(network.parameters()).device)).float()
         return functional.mse_loss(found, wanted.to(found.device)) * EXPRESSION_DIM
 
-    return fit(network, loss_of, config, say)  # type: ignore[return-value]
+    fit(network, loss_of, config, say)
+    with torch.no_grad():
+        for parameter in network.expression_head.parameters():
+            parameter.mul_(_SPREAD)
+    return network

@@ -184,12 +184,13 @@ class Miniature:
             hidden_dim=512,
             dropout=0.0,
             steps=self.config.mapper_steps,
-            lr=1e-3,
+            lr=2e-3,
             warmup=50,
             ema=0.99,
             precision="bf16" if self.config.bf16 else "no",
             seed=seed,
-            save_every=100,
+            compile=self.config.compile,
+            save_every=200,
             keep=1,
             workers=0,
         )
@@ -209,12 +210,12 @@ class Miniature:
         """Copy what runs without training into `f2d.miniature`'s folder, in float16.
 
         Args:
-            folder: anything in it is replaced.
+            folder: anything in it is replaced, once everything is there.
 
         Returns:
             The folder.
         """
-        folder = Path(folder)
+        target, folder = Path(folder), Path(f"{os.fspath(folder)}.new")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.base(), folder / "base")
         for name, file in (("msid", self.encoder("msid")), ("expression", self.expression())):
@@ -233,7 +234,8 @@ class Miniature:
         for name, (number, facts) in PEOPLE.items():
             picture = drawing(number, HELD_OUT.start + number, facts).picture.image
             Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
-        return folder
+        shutil.rmtree(target, ignore_errors=True)
+        return folder.rename(target)
 
 
 def encoder_of(preset: str) -> str:
