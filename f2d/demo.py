@@ -11,7 +11,7 @@ import torch
 from . import miniature
 from .image import Photo, load_photo
 from .injection import CLASS_WORDS
-from .miniature.judges import Attributes, Verifier
+from .miniature.judges import Attributes, Verifier, divide
 from .miniature.prompts import LOCATIONS, Facts, describe, text_accuracy
 from .miniature.sheet import Panel, draw_sheet
 from .pipeline import F2DPipeline, GenerationConfig, Picture
@@ -116,7 +116,7 @@ def _arrange(
 def _couples(pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]], verifier: Verifier) -> list[Panel]:
     panels = []
     for image, (left, right) in zip(pairs, couples, strict=True):
-        features = verifier.embed([photos[left], photos[right], image[:, : miniature.SIZE], image[:, -miniature.SIZE :]])
+        features = verifier.embed([photos[left], photos[right], *divide(image)])
         same = {name: max(float(features[i] @ features[i + 2]), 0) for i, name in enumerate(("left", "right"))}
         panels.append(Panel(image, f"{_TOGETHER}\n{left} and {right}", same))
     return panels

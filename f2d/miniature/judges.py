@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
@@ -17,6 +18,17 @@ from ..image import Photo, to_signed
 from .prompts import KINDS, Facts
 
 FEATURES = 128
+PAIR_CENTRES = (0.39, 1.11)  # of the heads in a picture of two people, in picture heights
+
+
+def divide(picture: Photo) -> list[Photo]:
+    """Cut a picture of two people, of shape (128, 192, 3), into one of each, of shape (128, 128, 3) with the head in the middle.
+
+    Beyond its borders the picture is as at its border.
+    """
+    size = picture.shape[0]
+    wide = np.pad(picture, ((0, 0), (size // 2, size // 2), (0, 0)), mode="edge")
+    return [wide[:, round(centre * size) : round(centre * size) + size] for centre in PAIR_CENTRES]
 
 
 class Judge(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import SIZE, load_judges, portraits, write_checkpoint
 from face2diffusion.f2d.miniature.comfyui import WORKFLOW, in_miniature, install
+from face2diffusion.f2d.miniature.judges import divide
 from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
 from face2diffusion.training.miniature.language import vocabulary
@@ -79,7 +81,7 @@ def pictures(server: ComfyServer, prompt: Prompt) -> list[np.ndarray]:
     return [load_photo(path) for path in result.files[save]]
 
 
-def likeness(images: list[np.ndarray], *names: str) -> np.ndarray:
+def likeness(images: Sequence[np.ndarray], *names: str) -> np.ndarray:
     """The judge's cosines of pictures, in rows, with portraits."""
     verifier, _ = load_judges()
     return (verifier.embed(images) @ verifier.embed([load_photo(portraits()[name]) for name in names]).T).numpy()
@@ -115,14 +117,12 @@ def test_each_region_has_its_person(installed: ComfyServer):
         prompt = graph.to_api(workflow, installed.object_info())
         of_kind(prompt, "EmptyLatentImage")[0]["batch_size"] = 4
         images = pictures(installed, prompt)
-        left, right = (
-            likeness([image[:, :SIZE] for image in images], "ada", "chidi"),
-            likeness([image[:, -SIZE:] for image in images], "chidi", "ada"),
-        )
+        lefts, rights = zip(*(divide(image) for image in images), strict=True)
+        left, right = likeness(lefts, "ada", "chidi"), likeness(rights, "chidi", "ada")
         found[name] = np.concatenate([left, right])
         own, other = found[name].mean(0)
+        print(found[name].round(2).tolist())
         print(
             f"{name}: cosine with the own person {own:.2f}, with the other one {other:.2f}, told apart {(found[name][:, 0] > found[name][:, 1]).mean():.0%}"
         )
-    own, other = found["regions"].mean(0)
-    assert own > other + 0.05, found
+    assert (found["regions"][:, 0] > found["regions"][:, 1]).all(), found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ...f2d.miniature.judges import PAIR_CENTRES
 from ...f2d.miniature.prompts import EXPRESSIONS, JOBS, NEUTRAL, PLACES, Facts
 
 PERSON_DIM = 24
@@ -182,7 +183,7 @@ def sample_scene(generator: np.random.Generator, person: Person, facts: Facts) -
 def sample_pair(generator: np.random.Generator, people: tuple[Person, Person], facts: Facts) -> Scene:
     """Draw two people side by side in a picture half as wide again as high; arguments as in `sample_scene`."""
     figures = []
-    for person, centre in zip(people, (0.39, 1.11), strict=True):
+    for person, centre in zip(people, PAIR_CENTRES, strict=True):
         view = sample_view(generator)
         view = replace(view, scale=view.scale * 0.9, x=view.x - 0.5 + centre)
         figures.append(Figure(person, sample_expression(generator, facts.expression), facts.job, float(generator.random()), view))
