@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .mapping import Positional
 
@@ -60,9 +62,19 @@ class Subject:
             raise ValueError(f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no token. Use 'S*'.")
 
     def rows(self, position_rows: Tensor) -> Tensor:
-        """Give the rows for one occurrence; both arguments and result have shape (2, D)."""
+        """Give the rows for one occurrence; both arguments and result have shape (2, D).
+
+        Strength turns the direction, since CLIP normalises what it sees: S* may be many times as long as a usual word, and a straight line
+        from "a person" would then have arrived after a few per cent of the way. The length goes along geometrically, and stays beyond 1.
+        """
         rows = insertion_rows(self.words, position_rows, self.positional)
-        return rows if self.strength == 1 else self.class_rows + self.strength * (rows - self.class_rows)
+        if self.strength in (0, 1):
+            return rows if self.strength else self.class_rows
+        start, end = self.class_rows + position_rows, rows + position_rows  # as CLIP sees them
+        direction = torch.lerp(functional.normalize(start, dim=-1), functional.normalize(end, dim=-1), self.strength)
+        share = min(self.strength, 1.0)
+        length = start.norm(dim=-1, keepdim=True) ** (1 - share) * end.norm(dim=-1, keepdim=True) ** share
+        return functional.normalize(direction, dim=-1) * length - position_rows
 
 
 def check_placeholder(placeholder: str) -> str:

@@ -39,7 +39,7 @@ IN_MINIATURE = {  # workflows that are run to their end there: portraits, the pr
     "two_people": (["ada", "chidi"], in_region, WIDE),
 }
 ASKED = Facts(job="king", place="at the taj mahal in india")
-STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.4, 0.6), 8
+STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
 REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
 
 

@@ -40,15 +40,15 @@ def test_the_demo_draws_a_sheet(sheet):
 def test_the_people_are_recognised(scores):
     same = [score["identity"] for score in scores if "identity" in score]
     assert len(same) == 3 * 8
-    assert np.mean(same) > 0.5
+    assert np.mean(same) > 0.6
     together = [score[side] for score in scores if "left" in score for side in ("left", "right")]
     assert len(together) == 6
-    assert max(together) > 0.3  # two people in one sentence mix, as with Stable Diffusion; regions keep them apart
+    assert max(together) > 0.6  # two people in one sentence mix, as with Stable Diffusion; regions keep them apart
 
 
 def test_the_prompts_are_followed(scores):
-    assert np.mean([score["text"] for score in scores if "text" in score and "identity" in score]) > 0.8
-    assert np.mean([score["text"] for score in scores if "identity" not in score and "text" in score]) > 0.8
+    assert np.mean([score["text"] for score in scores if "text" in score and "identity" in score]) > 0.9
+    assert np.mean([score["text"] for score in scores if "identity" not in score and "text" in score]) > 0.9
 
 
 def test_the_judge_knows_people_again_whom_it_has_never_seen():

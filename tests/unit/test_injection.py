@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -269,13 +270,23 @@ def test_strength_zero_gives_the_class_words_exactly(positional: str) -> None:
     assert torch.equal(person.rows(POSITIONS[3:5]), person.class_rows)
 
 
+@pytest.mark.parametrize("times", [1, 500])
 @pytest.mark.parametrize("positional", ["replace", "before"])
-def test_strength_moves_along_the_line_from_class_words_to_the_person(positional: str) -> None:
-    whole = subject(positional=positional).rows(POSITIONS[3:5])
-    for strength in (0.3, 0.999, 1.0, 1.5):
-        person = subject(positional=positional, strength=strength)
-        expected = (1 - strength) * person.class_rows + strength * whole
-        torch.testing.assert_close(person.rows(POSITIONS[3:5]), expected)
+def test_strength_turns_from_class_words_to_the_person_however_long_the_words(positional: str, times: int) -> None:
+    words = times * subject().words
+
+    def seen(strength: float) -> torch.Tensor:
+        return subject(positional=positional, words=words, strength=strength).rows(POSITIONS[3:5]) + POSITIONS[3:5]
+
+    start, end = seen(0), seen(1)
+    steps = [torch.cosine_similarity(seen(strength), start) for strength in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0)]
+    assert all((later < earlier).all() for earlier, later in pairwise(steps))
+    middle = seen(0.5)
+    torch.testing.assert_close(torch.cosine_similarity(middle, start), torch.cosine_similarity(middle, end))
+    torch.testing.assert_close(middle.norm(dim=1), (start.norm(dim=1) * end.norm(dim=1)).sqrt())
+    torch.testing.assert_close(seen(1 - 1e-6), end, rtol=1e-4, atol=1e-4 * times)
+    torch.testing.assert_close(seen(1e-6), start, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen(1.5).norm(dim=1), end.norm(dim=1))
 
 
 def test_rows_are_told_from_tokens() -> None:
