@@ -60,6 +60,7 @@ class MapperTrainingConfig:
     lr: float = 1e-5  # Sec. 4.1
     weight_decay: float = 1e-2  # not in the paper; AdamW's default
     warmup: int = 0  # steps; not in the paper, which gives one learning rate
+    decay: int = 0  # last steps, in which the learning rate falls linearly to 0; not in the paper
     clip: float = 1.0  # gradient norm; not in the paper
     ema: float = 0.0  # decay; 0 = off, as the paper does not mention it
     flip: bool = True  # "Only horizontal flip is used for data augmentation" (Sec. 4.1)
@@ -203,7 +204,7 @@ class MiniatureConfig:
     verifier_steps: int = 1_000  # of 64
     attribute_steps: int = 2_500  # of 64
     photos: int = 4_000  # for the mapper, each of another person
-    mapper_steps: int = 1_600  # of 32
+    mapper_steps: int = 1_200  # of 32
     seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
     presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
     seed: int = 0  # of everything else

@@ -165,7 +165,7 @@ def train_mapper(config: MapperTrainingConfig, say: Callable[[str], None] = prin
     while step < config.steps and not _anyone_stops(run, accelerator):
         torch.manual_seed(stream_seed(config.seed, _DROPOUT, step, rank))
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, (step + 1) / config.warmup) if config.warmup else config.lr
+            group["lr"] = learning_rate(config, step)
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for part in range(config.accumulate):
@@ -241,6 +241,21 @@ def make_optimizer(mapper: MappingNetwork, config: MapperTrainingConfig) -> torc
     """Make AdamW for the mapper; in one fused pass over the weights where torch has it."""
     fused = torch.cuda.is_available() or not torch.backends.mps.is_available()
     return torch.optim.AdamW(mapper.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+
+
+def learning_rate(config: MapperTrainingConfig, step: int) -> float:
+    """Compute a step's learning rate: it rises over the first `warmup` steps and falls to 0 over the last `decay`.
+
+    Args:
+        config: of the run.
+        step: from 0.
+
+    Returns:
+        in (0, `config.lr`].
+    """
+    rising = (step + 1) / config.warmup if config.warmup else 1.0
+    falling = (config.steps - step) / config.decay if config.decay else 1.0
+    return config.lr * min(1.0, rising, falling)
 
 
 def _resume(run: Run, mapper: MappingNetwork, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor] | None) -> int:

@@ -147,6 +147,19 @@ def test_ema_is_what_is_saved(config, tmp_path):
     assert 0 < (averaged[name] - start[name]).norm() < (plain[name] - start[name]).norm()
 
 
+def test_the_learning_rate_rises_and_falls(config):
+    config = replace(config, steps=10, lr=1.0, warmup=2, decay=4)
+    assert [training.learning_rate(config, step) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    constant = MapperTrainingConfig()
+    assert {training.learning_rate(constant, step) for step in (0, 1, 50_000, 99_999)} == {1e-5}
+
+
+def test_the_optimizer_takes_the_learning_rate(config):
+    train_mapper(replace(config, decay=4), quiet)
+    state = torch.load(Path(config.out) / "state-00000004-0.pt", weights_only=True)
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(config.lr / 4)
+
+
 def test_the_run_folder(config):
     file = train_mapper(replace(config, steps=5, keep=1, sample_every=5, sample_steps=1, sample_faces=2), quiet)
     run = Path(config.out)
