@@ -174,7 +174,7 @@ def _plan(
             yield job("prompt", who, prompt, first, facts)
             if variant.name == "cgdr" and seed == 0:  # no mapper has a part in them
                 yield job("class", who, prompt, first, facts, subject=CLASS_WORDS)
-            if variant.name in ("cgdr", "reconstruction") and prompt % 2 == 0 and who < max(2, config.report_people // 2):
+            if variant.name in ("cgdr", "reconstruction") and prompt % 2 == 0 and who < max(2, config.report_people // 3):
                 for number in range(1, config.best_of):
                     yield job("best", who, prompt, first + number, facts)
         if mapper.exp_dim:
