@@ -204,7 +204,7 @@ class MiniatureConfig:
     verifier_steps: int = 1_000  # of 64
     attribute_steps: int = 2_500  # of 64
     photos: int = 4_000  # for the mapper, each of another person
-    mapper_steps: int = 1_600  # of 32
+    mapper_steps: int = 2_000  # of 32
     seeds: tuple[int, ...] = (0,)  # of the mappers; the report takes three
     presets: tuple[str, ...] = ("cgdr",)  # rows of Tables 3 to 5; the report takes all
     seed: int = 0  # of everything else

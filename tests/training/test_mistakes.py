@@ -27,7 +27,7 @@ from face2diffusion.training.prepare import prepare
 
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
 TRAINED, MEASURED = 128, 32  # photos, each of another person
-LOUDER = 8.0  # than the shipped network is, so that a moment is enough to hear v_exp
+LOUDER = 16.0  # than the shipped network is, so that a moment is enough to hear v_exp
 TIMES = (400, 600)
 
 

@@ -18,7 +18,7 @@ from .fit import FitConfig, fit
 
 BACKBONE = "mobilenetv3_small_050"
 _DRAWINGS_FROM = 50_000_000
-_SPREAD = 32.0  # of the network's output, which then weighs as much as v_id: beside it, six numbers below 1 would be learned late
+_SPREAD = 8.0  # of the network's output: six numbers below 1 beside a v_id of length 20 would be learned late
 
 
 def coefficients(expression: tuple[float, ...]) -> np.ndarray:
@@ -36,7 +36,7 @@ def train_expressions(config: FitConfig, say: Callable[[str], None] = print) -> 
         say: is told how it goes.
 
     Returns:
-        The network, in evaluation mode; it gives 32 times the coefficients.
+        The network, in evaluation mode; it gives 8 times the coefficients.
     """
     torch.manual_seed(config.seed)
     network = ExpressionNetwork(ExpressionConfig(BACKBONE))

@@ -186,7 +186,7 @@ class Miniature:
             steps=self.config.mapper_steps,
             lr=2e-3,
             warmup=50,
-            decay=self.config.mapper_steps // 4,
+            decay=self.config.mapper_steps // 5,
             ema=0.99,
             precision="bf16" if self.config.bf16 else "no",
             seed=seed,
