@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from support.fuzz import Maker
 from support.server import ComfyServer, MissingComfyUI, Result, checkout_version, find_checkouts
 
 SEED = 0
-MANY, FEW = 500, 60  # graphs: in the last of the checkouts, in the others
+MANY, FEW = int(os.environ.get("FUZZ", 500)), 60  # graphs: in the last of the checkouts, in the others
 ROUND = 25  # graphs, after which files that were saved meanwhile are among the choices
-GROWTH = 150 * 2**20  # bytes, of a server that has been told to free what it holds, from the first fifth of the graphs to the last
+GROWTH = 150 * 2**20  # bytes, by which the server at rest may hold more in the second half than it ever did in the first
 CLEAR = re.compile(r"Expected .+, got .+[.;] \S", re.DOTALL)
 WRITABLE = ("output/", "temp/", "user/", "models/face2diffusion/identities/", "models/embeddings/", "server.log", "comfyui.db")
 CHECKOUTS = find_checkouts()
@@ -144,10 +143,10 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
     assert bench.graphs < MANY or set(worked) == tested, f"Expected results with every node, got {worked}"
     assert outcomes["clear error"] > bench.graphs // 20
 
-    if memory:
-        print("RAM at rest, MiB:", *(size >> 20 for size in memory))
-        fifth = -(-len(memory) // 5)
-        assert statistics.median(memory[-fifth:]) - statistics.median(memory[:fifth]) < GROWTH
+    print("RAM at rest, MiB:", *(size >> 20 for size in memory))
+    if memory and bench.graphs >= MANY:
+        half = len(memory) // 2
+        assert max(memory[half:]) - max(memory[:half]) < GROWTH
 
     new = [after - old for after, old in zip((tree(server.base), tree(bench.pack), tree(server.checkout)), before, strict=True)]
     assert [name for name in new[0] if not name.startswith(WRITABLE) or Path(name).name.startswith(".f2d-")] == []
@@ -156,8 +155,7 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
 
 
 def memory_at_rest(server: ComfyServer) -> int:
-    """Returns the bytes that the server holds once its models and results are freed."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    """Returns the bytes that the server holds with the results of a small graph in its cache."""
     server.run({"1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}}, "2": SHOWN})
     return server.memory()
 
