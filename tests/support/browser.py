@@ -30,6 +30,7 @@ SETTINGS = {
     "Comfy.Workflow.ShowMissingNodesWarning": False,
     "Comfy.Canvas.LeftMouseClickBehavior": "panning",
     "Comfy.Canvas.MouseWheelScroll": "zoom",
+    "Comfy.Pointer.DoubleClickTime": 2000,  # ms; on a loaded machine the two clicks come more than the usual 300 apart
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Graph.CanvasMenu": False,
     "Comfy.Minimap.Visible": False,
