@@ -26,7 +26,7 @@ from face2diffusion.training.miniature.photos import write_photos
 from face2diffusion.training.prepare import prepare
 
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
-TRAINED, MEASURED = 128, 32  # photos, each of another person
+TRAINED, MEASURED = 96, 24  # photos, each of another person
 LOUDER = 16.0  # than the shipped network is, so that a moment is enough to hear v_exp
 TIMES = (400, 600)
 
@@ -89,9 +89,9 @@ def train(cache: Path, start: Path, out: Path) -> Path:
         prompt=PROMPT,
         class_prompt=CLASS,
         batch_size=16,
-        steps=40,
+        steps=32,
         lr=2e-3,
-        decay=40,
+        decay=32,
         workers=0,
     )
     return mapper.train_mapper(config, quiet)
