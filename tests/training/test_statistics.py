@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from face2diffusion.training.evaluation.published import ABLATIONS, METHODS, preset_of
-from face2diffusion.training.evaluation.statistics import bootstrap_mean, rank, upper_bound
+from face2diffusion.training.evaluation.statistics import bootstrap, bootstrap_mean, rank, upper_bound
 
 
 def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
@@ -44,6 +44,16 @@ def test_gaps_are_left_out_and_not_counted_as_zero() -> None:
 def test_the_same_data_give_the_same_interval() -> None:
     values, identities = np.random.default_rng(2).random(60), np.arange(60) // 6
     assert bootstrap_mean(values, identities) == bootstrap_mean(values, identities)
+
+
+def test_what_is_no_mean_is_bootstrapped_over_identities() -> None:
+    values = np.random.default_rng(3).normal(5.0, 2.0, (400, 3))  # three of each identity
+    value, low, high = bootstrap(lambda chosen: float(np.median(values[chosen])), 400)
+    assert value == np.median(values)
+    error = 1.2533 * 2.0 / 1200**0.5  # of the median of normal values
+    assert low < value < high
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.35)
+    assert np.isnan(bootstrap(lambda chosen: 1.0, 1)[1:]).all()
 
 
 def test_upper_bound_by_hand() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ BEST_OF = (1, 2, 4, 8, 16)  # N of Fig. 7
 _LEVEL = 0.95
 _DRAWS = 10_000
 _CHUNK = 1000  # draws at once
+_FEW_DRAWS = 1000  # for what is computed anew in each
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,29 @@ def bootstrap_mean(values: np.ndarray, identities: np.ndarray, level: float = _L
         means = np.concatenate([sums[drawn].sum(1) / counts[drawn].sum(1) for drawn in chosen])  # (draws,)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Mean(float(values.mean()), float(low), float(high), len(values), len(sums))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], identities: int, level: float = _LEVEL, draws: int = _FEW_DRAWS, seed: int = 0
+) -> tuple[float, float, float]:
+    """Compute anything that is no mean, such as an AUC, and bootstrap it over identities.
+
+    Args:
+        statistic: takes numbers of identities, shape (I,), with repetitions.
+        identities: how many there are.
+        level: of the interval (percentile bootstrap), in (0, 1).
+        draws: of as many identities as there are, with replacement; for the same seed the same ones.
+        seed: of the draws.
+
+    Returns:
+        The statistic of all identities, and the ends of its interval, NaN for fewer than two.
+    """
+    value, low, high = statistic(np.arange(identities)), np.nan, np.nan
+    if identities > 1:
+        generator = np.random.default_rng(seed)
+        found = [statistic(generator.integers(identities, size=identities)) for _ in range(draws)]
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return value, float(low), float(high)
 
 
 @dataclass(frozen=True)
