@@ -43,7 +43,7 @@ def draw_sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") 
         shape (H, W, 3), uint8.
     """
     sizes = [[(round(_HEIGHT * cell.image.shape[1] / cell.image.shape[0]), _HEIGHT) for cell in row] for row in rows]
-    width = max(sum(size[0] + _GAP for size in row) for row in sizes) + _GAP
+    width = max(sum(size[0] + _GAP for size in row) for row in sizes) + 3 * _GAP  # a long second line needs a little more
     step = _HEIGHT + 3 * _LINE + _GAP
     sheet = Image.new("RGB", (width, _HEAD + step * len(rows) + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
