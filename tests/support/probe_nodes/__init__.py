@@ -1,7 +1,8 @@
-"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors, or let keypoints flow."""
+"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors, let keypoints flow, and the like."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -101,6 +102,27 @@ class ReadPose:
         return (json.loads(inputs["json"]),)
 
 
+class CollectGarbage:
+    """Lets go of what nothing holds but itself; ComfyUI does so every ten seconds."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "collect"
+    CATEGORY = "f2d_probe"
+
+    @classmethod
+    def IS_CHANGED(cls) -> float:
+        return float("nan")
+
+    def collect(self) -> dict[str, Any]:
+        gc.collect()
+        return {"ui": {}}
+
+
 class ListConditionings:
     """Gives two conditionings as a list."""
 
@@ -118,6 +140,7 @@ class ListConditionings:
 
 
 NODE_CLASS_MAPPINGS = {
+    "F2DProbeCollectGarbage": CollectGarbage,
     "F2DProbeList": ListConditionings,
     "F2DProbeReadPose": ReadPose,
     "F2DProbeSaveConditioning": SaveConditioning,
