@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +88,22 @@ def test_the_report_is_written_from_scores_that_stay(small, monkeypatch):
     assert len(before) == len(measure.VARIANTS)
     assert write_report(small, seeds=(0,)).read_text(encoding="utf-8") == text
     assert before == {path: path.stat().st_mtime_ns for path in (small.folder / "scores").glob("*.json")}
+
+
+def test_the_report_shows_each_seed(small, monkeypatch):
+    monkeypatch.setattr(measure, "SETTINGS", replace(measure.SETTINGS, steps=2))
+    write_report(small, seeds=(0,))
+    for path in (small.folder / "scores").glob("*-0.json"):
+        scores = [score for score in json.loads(path.read_text(encoding="utf-8")) if score["task"] != "class"]
+        for score in scores:
+            score["text"] = 1.0 - score["text"]
+        path.with_name(path.name.replace("-0.", "-1.")).write_text(json.dumps(scores), encoding="utf-8")
+    row = next(
+        line for line in write_report(small, seeds=(0, 1)).read_text(encoding="utf-8").splitlines() if "Text accuracy at least" in line
+    )
+    measured, first, second = (float(number) for number in re.search(r"\| (\S+) \\\[.* \| (\S+), (\S+) \|$", row).groups())
+    assert measured == pytest.approx(0.5, abs=1e-3), "the mean over seeds"
+    assert first + second == pytest.approx(1.0, abs=2e-3)
 
 
 def test_scores():
