@@ -130,7 +130,7 @@ def compare(
 
 
 def draw_histograms(found: Mapping[int, Similarities], path: str | os.PathLike, title: str = "") -> None:
-    """Draw the distributions of Fig. 4, one beside the other.
+    """Draw the distributions of Fig. 4, one beside the other, each on its own scale: shallow features of everyone are nearly the same.
 
     Args:
         found: of `compare`.
@@ -143,11 +143,11 @@ def draw_histograms(found: Mapping[int, Similarities], path: str | os.PathLike, 
     figure = Figure(figsize=(3.6 * len(found), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (depth, similarities) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
-        lowest = min(0.0, *similarities.positive, *similarities.negative)
-        bins = np.linspace(max(lowest, -1), 1, _BINS + 1)
+        bins = np.histogram_bin_edges(np.concatenate((similarities.positive, similarities.negative)).astype(float), _BINS)
         for values, label, colour in ((similarities.positive, "same", "tab:blue"), (similarities.negative, "different", "tab:orange")):
-            axes.hist(values.clip(bins[0], 1), bins, weights=np.full(len(values), 1 / len(values)), alpha=0.6, label=label, color=colour)
+            axes.hist(values, bins, weights=np.full(len(values), 1 / len(values)), alpha=0.6, label=label, color=colour)
         axes.set(title=f"depth {depth}, AUC {100 * similarities.auc:.2f} %", xlabel="identity similarity", ylabel="frequency")
+        axes.locator_params(axis="x", nbins=4)
         axes.legend()
     figure.suptitle(title)
     with atomic_file(path) as temporary:

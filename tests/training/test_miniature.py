@@ -83,7 +83,13 @@ def test_the_report_is_written_from_scores_that_stay(small, monkeypatch):
     text = page.read_text(encoding="utf-8")
     for part in ("What held", "Table 3", "Fig. 4", "Table 4", "Table 5", "Fig. 7", "ArcFace w/ MSF", "Reconstruction w/ DSC"):
         assert part in text
-    assert {path.name for path in page.parent.glob("*.*g")} == {"pictures.png", "depths-arcface.png", "depths-msid.png", "best-of-n.svg"}
+    assert {path.name for path in page.parent.glob("*.*g")} == {
+        "people.jpg",
+        "variants.jpg",
+        "depths-arcface.png",
+        "depths-msid.png",
+        "best-of-n.svg",
+    }
     before = {path: path.stat().st_mtime_ns for path in (small.folder / "scores").glob("*.json")}
     assert len(before) == len(measure.VARIANTS)
     assert write_report(small, seeds=(0,)).read_text(encoding="utf-8") == text

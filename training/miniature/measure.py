@@ -28,7 +28,7 @@ from .recipe import Miniature, encoder_of
 _BATCH = 32  # pictures
 _PHOTOS_FROM, _REFERENCES_FROM = 60_000_000, 61_000_000  # numbers of the drawings
 _PLAIN_SEEDS = 4  # pictures of "a photo of S*" for each person
-SHOWN = (-1, 0, 4, 12, 20, 24, 31, 37)  # places in PROMPTS of the pictures that are kept, of the first person; -1 = "a photo of S*"
+SHOWN = (-1, 0, 4, 12, 20, 24, 31, 37)  # places in PROMPTS of the pictures that are kept; -1 = "a photo of S*"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def picture_path(miniature: Miniature, name: str, seed: int, prompt: int) -> Path:
-    """Name the file of one of the kept pictures: of the first person, for a prompt of `SHOWN`."""
-    return miniature.folder / "scores" / f"{name}-{seed}" / f"{prompt}.png"
+def picture_path(miniature: Miniature, name: str, seed: int, who: int, prompt: int) -> Path:
+    """Name the file of one of the kept pictures: of a variant and seed, of a person, for a prompt of `SHOWN`."""
+    return miniature.folder / "scores" / f"{name}-{seed}" / f"{who}_{prompt}.png"
 
 
 def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
@@ -138,8 +138,8 @@ def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
             drawn = pipeline.draw([job.text for job in some], states, [job.seed for job in some], settings, delayed, progress=False)
         images = [picture.image for picture in drawn]
         for job, image in zip(some, images, strict=True):
-            if job.task in ("plain", "prompt") and job.who == 0 and job.prompt in SHOWN and (job.prompt >= 0 or job.seed == 0):
-                save_png(picture_path(miniature, variant.name, seed, job.prompt), image)
+            if job.prompt in SHOWN and (job.task == "prompt" or job.task == "plain" and job.seed == _plain_seed(job.who, 0)):
+                save_png(picture_path(miniature, variant.name, seed, job.who, job.prompt), image)
         cosines, seen = (verifier.embed(images) @ known.T).cpu().numpy(), attributes.recognise(images)
         scores += [_score(job, row, facts) for job, row, facts in zip(some, cosines, seen, strict=True)]
     return scores
@@ -168,7 +168,7 @@ def _plan(
         pipeline.subjects.clear()
         pipeline.add_subject(encoder.words(identity), positional=mapper.positional)
         for number in range(_PLAIN_SEEDS):
-            yield job("plain", who, -1, 1000 * who + number, Facts())
+            yield job("plain", who, -1, _plain_seed(who, number), Facts())
         for prompt, facts in enumerate(PROMPTS[: config.report_prompts]):
             first = 1_000_000 + 10_000 * who + 100 * prompt
             yield job("prompt", who, prompt, first, facts)
@@ -183,6 +183,10 @@ def _plan(
                 expression = _reference(encoder, (who + 1) % len(photos), name)
                 pipeline.add_subject(encoder.words(identity, expression), positional=mapper.positional)
                 yield job("reference", who, place, 2_000_000 + 100 * who + place, Facts(expression=name), said=Facts())
+
+
+def _plain_seed(who: int, number: int) -> int:
+    return 1000 * who + number
 
 
 def _reference(encoder: FaceEncoder, who: int, name: str) -> FaceExpression:
