@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import pickle
-import tempfile
+import stat
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -43,6 +44,7 @@ _FOREIGN = {
 _WRAPPERS = ("net_recon", "state_dict", "model")  # Deep3DFaceRecon, Lightning, and plain training scripts
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _LFS_MAGIC = b"version https://git-lfs"
+_SAFETENSORS = (".safetensors", ".sft")  # endings, in small letters
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
     """
     path = check_file(path, "a weight file")
     metadata: dict[str, str] = {}
-    if path.endswith((".safetensors", ".sft")):
+    if path.lower().endswith(_SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -299,7 +301,7 @@ def position_embedding(model: str | os.PathLike) -> torch.Tensor:
         path = next((file for file in files if os.path.exists(file)), files[0])
     path = check_file(path, "a Stable Diffusion 1.x model")
     tail = "embeddings.position_embedding.weight"
-    if path.endswith((".safetensors", ".sft")):
+    if path.lower().endswith(_SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
                 found = [file.get_tensor(key) for key in file.keys() if key.endswith(tail)]  # noqa: SIM118 (not a dict)
@@ -329,27 +331,22 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     if os.path.isdir(path):
         raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
     folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".f2d-{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
     try:
         os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".f2d-", suffix=os.path.splitext(path)[1], dir=folder)
+        with open(temporary, "xb") as file:
+            permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         raise type(error)(f"Expected a folder that can be written to, got '{folder}' ({error.strerror}). Choose another.") from error
-    os.close(handle)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, permissions)  # safetensors exchanges the file for one of its own, which only its owner may read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder.") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from . import ORDERS
 
@@ -224,17 +225,25 @@ def _encode(options: argparse.Namespace) -> None:
 def _check_target(*paths: str | None) -> None:
     """Refuse bad targets before any work is done."""
     for path in paths:
-        if path is not None and not path.endswith(".safetensors"):
+        if path is not None and not path.lower().endswith(".safetensors"):
             raise ValueError(f"Expected a name that ends with .safetensors, got '{path}'.")
 
 
 def _read_words(path: str) -> tuple[Any, Any]:
     from .checkpoint import KIND_NAMES, read
+    from .mapping import Positional
 
     checkpoint = read(path)
     if checkpoint.kind != "words" or "words" not in checkpoint.tensors:
         raise ValueError(f"Expected {KIND_NAMES['words']}, got '{path}': this is {checkpoint.described}. Run `f2d encode` first.")
-    return checkpoint.tensors["words"], checkpoint.metadata.get("positional", "replace")
+    words, positional = checkpoint.tensors["words"].float(), checkpoint.metadata.get("positional", "replace")
+    if words.ndim != 2 or len(words) != 2 or not words.isfinite().all():
+        raise ValueError(f"Expected two finite words, got '{path}' with shape {tuple(words.shape)} or NaN. Run `f2d encode` again.")
+    if positional not in get_args(Positional):
+        raise ValueError(
+            f"Expected positional to be {' or '.join(get_args(Positional))}, got '{path}' with '{positional}'. Run `f2d encode` again."
+        )
+    return words, positional
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -254,7 +263,7 @@ def _generate(options: argparse.Namespace) -> None:
     folder = os.path.isdir(options.out) or options.out.endswith(("/", os.sep))
     if not folder and not options.out.lower().endswith(".png"):
         raise ValueError(f"Expected --out with a name that ends with .png, or a folder, got '{options.out}'.")
-    if options.source.endswith(".safetensors"):
+    if options.source.lower().endswith(".safetensors"):
         words, positional = _read_words(options.source)
     else:
         if not (options.msid and options.mapper):
@@ -282,7 +291,8 @@ def _convert(options: argparse.Namespace) -> None:
     from .mapping import load_mapper
     from .msid import load_msid
 
-    if not options.target.endswith((".safetensors", ".pt", ".pth")):
+    target = options.target.lower()
+    if not target.endswith((".safetensors", ".pt", ".pth")):
         raise ValueError(f"Expected OUT to end with .safetensors, .pt or .pth, got '{options.target}'.")
     checkpoint = read(options.source)
     if options.depths and checkpoint.kind != "msid" or options.positional and checkpoint.kind != "mapper":
@@ -299,7 +309,7 @@ def _convert(options: argparse.Namespace) -> None:
         raise ValueError(
             f"Expected MSID, mapper or expression weights, got '{options.source}': this is {checkpoint.described}. Choose another file."
         )
-    if options.target.endswith(".safetensors"):
+    if target.endswith(".safetensors"):
         save(options.target, network.state_dict(), checkpoint.kind, getattr(network, "config", None))
     else:
         save_pickle(options.target, network.state_dict(), checkpoint.kind)
@@ -308,9 +318,10 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from .checkpoint import position_embedding
-    from .embedding import embedding_rows, save_embedding
+    from .embedding import check_name, embedding_rows, save_embedding
 
     _check_target(options.out)
+    check_name(Path(options.out).stem)
     words, positional = _read_words(options.words)
     name = save_embedding(options.out, embedding_rows(words, position_embedding(options.model), positional, options.position))
     _say(f"embedding:{name} -> {options.out}: exact where it is token {options.position} of a prompt, near elsewhere")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,6 +40,25 @@ def embedding_rows(words: Tensor, position_embedding: Tensor, positional: Positi
     return insertion_rows(words, position_embedding[place : place + 2], positional)
 
 
+def check_name(name: str) -> str:
+    """Return the name of an embedding as it is, if prompts can hold it.
+
+    Args:
+        name: what is to stand behind `embedding:`; may begin with subfolders.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: it has signs that end a name in a prompt, or cannot be that of a tensor.
+    """
+    if not re.fullmatch(r"[\w./\\-]+", name):
+        raise ValueError(f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold others.")
+    if name == "__metadata__":
+        raise ValueError("Expected the name of a tensor, got '__metadata__', which .safetensors files keep for themselves. Choose another.")
+    return name
+
+
 def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
     """Write an embedding, atomically: one tensor under the file's name, which is what all three programs read.
 
@@ -49,9 +70,10 @@ def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
         The name of the embedding.
 
     Raises:
+        ValueError: prompts cannot hold the name.
         OSError: the folder cannot be written to.
     """
-    name = os.path.splitext(os.path.basename(os.fspath(path)))[0]
+    name = check_name(Path(path).stem)
     with atomic_file(path) as temporary:
         save_file({name: rows.contiguous()}, temporary, {"format": "pt"})
     return name

@@ -25,7 +25,7 @@ from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, align_face, crop_aligned
 from .checkpoint import fingerprint, read
 from .detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
 from .expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
-from .identity import FaceExpression, FaceIdentity
+from .identity import FaceExpression, FaceIdentity, describe_msid
 from .image import Photo, load_photo, to_signed, to_unit
 from .mapping import MappingNetwork, load_mapper
 from .msid import MSIDEncoder, load_msid
@@ -54,6 +54,7 @@ class FaceEncoder:
         expression: ExpressionNetwork | None = None,
         detector: Detector | None = None,
         device: torch.device | str = "cpu",
+        msid_file: str = "",
     ) -> None:
         """Tie the networks together.
 
@@ -63,6 +64,7 @@ class FaceEncoder:
             expression: in evaluation mode; None = no expression references.
             detector: None = only photos with given landmarks or already aligned.
             device: where the networks run.
+            msid_file: the name of the file that msid comes from, without its folder; identities keep it, for messages.
 
         Raises:
             ValueError: the mapper was trained for features of another width.
@@ -73,7 +75,7 @@ class FaceEncoder:
                 "Use the mapper that was trained with this encoder."
             )
         self.msid, self.mapper, self.expression, self.detector = msid, mapper, expression, detector
-        self.device = torch.device(device)
+        self.device, self.msid_file = torch.device(device), msid_file
 
     @classmethod
     def load(
@@ -107,12 +109,13 @@ class FaceEncoder:
             load_expression(read(expression)) if expression is not None else None,
             load_detector(detector, device) if detector is not None else None,
             device,
+            os.path.basename(os.fspath(msid)),
         )
         trained_with = weights.metadata.get("msid")  # in mappers of our training; the official file does not say
         if trained_with is not None and trained_with != encoder.msid_fingerprint:
             raise ValueError(
                 f"Expected the MSID encoder that '{weights.path}' was trained with ({trained_with[:8]}), got another "
-                f"({encoder.msid_fingerprint[:8]}). Load the two files of one training."
+                f"({encoder.msid_described}). Load the two files of one training."
             )
         return encoder
 
@@ -124,6 +127,11 @@ class FaceEncoder:
     def msid_fingerprint(self) -> str:
         """SHA-256 of the identity encoder's weights: identities of two encoders cannot be mixed."""
         return fingerprint(self.msid.state_dict())
+
+    @property
+    def msid_described(self) -> str:
+        """The identity encoder, in words."""
+        return describe_msid(self.msid_file, self.msid_fingerprint)
 
     def locate(self, photo: Photo, order: Order = "largest", index: int = 0, min_score: float = 0.6) -> tuple[list[Face], Face]:
         """Find the faces in a photo and choose one.
@@ -218,7 +226,7 @@ class FaceEncoder:
         v_id = self.encode(crops).mean(0)
         if not v_id.isfinite().all():
             raise ValueError("Expected finite identity features, got NaN or infinity: the MSID file is damaged. Download it again.")
-        return FaceIdentity(v_id, self.msid_fingerprint, len(crops), self)
+        return FaceIdentity(v_id, self.msid_fingerprint, len(crops), self, self.msid_file)
 
     def identify(self, *photos: Photo | str | os.PathLike, alignment: Alignment = "detect", **choice) -> FaceIdentity:
         """Encode the person in one photo, or the mean of several.
@@ -330,11 +338,11 @@ class FaceEncoder:
             raise ValueError("Expected finite words, got NaN or infinity: the mapper or its input is damaged. Get the files again.")
         return words
 
-    def check_identity(self, identity: FaceIdentity) -> None:
-        """Raise a ValueError if an identity comes from another MSID encoder."""
+    def check_identity(self, identity: FaceIdentity, name: str = "one") -> None:
+        """Raise a ValueError, which calls an identity by a name, if it comes from another MSID encoder."""
         if identity.msid != self.msid_fingerprint:
             raise ValueError(
-                f"Expected an identity of this encoder ({self.msid_fingerprint[:8]}), got one of another ({identity.msid[:8] or 'unknown'}). "
+                f"Expected an identity of this encoder ({self.msid_described}), got {name} of another ({identity.msid_described}). "
                 "Encode the photo again, or load the MSID file it was made with."
             )
 

@@ -23,6 +23,7 @@ INTERPOLATIONS: tuple[Interpolation, ...] = ("spherical", "linear")
 
 _STEPS = 200  # of the spherical mean; six faces, some 90 degrees apart, need about 60
 _CLOSE = 1e-9  # radians; a step shorter than this is the last
+_CANCELLED = 1e-6  # of the weights without their signs; a smaller sum is what rounding leaves of none
 _OPPOSITE = 1e-6  # directions whose mean is shorter than this have no mean direction
 
 
@@ -34,6 +35,12 @@ class FaceIdentity:
     msid: str  # fingerprint of the MSID encoder
     photos: int = 1
     encoder: FaceEncoder | None = None  # the encoder in this process that turns it into words; not saved
+    msid_file: str = ""  # the name of the MSID encoder's file, where it is known, for messages
+
+    @property
+    def msid_described(self) -> str:
+        """The MSID encoder it comes from, in words."""
+        return describe_msid(self.msid_file, self.msid)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the identity as one .safetensors, atomically; no photo goes into it.
@@ -44,7 +51,8 @@ class FaceIdentity:
         Raises:
             OSError: the folder cannot be written to.
         """
-        save(path, {"v_id": self.v_id}, "identity", version=str(FORMAT_VERSION), msid=self.msid, photos=str(self.photos))
+        origin = {"msid": self.msid, "msid_file": self.msid_file}
+        save(path, {"v_id": self.v_id}, "identity", version=str(FORMAT_VERSION), photos=str(self.photos), **origin)
 
     @classmethod
     def load(cls, path: str | os.PathLike, encoder: FaceEncoder | None = None) -> FaceIdentity:
@@ -64,7 +72,8 @@ class FaceIdentity:
         checkpoint = read(path)
         if checkpoint.kind != "identity" or "v_id" not in checkpoint.tensors:
             raise ValueError(f"Expected a saved identity, got '{checkpoint.path}': this is {checkpoint.described}. Choose another file.")
-        metadata, v_id = checkpoint.metadata, checkpoint.tensors["v_id"].float()
+        metadata = checkpoint.metadata
+        v_id = checkpoint.tensors["v_id"].to(torch.float32, copy=True)  # a view would keep the file open, and Windows from replacing it
         try:
             version, photos = int(metadata.get("version", "0")), int(metadata.get("photos", "1"))
         except ValueError as error:
@@ -79,9 +88,9 @@ class FaceIdentity:
             raise ValueError(
                 f"Expected one vector of finite features, got '{checkpoint.path}' with shape {tuple(v_id.shape)} or NaN. Save it again."
             )
-        identity = cls(v_id, metadata.get("msid", ""), photos, encoder)
+        identity = cls(v_id, metadata.get("msid", ""), photos, encoder, metadata.get("msid_file", ""))
         if encoder is not None:
-            encoder.check_identity(identity)
+            encoder.check_identity(identity, f"'{checkpoint.path}'")
             if len(v_id) != encoder.msid.config.feature_dim:
                 raise ValueError(
                     f"Expected {encoder.msid.config.feature_dim} features, got '{checkpoint.path}' with {len(v_id)}. Save it again."
@@ -89,7 +98,17 @@ class FaceIdentity:
         return identity
 
 
-def mix(identities: Sequence[FaceIdentity], weights: Sequence[float], interpolation: Interpolation = "spherical") -> FaceIdentity:
+def describe_msid(file: str, fingerprint: str) -> str:
+    """Tell an MSID encoder from others in a message: by the name of its file, where that is known, and the fingerprint's beginning."""
+    return ", ".join(part for part in (file, fingerprint[:8]) if part) or "unknown"
+
+
+def mix(
+    identities: Sequence[FaceIdentity],
+    weights: Sequence[float],
+    interpolation: Interpolation = "spherical",
+    names: Sequence[str] | None = None,
+) -> FaceIdentity:
     """Mix people.
 
     "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so the mean of two is
@@ -101,9 +120,11 @@ def mix(identities: Sequence[FaceIdentity], weights: Sequence[float], interpolat
         identities: of one encoder; for "spherical", at least one carries it.
         weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a person.
         interpolation: "spherical" or "linear".
+        names: what messages call them; None = "identity 1" and so on.
 
     Returns:
-        The mix, of the shape of each; the only identity with a weight, if there is one only, to the bit.
+        The mix, of the shape of each, with the encoder of the first that has a weight and one; the only identity with a weight, if
+        there is one only, to the bit.
 
     Raises:
         ValueError: no identities, identities of different encoders, or weights that make no sense.
@@ -112,18 +133,20 @@ def mix(identities: Sequence[FaceIdentity], weights: Sequence[float], interpolat
         raise ValueError(f"Expected the interpolation to be one of {', '.join(INTERPOLATIONS)}, got '{interpolation}'. Choose one of them.")
     if not identities or len(identities) != len(weights):
         raise ValueError(f"Expected a weight for each identity, got {len(identities)} and {len(weights)}. Give at least one of each.")
-    if not all(map(math.isfinite, weights)) or sum(weights) <= 0:
+    if not all(map(math.isfinite, weights)) or sum(weights) <= _CANCELLED * sum(map(abs, weights)):
         raise ValueError(f"Expected weights with a sum above 0, got {_listed(weights)}. Raise one.")
     if interpolation == "spherical" and min(weights) < 0:
         raise ValueError(f"Expected weights from 0 for a spherical mix, got {_listed(weights)}. Choose 'linear' to go away from a person.")
-    for other in identities[1:]:
-        if other.msid != identities[0].msid:
+    names = names or [f"identity {number}" for number in range(1, len(identities) + 1)]
+    for name, identity in zip(names, identities, strict=True):
+        if identity.msid != identities[0].msid:
             raise ValueError(
-                f"Expected identities of one encoder, got one of encoder {identities[0].msid[:8] or 'unknown'} and one of encoder "
-                f"{other.msid[:8] or 'unknown'}. Encode all photos with the same MSID file."
+                f"Expected identities of one encoder, got {names[0]} of one ({identities[0].msid_described}) and {name} of another "
+                f"({identity.msid_described}). Encode all photos with the same MSID file."
             )
-    encoder = next((identity.encoder for identity in identities if identity.encoder is not None), None)
     parts = [(identity, weight) for identity, weight in zip(identities, weights, strict=True) if weight]
+    carriers = [*(identity for identity, _ in parts), *identities]
+    encoder = next((identity.encoder for identity in carriers if identity.encoder is not None), None)
     if len(parts) == 1:
         return replace(parts[0][0], encoder=encoder)
     features = torch.stack([identity.v_id for identity, _ in parts]).double()
@@ -135,7 +158,7 @@ def mix(identities: Sequence[FaceIdentity], weights: Sequence[float], interpolat
             raise ValueError("Expected identities that know their encoder for a spherical mix, got none. Load them with the encoder.")
         levels = features.unflatten(1, (len(encoder.msid.config.depths), -1))
         v_id = spherical_mean(levels, shares).flatten()
-    return FaceIdentity(v_id.float(), identities[0].msid, sum(identity.photos for identity, _ in parts), encoder)
+    return replace(parts[0][0], v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts), encoder=encoder)
 
 
 def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ PLACEHOLDER = "S*"
 CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
 _AFTER = 1.4142e-5  # of the denoising; a hundredth of a timestep
 _WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk
+_EMBEDDING = r"(?<!\w)embedding:\s*(?:\\[()]|[^\s(),<\[])+"  # with its name as ComfyUI reads it; a comma ends it, so that S* may follow
 
 Token = tuple[Any, float, int]  # (token id or row, weight, word id; 0 = start, end or padding), as ComfyUI's tokenizer gives them
 
@@ -102,6 +103,8 @@ def check_placeholder(placeholder: str) -> str:
 def isolate(prompt: str, placeholders: Iterable[str]) -> str:
     """Put spaces around each placeholder, so that CLIP's tokenizer does not merge it with punctuation ("S*," or "S*'s").
 
+    What stands behind `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
+
     Args:
         prompt: the text.
         placeholders: as `check_placeholder` gives them.
@@ -113,14 +116,15 @@ def isolate(prompt: str, placeholders: Iterable[str]) -> str:
         ValueError: a placeholder with a sign in it, such as "S*", stands inside a word.
     """
     placeholders = list(placeholders)
+    text = re.sub(_EMBEDDING, " ", prompt)
     for placeholder in placeholders:
         word = re.escape(placeholder)
         # "s*man" is meant, "yes*" is not: a star after small letters is more likely a footnote.
-        glued = re.findall(rf"\w+{word}\w*|(?<!\w)(?i:{word})\w+", prompt) if re.search(r"[^\w\s]", placeholder) else []
+        glued = re.findall(rf"\w+{word}\w*|(?<!\w)(?i:{word})\w+", text) if re.search(r"[^\w\s]", placeholder) else []
         for found in glued:
             if found not in placeholders:
                 raise ValueError(f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. Put spaces around it.")
-    return _pattern(placeholders).sub(lambda match: f" {match[0]} ", prompt)
+    return _pattern(placeholders).sub(lambda match: f" {match[0]} " if match[1] else match[0], prompt)
 
 
 def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
@@ -141,10 +145,10 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
         raise ValueError(f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the person.")
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
-    replaced, count = _pattern(placeholders).subn(lambda _: class_words, prompt)
-    if not count:
+    pattern = _pattern(placeholders)
+    if not any(match[1] for match in pattern.finditer(prompt)):
         raise missing_placeholder(prompt, placeholders)
-    return replaced
+    return pattern.sub(lambda match: class_words if match[1] else match[0], prompt)
 
 
 def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
@@ -154,9 +158,10 @@ def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
 
 
 def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
+    """Match an embedding, or a placeholder as group 1."""
     longest_first = sorted(placeholders, key=len, reverse=True)
     texts = (r"\s+".join(map(re.escape, placeholder.split())) for placeholder in longest_first)  # CLIP takes any spaces for one
-    return re.compile(rf"(?<!\w)(?:{'|'.join(texts)})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?-i:{_EMBEDDING})|(?<!\w)({'|'.join(texts)})(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)

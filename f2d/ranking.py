@@ -107,7 +107,7 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
         ValueError: the file is damaged, or has none or several such matrices.
     """
     path = check_file(path, "CLIP's text encoder")
-    if path.endswith((".safetensors", ".sft")):
+    if path.lower().endswith((".safetensors", ".sft")):
         try:
             with safe_open(path, "pt") as file:
                 found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)

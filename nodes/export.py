@@ -1,13 +1,12 @@
 """Export Embedding."""
 
 import os
-import re
 
 from comfy_api.latest import io, ui
 
 from ..f2d.embedding import PLACE
 from .clip import position_embedding
-from .files import EMBEDDINGS, new_path, shown_name
+from .files import EMBEDDINGS, listed_name, new_path
 from .sockets import CATEGORY, Expression, Identity, where_known
 
 
@@ -53,14 +52,14 @@ class F2DExportEmbedding(io.ComfyNode):
     @classmethod
     def execute(cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None) -> io.NodeOutput:
         """Compute S* and write it."""
-        from ..f2d.embedding import embedding_rows, save_embedding
+        from ..f2d.embedding import check_name, embedding_rows, save_embedding
 
-        if not re.fullmatch(r"[\w./\\-]+", filename.strip()):
-            raise ValueError(f"Expected a name of letters, digits and the signs _ - . /, got '{filename}'. Prompts cannot hold others.")
+        check_name(filename.strip())
         encoder = identity.encoder
         words = encoder.words(identity, expression)
         rows = embedding_rows(words, position_embedding(clip, words), encoder.mapper.config.positional, place)
         path = new_path(EMBEDDINGS, filename, rows, overwrite)
         save_embedding(path, rows)
-        word = f"embedding:{shown_name(path, EMBEDDINGS)}"
+        name, _ = os.path.splitext(listed_name(path, EMBEDDINGS))
+        word = f"embedding:{name.replace(os.sep, '/')}"
         return io.NodeOutput(word, ui=ui.PreviewText(f"Saved as {word} in {os.path.dirname(path)}"))

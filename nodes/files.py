@@ -1,6 +1,7 @@
 """Files through ComfyUI's folder_paths: weights in `models/face2diffusion`, identities in its subfolder, names that users type."""
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -87,40 +88,46 @@ def new_path(folder: str, name: str, content: torch.Tensor, overwrite: bool) -> 
     Raises:
         ValueError: a name that leads out of the folder, or that some system cannot store.
     """
-    first = os.path.join(folder_paths.get_folder_paths(folder)[0], *_name_parts(name))
-    return first + _ENDING if overwrite else next(path for path in _numbered(first) if not os.path.exists(path) or _holds(path, content))
+    root, names = folder_paths.get_folder_paths(folder)[0], _numbered(os.path.join(*_name_parts(name)))
+    paths = ((name, os.path.join(root, name + _ENDING)) for name in names)
+    return next(path for name, path in paths if overwrite or not _is_taken(name, folder) or _holds(path, content))
 
 
-def shown_name(path: str, folder: str) -> str:
-    """Give a path as users know it: without the folder it was put into and without its ending, with slashes."""
-    relative = os.path.relpath(path, folder_paths.get_folder_paths(folder)[0])
-    return os.path.splitext(relative)[0].replace(os.sep, "/")
+def listed_name(path: str, folder: str) -> str:
+    """Give the path of a new file as ComfyUI's lists show it: without the folder it was put into."""
+    return os.path.relpath(path, folder_paths.get_folder_paths(folder)[0])
 
 
 def _name_parts(name: str) -> list[str]:
-    parts = name.strip().removesuffix(_ENDING).replace("\\", "/").split("/")
+    parts = re.sub(re.escape(_ENDING) + "$", "", name.strip(), flags=re.IGNORECASE).replace("\\", "/").split("/")
     for part in parts:
         if (
             not part.strip(". ")
             or part != part.strip()
             or part.endswith(".")
-            or re.search(r'[<>:"|?*\x00-\x1f]', part)
-            or re.fullmatch(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9¹²³])(\..*)?", part, re.IGNORECASE)
+            or re.search(r'[<>:"|?*\x00-\x1f\ud800-\udfff]', part)
+            or re.fullmatch(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", part, re.IGNORECASE)
             or len(part.encode()) > _LONGEST
         ):
             raise ValueError(
-                f"Expected a file name such as 'alice' or 'friends/alice', got '{name}'. Windows, macOS and Linux all have to be able to "
+                f"Expected a file name such as 'alice' or 'friends/alice', got {name!r}. Windows, macOS and Linux all have to be able to "
                 'store it, inside its folder: leave out .. and drives, spaces and dots at the ends, the signs < > : " | ? *, and names such as CON.'
             )
     return parts
 
 
 def _numbered(first: str) -> Iterator[str]:
-    yield first + _ENDING
-    number = 2
-    while True:
-        yield f"{first}_{number:05}{_ENDING}"
-        number += 1
+    yield first
+    for number in itertools.count(2):
+        yield f"{first}_{number:05}"
+
+
+def _is_taken(name: str, folder: str) -> bool:
+    """Tell whether ComfyUI may find a file under a name: in any of a key's folders, for embeddings also in their subfolders."""
+    places, endings = folder_paths.folder_names_and_paths[folder]
+    if folder == EMBEDDINGS:
+        places = [place for root in places for place, *_ in os.walk(root, followlinks=True)]
+    return any(os.path.exists(os.path.join(place, name + ending)) for place in places for ending in endings)
 
 
 def _holds(path: str, content: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ import os
 from comfy_api.latest import io, ui
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
-from .files import IDENTITIES, full_path, identity_files, new_path, shown_name, state
+from .files import IDENTITIES, full_path, identity_files, listed_name, new_path, state
 from .sockets import CATEGORY, Encoder, Identity, where_known
 
 SLOTS = 6
@@ -41,7 +41,7 @@ class F2DSaveIdentity(io.ComfyNode):
         """Write the file."""
         path = new_path(IDENTITIES, filename, identity.v_id, overwrite)
         identity.save(path)
-        name = shown_name(path, IDENTITIES)
+        name = listed_name(path, IDENTITIES)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved as {name} in {os.path.dirname(path)}"))
 
 
@@ -134,5 +134,6 @@ class F2DMixIdentities(io.ComfyNode):
         from ..f2d.identity import mix
 
         used = [number for number in range(1, SLOTS + 1) if slots.get(f"identity_{number}") is not None]
+        names = [f"identity_{number}" for number in used]
         weights = [slots.get(f"weight_{number}", 1.0) for number in used]
-        return io.NodeOutput(mix([slots[f"identity_{number}"] for number in used], weights, interpolation))
+        return io.NodeOutput(mix([slots[name] for name in names], weights, interpolation, names))

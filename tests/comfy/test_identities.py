@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ def saved(pack: ComfyServer, *name: str) -> Path:
 def test_saved_and_loaded_identity_has_the_same_words_to_the_bit(pack: ComfyServer, graph: Prompt) -> None:
     result = save(pack, graph, "friends/alice")
     assert result.status == "success", result.message
-    assert result.outputs["save"]["text"][0] == f"Saved as friends/alice in {saved(pack, 'friends')}"
-    assert set(read(saved(pack, "friends", "alice.safetensors")).tensors) == {"v_id"}, "and no photo"
     name = str(Path("friends", "alice.safetensors"))
+    assert result.outputs["save"]["text"][0] == f"Saved as {name} in {saved(pack, 'friends')}"
+    assert set(read(saved(pack, "friends", "alice.safetensors")).tensors) == {"v_id"}, "and no photo"
     assert name in pack.object_info("F2DLoadIdentity")["input"]["required"]["identity_file"][1]["options"]
     for slot in ("msid", "mapper"):
         assert not any("alice" in file for file in pack.object_info("LoadFaceEncoder")["input"]["required"][slot][1]["options"])
@@ -85,8 +86,8 @@ def test_an_identity_with_a_taken_name_gets_a_number_and_the_first_one_lives_on(
     first = FaceIdentity.load(saved(pack, "taken.safetensors"))
     same = save(pack, again(people), "taken")
     other = save(pack, people, "taken", "other")
-    assert "save" not in same.cached and same.outputs["save"]["text"][0].startswith("Saved as taken in ")
-    assert other.outputs["save"]["text"][0].startswith("Saved as taken_00002 in ")
+    assert "save" not in same.cached and same.outputs["save"]["text"][0].startswith("Saved as taken.safetensors in ")
+    assert other.outputs["save"]["text"][0].startswith("Saved as taken_00002.safetensors in ")
     assert torch.equal(FaceIdentity.load(saved(pack, "taken.safetensors")).v_id, first.v_id)
     assert sorted(path.name for path in saved(pack).glob("taken*")) == ["taken.safetensors", "taken_00002.safetensors"]
     save(pack, people, "taken", "other", overwrite=True)
@@ -122,6 +123,11 @@ BAD_NAMES = [
     "CON",
     "com1.txt/alice",
     "nul.safetensors",
+    "nul.SAFETENSORS",
+    "CON .x",
+    "CONIN$",
+    "conout$.txt",
+    "alice\ud800",
     'ali"ce',
     "alice?",
     "a\nlice",
@@ -136,6 +142,15 @@ def test_names_that_lead_elsewhere_or_that_some_system_cannot_store_are_refused(
     assert result.status == "error"
     assert "Expected a file name such as 'alice' or 'friends/alice', got '" in result.message
     assert sorted(pack.base.rglob("*.safetensors")) == before
+
+
+def test_endings_may_be_in_capitals(pack: ComfyServer, graph: Prompt) -> None:
+    save(pack, graph, "capitals.SafeTensors")
+    saved(pack, "capitals.safetensors").rename(saved(pack, "CAPITALS.SAFETENSORS"))
+    loaded = {**graph, "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="CAPITALS.SAFETENSORS")}
+    found = words(pack, loaded, ("load", 0))
+    saved(pack, "CAPITALS.SAFETENSORS").unlink()
+    assert torch.equal(found, words(pack, graph, ("identity", 0)))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(pack: ComfyServer, graph: Prompt) -> None:
@@ -155,12 +170,14 @@ def identity_file(pack: ComfyServer, name: str, tensors: dict[str, Tensor] | Non
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, r"got one of another (f00dcafe)"),
+        ({}, "), got '{path}' of another (f00dcafe). Encode the photo again"),
+        ({"msid_file": "mine.pt"}, "Expected an identity of this encoder (msid.pt, "),
+        ({"msid_file": "mine.pt"}, "got '{path}' of another (mine.pt, f00dcafe)"),
         ({"version": "2"}, "Expected an identity of format 1, got '{path}' of format 2. Update the pack."),
         ({"version": "two"}, "with damaged metadata"),
         ({"f2d.kind": "words"}, "Expected a saved identity, got '{path}': this is the words S* of one person"),
     ],
-    ids=["another encoder", "a newer format", "a broken version", "another kind"],
+    ids=["another encoder", "named encoders", "another encoder of a known name", "a newer format", "a broken version", "another kind"],
 )
 def test_identity_files_that_do_not_fit_are_refused(pack: ComfyServer, graph: Prompt, metadata: dict[str, str], message: str) -> None:
     identity_file(pack, "bad.safetensors", **metadata)
@@ -196,6 +213,11 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice.safetensors"
     found = run_inside(comfy.checkout, "folders", [weights, None, models])
     assert Path(found["writes"]) == tmp_path / "models" / "face2diffusion" / "identities" / "friends" / "alice.safetensors"
+    hidden = tmp_path / "weights" / "identities" / "friends" / "alice.safetensors"
+    hidden.parent.mkdir()
+    save_file({"v_id": torch.zeros(2)}, hidden)
+    found = run_inside(comfy.checkout, "folders", [weights, shared, models])
+    assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice_00002.safetensors", "the first would hide the one in weights"
 
 
 # --- Mixes -----------------------------------------------------------------------------------------------------------------------
@@ -254,9 +276,10 @@ def test_identities_of_two_encoders_are_not_mixed(pack: ComfyServer, people: Pro
     pack.place(write_msid(tmp_path / "msid2.pt", seed=77), "models", "face2diffusion", "msid2.pt")
     people["encoder 2"] = node("LoadFaceEncoder", **{**people["encoder"]["inputs"], "msid": "msid2.pt"})
     people["other"]["inputs"]["encoder"] = ["encoder 2", 0]
-    result = save(pack, mixed(people), "nonsense", "mix")
+    graph = mixed(people, identity_2=["identity", 0], identity_5=["other", 0], weight_5=1.0)
+    result = save(pack, graph, "nonsense", "mix")
     assert result.errors[0].node == "mix"
-    assert "Expected identities of one encoder, got one of encoder " in result.message
+    assert re.search(r"got identity_1 of one \(msid\.pt, \w{8}\) and identity_5 of another \(msid2\.pt, \w{8}\)", result.message)
 
 
 # --- Several people, a picture each ----------------------------------------------------------------------------------------------
@@ -418,12 +441,31 @@ def test_an_embedding_with_a_taken_name_gets_a_number(pack: ComfyServer, people:
     assert other.outputs["export"]["text"][0].startswith("Saved as embedding:taken_00002 in ")
 
 
+@pytest.mark.parametrize("taken", ["hidden.pt", "hidden.bin", "people/hidden.safetensors"])
+def test_an_embedding_hides_no_other_of_the_name(pack: ComfyServer, graph: Prompt, taken: str) -> None:
+    """ComfyUI looks for `embedding:name` under several endings, and in subfolders too."""
+    place = pack.place(b"someone else's", "models", "embeddings", *taken.split("/"))
+    result = pack.run(exported(graph, "hidden"))
+    place.unlink()
+    assert result.outputs["export"]["text"][0].startswith("Saved as embedding:hidden_00002 in ")
+    assert not (pack.base / "models" / "embeddings" / "hidden.safetensors").exists()
+
+
+def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, people: Prompt) -> None:
+    pack.run(exported(people, "drawn/alice", identity=["other", 0]))
+    named = {**people, "inject": node("InjectSStar", **{**people["inject"]["inputs"], "placeholder": "alice"})}
+    for text in ("A photo of {}, with embedding:drawn/alice", "(embedding:drawn/alice:1.2) and ({}:1.1)", "embedding:drawn/alice, {}"):
+        found = conditioning(pack, named, ("inject", 0), text.format("alice"))
+        assert torch.equal(found, conditioning(pack, people, ("inject", 0), text.format("S*")))
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
         ({"filename": "my friend"}, "Expected a name of letters, digits and the signs _ - . /, got 'my friend'"),
         ({"filename": "../alice"}, "Expected a file name such as 'alice'"),
         ({"filename": "(alice)"}, "Expected a name of letters"),
+        ({"filename": "friends/__metadata__"}, "Expected the name of a tensor, got '__metadata__'"),
         ({"place": 75}, "75"),
         ({"place": 0}, "0"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
-from face2diffusion.f2d.checkpoint import KIND_NAMES, atomic_file, build_config, fingerprint, load_strictly, read, save
+from face2diffusion.f2d.checkpoint import KIND_NAMES, atomic_file, build_config, fingerprint, load_strictly, position_embedding, read, save
 from face2diffusion.f2d.mapping import MapperConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -179,6 +179,20 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     FaceIdentity(torch.zeros(2), "abc").save(tmp_path / "identity.safetensors")
     assert stat.S_IMODE((tmp_path / "identity.safetensors").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+
+
+def test_writing_leaves_the_permissions_of_other_threads_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask for new files belongs to the whole process."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("Expected the process's mask to stay as it is."))
+    save(tmp_path / "file.safetensors", {"a": torch.zeros(1)}, "mapper")
+
+
+@pytest.mark.parametrize("name", ["FILE.SAFETENSORS", "file.Sft"])
+def test_ending_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    position = torch.randn(77, 8)
+    save(tmp_path / name, {"text_model.embeddings.position_embedding.weight": position}, "mapper")
+    assert read(tmp_path / name).kind == "mapper"
+    assert torch.equal(position_embedding(tmp_path / name), position)
 
 
 def test_paths_with_spaces_dots_and_letters_of_any_script_work(tmp_path: Path) -> None:

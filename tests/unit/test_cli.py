@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
+from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.cli import main
 from PIL import Image
 from safetensors import safe_open
@@ -142,6 +143,17 @@ def test_export_is_a_textual_inversion_embedding_for_its_place(files, encode, tm
     assert torch.allclose(exported["alice"] + position, load_file(words)["words"], atol=1e-6)
 
 
+def test_endings_may_be_in_capitals(files, encode, tmp_path):
+    words, out, grid = (str(tmp_path / name) for name in ("S.SAFETENSORS", "alice.SafeTensors", "grid.png"))
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["export", words, "--model", str(files / "sd"), "--out", out]) == 0
+    assert list(load_file(out)) == ["alice"]
+    draw = ["--model", str(files / "sd"), "--steps", "1", "--size", "64x64", "--device", "cpu", "--out", grid]
+    assert main(["generate", words, "S* here", *draw]) == 0
+    assert main(["convert", str(files / "mapping.pt"), str(tmp_path / "MAPPING.SAFETENSORS")]) == 0
+    assert main(["convert", str(tmp_path / "MAPPING.SAFETENSORS"), str(tmp_path / "MAPPING.PT")]) == 0
+
+
 def test_the_node_and_diffusers_take_the_export(files, encode, tmp_path):
     words, out = str(tmp_path / "s.safetensors"), str(tmp_path / "alice.safetensors")
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
@@ -229,6 +241,42 @@ def test_swapped_files_are_told_apart(files, tmp_path, capsys):
     assert "this is a mapping network, not an MSID encoder" in capsys.readouterr().err
     assert main([*swapped, "--msid", str(files / "msid.pt"), "--mapper", str(files / "epoch_20.pth")]) == 2
     assert "this is an expression network (Deep3DFaceRecon), not a mapping network" in capsys.readouterr().err
+
+
+BAD_WORDS = {
+    "three words": ({"words": torch.zeros(3, 768)}, {}, "Expected two finite words, got 's.safetensors' with shape (3, 768)"),
+    "one vector": ({"words": torch.zeros(768)}, {}, "Expected two finite words, got 's.safetensors' with shape (768,)"),
+    "not a number": ({"words": torch.full((2, 768), torch.nan)}, {}, "with shape (2, 768) or NaN. Run `f2d encode` again."),
+    "an unknown position": (
+        {"words": torch.zeros(2, 768)},
+        {"positional": "after"},
+        "Expected positional to be replace or before, got 's.safetensors' with 'after'",
+    ),
+    "no words": ({"v_id": torch.zeros(2, 768)}, {}, "Expected the words S* of one person, got 's.safetensors'"),
+}
+
+
+@pytest.mark.parametrize("command", [["export", "s.safetensors"], ["generate", "s.safetensors", "S* here"]], ids=["export", "generate"])
+@pytest.mark.parametrize("name", BAD_WORDS)
+def test_damaged_words_end_with_status_2_and_one_line(tmp_path, monkeypatch, capsys, command, name):
+    monkeypatch.chdir(tmp_path)
+    tensors, metadata, message = BAD_WORDS[name]
+    save("s.safetensors", tensors, "words", **metadata)
+    assert main([*command, "--model", "no model", "--out", "a.png" if command[0] == "generate" else "a.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("my friend", "Expected a name of letters, digits and the signs"), ("__metadata__", "got '__metadata__'")]
+)
+def test_embeddings_that_no_prompt_could_use_are_not_exported(files, encode, tmp_path, capsys, name, message):
+    words, out = str(tmp_path / "s.safetensors"), tmp_path / "my embeddings" / f"{name}.safetensors"
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["export", words, "--model", str(files / "sd"), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["export", words, "--model", str(files / "sd"), "--out", str(out.with_stem("friend"))]) == 0, "folders may have spaces"
 
 
 def test_words_for_another_text_encoder_are_refused(files, encode, tmp_path, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d.embedding import PLACE, embedding_rows, save_embedding
+from face2diffusion.f2d.embedding import PLACE, check_name, embedding_rows, save_embedding
 from safetensors import safe_open
 from support.random_pipeline import random_pipeline
 
@@ -37,6 +37,27 @@ def test_places_outside_a_prompt_are_refused(place: int) -> None:
 def test_text_encoder_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="a text encoder 768 wide, got place 4 and a width of 1024"):
         embedding_rows(WORDS, torch.zeros(77, 1024))
+
+
+@pytest.mark.parametrize("name", ["alice", "friends/alice", "friends\\alice", "alice-2.v1_b", "日本"])
+def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["my friend", "alice,bob", "alice(1)", "alice:1.2", "a\nb", "\ud800", ""])
+def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"Expected a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others"):
+        check_name(name)
+    if name.isprintable() and name:
+        with pytest.raises(ValueError, match="Expected a name of letters"):
+            save_embedding(tmp_path / f"{name}.safetensors", WORDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Expected the name of a tensor, got '__metadata__', .*Choose another"):
+        save_embedding(tmp_path / "friends" / "__metadata__.safetensors", WORDS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def crops(portrait: np.ndarray) -> list[np.ndarray]:
 def other(tmp_path_factory: pytest.TempPathFactory) -> FaceEncoder:
     """The small encoder's sizes with other weights."""
     folder = tmp_path_factory.mktemp("other")
-    msid = write_msid(folder / "msid.pt", seed=40, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
+    msid = write_msid(folder / "other.pt", seed=40, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     return FaceEncoder.load(msid, write_mapper(folder / "mapping.pt", seed=50, id_dim=256, hidden_dim=128))
 
 
@@ -79,18 +80,34 @@ def test_saved_identity_holds_no_photo(small: FaceEncoder, crops: list[np.ndarra
     small.identity(crops).save(tmp_path / "alice.safetensors")
     checkpoint = read(tmp_path / "alice.safetensors")
     assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {"v_id": (256,)}
-    assert set(checkpoint.metadata) <= {"format", "f2d.kind", "version", "msid", "photos"}
+    assert set(checkpoint.metadata) <= {"format", "f2d.kind", "version", "msid", "msid_file", "photos"}
+    assert checkpoint.metadata["msid_file"] == "msid.pt", "and no path"
     assert (tmp_path / "alice.safetensors").stat().st_size < 4 * 256 + 1024
 
 
 def test_identity_of_another_encoder_is_refused(small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
     identity = other.identity(crops)
     identity.save(tmp_path / "alice.safetensors")
-    message = rf"Expected an identity of this encoder \({small.msid_fingerprint[:8]}\), got one of another \({identity.msid[:8]}\)"
-    with pytest.raises(ValueError, match=message):
+    message = rf"Expected an identity of this encoder \(msid.pt, {small.msid_fingerprint[:8]}\), got %s of another "
+    with pytest.raises(ValueError, match=message % "one" + rf"\(other.pt, {identity.msid[:8]}\)"):
         small.words(identity)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message % r"'.*alice\.safetensors'" + rf"\(other.pt, {identity.msid[:8]}\)"):
         FaceIdentity.load(tmp_path / "alice.safetensors", small)
+
+
+def test_identity_file_that_names_no_msid_file_is_read(small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+    identity = small.identity(crops)
+    save(tmp_path / "old.safetensors", {"v_id": identity.v_id}, "identity", version="1", msid=identity.msid, photos="3")
+    assert torch.equal(FaceIdentity.load(tmp_path / "old.safetensors", small).v_id, identity.v_id)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux, which tells what files a process maps")
+def test_loaded_identity_lets_go_of_its_file(small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+    """Windows replaces no file that is mapped into memory."""
+    small.identity(crops).save(tmp_path / "alice.safetensors")
+    identity = FaceIdentity.load(tmp_path / "alice.safetensors", small)
+    assert "alice.safetensors" not in Path("/proc/self/maps").read_text()
+    assert identity.v_id.isfinite().all()
 
 
 def test_identity_outlives_a_change_of_the_mapper(small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray]) -> None:
@@ -129,7 +146,7 @@ def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_
     save(tmp_path / "other.safetensors", checkpoint.tensors, "mapper", mapper.config, msid="0" * 64)
     FaceEncoder.load(small_files / "msid.pt", tmp_path / "own.safetensors")
     with pytest.raises(
-        ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another"
+        ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another \(msid.pt, "
     ):
         FaceEncoder.load(small_files / "msid.pt", tmp_path / "other.safetensors")
 
@@ -152,6 +169,19 @@ def test_whole_weight_on_one_person_is_that_person_to_the_bit(people: list[FaceI
     for weights in ((1, 0, 0), (0, 0.3, 0)):
         mixed = mix(people, weights, interpolation)
         assert torch.equal(mixed.v_id, people[weights.index(max(weights))].v_id)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_mix_has_the_encoder_of_the_first_person_with_a_weight(
+    small: FaceEncoder, other: FaceEncoder, people: list[FaceIdentity], interpolation: str
+) -> None:
+    """Two mappers may have been trained with one MSID file."""
+    second = FaceEncoder(small.msid, other.mapper)
+    mine, theirs, nobodys = people[0], replace(people[1], encoder=second), replace(people[2], encoder=None)
+    assert mix([mine, theirs], (0, 1), interpolation).encoder is second
+    assert mix([mine, theirs, nobodys], (0, 1, 1), interpolation).encoder is second
+    assert mix([nobodys, mine, theirs], (1, 1, 1), interpolation).encoder is small
+    assert mix([nobodys, theirs], (1, 0), interpolation).encoder is second, "there is no other"
 
 
 def test_linear_mix_is_the_weighted_mean(people: list[FaceIdentity]) -> None:
@@ -211,6 +241,7 @@ def test_mix_has_words(small: FaceEncoder, people: list[FaceIdentity], tmp_path:
 BAD_MIXES = {
     "no weight at all": (lambda p: mix(p, (0, 0, 0)), r"Expected weights with a sum above 0, got 0, 0, 0\."),
     "a negative sum": (lambda p: mix(p, (1, -1, -1), "linear"), "with a sum above 0, got 1, -1, -1"),
+    "weights that cancel out": (lambda p: mix(p, (0.1, 0.2, -0.3), "linear"), r"with a sum above 0, got 0\.1, 0\.2, -0\.3"),
     "not a number": (lambda p: mix(p, (1, float("nan"), 1)), "with a sum above 0, got 1, nan, 1"),
     "infinity": (lambda p: mix(p, (1, float("inf"), 1)), "with a sum above 0, got 1, inf, 1"),
     "a negative weight on the sphere": (lambda p: mix(p, (1, 1, -0.5)), "Expected weights from 0 for a spherical mix, got 1, 1, -0.5"),
@@ -218,8 +249,12 @@ BAD_MIXES = {
     "nobody": (lambda p: mix([], []), "Expected a weight for each identity, got 0 and 0"),
     "an unknown interpolation": (lambda p: mix(p, (1, 1, 1), "cubic"), "one of spherical, linear, got 'cubic'"),
     "another encoder": (
-        lambda p: mix([p[0], FaceIdentity(p[1].v_id, "f00dcafe99")], (1, 1)),
-        "got one of encoder [0-9a-f]{8} and one of encoder f00dcafe",
+        lambda p: mix([p[0], p[1], FaceIdentity(p[1].v_id, "f00dcafe99", msid_file="mine.pt")], (1, 1, 0)),
+        r"got identity 1 of one \(msid.pt, [0-9a-f]{8}\) and identity 3 of another \(mine.pt, f00dcafe\)\. Encode",
+    ),
+    "another encoder under other names": (
+        lambda p: mix([p[0], FaceIdentity(p[1].v_id, "f00dcafe99")], (1, 1), names=["Ann", "Bob"]),
+        r"got Ann of one \(msid.pt, [0-9a-f]{8}\) and Bob of another \(f00dcafe\)",
     ),
     "an encoder that nobody knows": (lambda p: mix([FaceIdentity(q.v_id, q.msid) for q in p], (1, 1, 1)), "that know their encoder"),
     "the opposite": (lambda p: mix([p[0], FaceIdentity(-p[0].v_id, p[0].msid)], (1, 1)), "got opposite ones"),

@@ -334,6 +334,35 @@ def test_letters_with_spaces_are_found() -> None:
     assert replace_placeholders("a photo of F  L", ["f l"]) == "a photo of a person"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("alice, embedding:alice", "[alice], embedding:alice"),
+        ("embedding:alice, alice", "embedding:alice, [alice]"),
+        ("embedding:alice,alice", "embedding:alice,[alice]"),
+        ("(embedding:alice:1.2) (alice:1.2)", "(embedding:alice:1.2) ([alice]:1.2)"),
+        ("((embedding:alice)alice)", "((embedding:alice)[alice])"),
+        ("embedding:friends/alice.v2\nalice", "embedding:friends/alice.v2\n[alice]"),
+        ("embedding:friends-alice embedding:alice", "embedding:friends-alice embedding:alice"),
+        ("embedding: alice and alice", "embedding: alice and [alice]"),
+        (r"embedding:friends\(alice\) alice", r"embedding:friends\(alice\) [alice]"),
+        ("embedding:bob[alice]", "embedding:bob[[alice]]"),
+        ("my Embedding:alice", "my Embedding:[alice]"),
+    ],
+)
+def test_names_of_embeddings_are_no_placeholders(prompt: str, expected: str) -> None:
+    assert isolate(prompt, ["alice"]) == expected.replace("[alice]", " alice ")
+    if "[alice]" in expected:
+        assert replace_placeholders(prompt, ["alice"]) == expected.replace("[alice]", "a person")
+    else:
+        with pytest.raises(ValueError, match="Expected 'alice' in the prompt"):
+            replace_placeholders(prompt, ["alice"])
+
+
+def test_placeholder_inside_the_name_of_an_embedding_is_no_error() -> None:
+    assert isolate("embedding:xS*y, S*", ["S*"]).split() == ["embedding:xS*y,", "S*"]
+
+
 @pytest.mark.parametrize("prompt", ["xS*", "S*x", "a photo of S*_2", "PS*", "S* and xS*"])
 def test_placeholder_inside_a_word_is_an_error(prompt: str) -> None:
     with pytest.raises(ValueError, match=r"Expected 'S\*' as a word of its own, got '.+' in the prompt\. Put spaces"):
