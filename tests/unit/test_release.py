@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,6 @@ def test_the_archive_holds_what_users_need_and_nothing_else(shipped: list[str]) 
         "locales": {"json"},
         "workflows": {"json", "jpg"},
         "subgraphs": {"json"},
-        "docs": {"md"},
     }
     for name in shipped:
         folder = name.partition("/")[0] if "/" in name else ""
@@ -98,6 +99,39 @@ def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shippe
                 assert ast.unparse(node.value) != "os.environ", where
 
 
+PICTURE = re.compile(r"!\[[^]]*\]\((?!http)([^)]+)\)")
+
+
+def test_no_page_but_the_readme_is_shipped_without_its_pictures(shipped: list[str]) -> None:
+    for page in (name for name in shipped if name.endswith(".md") and name != "README.md"):
+        folder = "web/docs" if page.startswith("web/docs/") else str(Path(page).parent)  # all languages show the pictures of web/docs
+        shown = PICTURE.findall((REPOSITORY / page).read_text(encoding="utf-8"))
+        assert {f"{folder}/{picture}" for picture in shown} <= set(shipped), page
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_a_help_page_repeats_the_tooltips_that_the_english_one_repeats(language: str) -> None:
+    english, translated = (tooltips_and_pages(name) for name in ("en", language))
+    for node, (tooltips, page) in english.items():
+        others, other_page = translated[node]
+        missing = [key for key, tooltip in tooltips.items() if tooltip in page and others[key] not in other_page]
+        assert not missing, f"Expected {node}'s tooltips in its help page in {language}, got other words for {missing}"
+
+
+def tooltips_and_pages(language: str) -> dict[str, tuple[dict[str, str], str]]:
+    """By node, the tooltips and the help page, without the marks that set words apart."""
+    found = {}
+    for node, texts in json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")).items():
+        page = REPOSITORY / "web" / "docs" / (f"{node}.md" if language == "en" else f"{node}/{language}.md")
+        tooltips = {f"{kind} {key}": plain(text["tooltip"]) for kind in ("inputs", "outputs") for key, text in texts[kind].items()}
+        found[node] = tooltips, plain(page.read_text(encoding="utf-8"))
+    return found
+
+
+def plain(text: str) -> str:
+    return re.sub(r"[`'\\]", "", text)
+
+
 # --- GitHub ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +164,36 @@ def test_nothing_is_published_before_the_tests_have_passed() -> None:
     jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
     assert jobs["publish"]["needs"] == "tests"
     assert jobs["tests"]["uses"] == "./.github/workflows/ci.yml"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ('version = "1.0"\n', 'version = "1.1"\n', True),
+        ('version = "1.0"\n', 'version = "1.0"\ndependencies = []\n', False),
+        (None, 'version = "1.0"\n', True),
+    ],
+    ids=["a new version", "another change", "started by hand"],
+)
+def test_only_a_new_version_is_published(tmp_path: Path, before: str | None, after: str, new: bool) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["tests"]["needs"] == "version" and jobs["tests"]["if"] == "${{ needs.version.outputs.new == 'true' }}"
+    (script,) = (step["run"] for step in jobs["version"]["steps"] if step.get("id") == "compare")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output"), "BEFORE": ""}
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    run("git", "init", "-q")
+    for content in filter(None, (before, "", after)):  # a push of several commits
+        (tmp_path / "pyproject.toml").write_text(content)
+        run("git", "add", "pyproject.toml")
+        run("git", "-c", "user.name=someone", "-c", "user.email=someone@example.org", "commit", "-qm", "change")
+        if content == before:
+            environment["BEFORE"] = run("git", "rev-parse", "HEAD")
+    run("bash", "-e", "-c", script)
+    assert (tmp_path / "output").exists() == new
 
 
 def test_the_changelog_tells_of_this_version() -> None:
