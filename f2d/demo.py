@@ -14,7 +14,7 @@ from .injection import CLASS_WORDS
 from .miniature.judges import Attributes, Verifier, divide
 from .miniature.prompts import LOCATIONS, Facts, describe, text_accuracy
 from .miniature.sheet import Panel, draw_sheet
-from .pipeline import F2DPipeline, GenerationConfig, Picture
+from .pipeline import F2DPipeline, GenerationConfig, Picture, Region
 
 SETTINGS = GenerationConfig(width=miniature.SIZE, height=miniature.SIZE, steps=miniature.STEPS, cfg=miniature.CFG)
 WIDE = replace(SETTINGS, width=miniature.SIZE * 3 // 2)
@@ -28,7 +28,9 @@ _ASKED = (
     Facts(expression="looking shocked"),
     Facts(job="pilot", place=LOCATIONS[8]),
 )
+_PLACEHOLDERS = ("S1*", "S2*")
 _TOGETHER = "a photo of S1* and S2*"
+_SCENE = f"a photo of {CLASS_WORDS} and {CLASS_WORDS}"
 _BATCH = 16  # pictures
 
 
@@ -53,39 +55,68 @@ def run_demo(say: Callable[[str], None], seed: int = 0) -> Picture:
     expression = encoder.express(photos[reference], alignment="FFHQ")
     say(f"{len(people)} portraits {photos[people[0]].shape} -> v_id {tuple(identities[people[0]].v_id.shape)} -> S* (2, 768)")
 
-    def encode(prompt: str, *who: str, referred: bool = False) -> torch.Tensor:
+    def know(name: str | None = None, referred: bool = False) -> None:
         pipeline.subjects.clear()
-        for placeholder, name in zip(("S*",) if len(who) == 1 else ("S1*", "S2*"), who, strict=False):
+        if name is not None:
             words = encoder.words(identities[name], expression if referred else None)
-            pipeline.add_subject(miniature.narrow(words), placeholder, encoder.mapper.config.positional)
-        return pipeline.encode(prompt)
+            pipeline.add_subject(miniature.narrow(words), positional=encoder.mapper.config.positional)
 
+    know()
     single = [describe(facts, CLASS_WORDS) for facts in _ASKED]
-    states = [encode(prompt) for prompt in single]
+    states = [pipeline.encode(prompt) for prompt in single]
     for name in people:
-        single += [*(describe(facts, "S*") for facts in _ASKED), describe(Facts(), "S*")]
-        states += [*(encode(describe(facts, "S*"), name) for facts in _ASKED), encode(describe(Facts(), "S*"), name, referred=True)]
+        asked = [*(describe(facts, "S*") for facts in _ASKED), describe(Facts(), "S*")]
+        for index, prompt in enumerate(asked):
+            know(name, referred=index == len(_ASKED))
+            states.append(pipeline.encode(prompt))
+        single += asked
     say(f"Drawing {len(single)} pictures of {SETTINGS.width} px, {SETTINGS.steps} steps each")
-    images = _draw_all(pipeline, single, states, SETTINGS, seed)
+    images: list[Photo] = []
+    for start in range(0, len(single), _BATCH):
+        some = single[start : start + _BATCH]
+        drawn = pipeline.draw(some, torch.cat(states[start : start + _BATCH]), [seed] * len(some), SETTINGS, progress=False)
+        images += [picture.image for picture in drawn]
     couples = [(one, people[(index + 1) % _PEOPLE]) for index, one in enumerate(people)]
-    pairs = _draw_all(pipeline, [_TOGETHER] * _PEOPLE, [encode(_TOGETHER, *couple) for couple in couples], WIDE, seed)
+    say(f"Drawing {2 * _PEOPLE} pictures of two people, {WIDE.width} px wide")
+    words = [tuple(encoder.words(identities[name]) for name in couple) for couple in couples]
+    pairs = [*draw_couples(pipeline, words, [seed] * _PEOPLE, apart=True), *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=False)]
     verifier, attributes = miniature.load_judges()
-    rows = [*_arrange(images, photos, people, reference, verifier, attributes), _couples(pairs, photos, couples, verifier)]
+    said = ["each in a half of the picture"] * _PEOPLE + ["in one sentence they mix"] * _PEOPLE
+    rows = [*_arrange(images, photos, people, reference, verifier, attributes), _couples(pairs, photos, couples * 2, said, verifier)]
     subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
     scores = [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores]
     parameters = {"prompt": describe(Facts(), "S*"), "seed": seed, "model": pipeline.name, "scores": scores}
     return Picture(draw_sheet(rows, "Face2Diffusion, in miniature", subtitle), parameters)
 
 
-def _draw_all(
-    pipeline: F2DPipeline, prompts: Sequence[str], states: Sequence[torch.Tensor], config: GenerationConfig, seed: int
-) -> list[Photo]:
-    images: list[Photo] = []
-    for start in range(0, len(prompts), _BATCH):
-        some = prompts[start : start + _BATCH]
-        drawn = pipeline.draw(some, torch.cat(list(states[start : start + _BATCH])), [seed] * len(some), config, progress=False)
-        images += [picture.image for picture in drawn]
-    return images
+def draw_couples(pipeline: F2DPipeline, couples: Sequence[Sequence[torch.Tensor]], seeds: Sequence[int], apart: bool) -> list[Photo]:
+    """Draw two people side by side.
+
+    Args:
+        pipeline: the miniature's.
+        couples: B, each of two people's words, left and right, of shape (2, 768), from its encoder.
+        seeds: B.
+        apart: each in a half of the picture, with a prompt of their own, as in the workflow two_people; else both in one sentence.
+
+    Returns:
+        B pictures of shape (128, 192, 3), uint8.
+    """
+
+    def encode(prompt: str) -> torch.Tensor:
+        states = []
+        for couple in couples:
+            pipeline.subjects.clear()
+            for placeholder, words in zip(_PLACEHOLDERS, couple, strict=True):
+                pipeline.add_subject(miniature.narrow(words), placeholder)
+            states.append(pipeline.encode(prompt))
+        return torch.cat(states)
+
+    prompt = _SCENE if apart else _TOGETHER
+    left = (torch.arange(WIDE.width) < WIDE.width // 2).float().expand(WIDE.height, -1)
+    sides = [(f"a photo of {name}", mask) for name, mask in zip(_PLACEHOLDERS, (left, 1 - left), strict=True)]
+    regions = [Region(text, encode(text), mask) for text, mask in sides] if apart else []
+    drawn = pipeline.draw([prompt] * len(seeds), encode(prompt), seeds, WIDE, progress=False, regions=regions)
+    return [picture.image for picture in drawn]
 
 
 def _arrange(
@@ -113,10 +144,12 @@ def _arrange(
     return rows
 
 
-def _couples(pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]], verifier: Verifier) -> list[Panel]:
+def _couples(
+    pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]], said: Sequence[str], verifier: Verifier
+) -> list[Panel]:
     panels = []
-    for image, (left, right) in zip(pairs, couples, strict=True):
+    for image, (left, right), how in zip(pairs, couples, said, strict=True):
         features = verifier.embed([photos[left], photos[right], *divide(image)])
         same = {name: max(float(features[i] @ features[i + 2]), 0) for i, name in enumerate(("left", "right"))}
-        panels.append(Panel(image, f"{_TOGETHER}\n{left} and {right}", same))
+        panels.append(Panel(image, f"{left} and {right}:\n{how}", same))
     return panels

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from .checkpoint import check_file
 from .image import Photo
@@ -66,6 +67,15 @@ class Picture:
         shown = {key: value for key, value in self.parameters.items() if key != "prompt"}
         line = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in shown.items())
         return {"parameters": f"{self.parameters['prompt']}\n{line}", "face2diffusion": json.dumps(self.parameters)}
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of the picture with a prompt of its own beside the whole picture's, as ComfyUI's Conditioning (Set Mask) and (Combine) make it."""
+
+    prompt: str
+    states: torch.Tensor  # (B or 1, 77, D), of `F2DPipeline.encode`
+    mask: torch.Tensor  # (H, W) in [0, 1]; of any size, stretched over the picture
 
 
 class F2DPipeline:
@@ -239,6 +249,7 @@ class F2DPipeline:
         config: GenerationConfig | None = None,
         delayed: torch.Tensor | None = None,
         progress: bool = True,
+        regions: Sequence[Region] = (),
     ) -> list[Picture]:
         """Draw encoded prompts, all at once.
 
@@ -249,6 +260,7 @@ class F2DPipeline:
             config: how to draw.
             delayed: shape (B or 1, 77, D): the class prompts' encodings, for `config.subject_from`.
             progress: show a progress bar.
+            regions: parts of the picture with prompts of their own; they keep several people apart.
 
         Returns:
             B pictures.
@@ -262,20 +274,23 @@ class F2DPipeline:
                 "callback_on_step_end": _SubjectSwitch(positive, negative, config.subject_from, len(seeds)),
                 "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
             }
-        output = self.diffusion(
-            prompt_embeds=(positive if delayed is None else delayed).expand(len(seeds), -1, -1),
-            negative_prompt_embeds=negative.expand(len(seeds), -1, -1),
-            num_inference_steps=config.steps,
-            guidance_scale=config.cfg,
-            width=config.width,
-            height=config.height,
-            generator=[torch.Generator().manual_seed(number) for number in seeds],
-            output_type="np",
-            **options,
-        )
+        with regional_prompts(self.diffusion.unet, regions, len(seeds)) if regions else nullcontext():
+            output = self.diffusion(
+                prompt_embeds=(positive if delayed is None else delayed).expand(len(seeds), -1, -1),
+                negative_prompt_embeds=negative.expand(len(seeds), -1, -1),
+                num_inference_steps=config.steps,
+                guidance_scale=config.cfg,
+                width=config.width,
+                height=config.height,
+                generator=[torch.Generator().manual_seed(number) for number in seeds],
+                output_type="np",
+                **options,
+            )
         flags = output.nsfw_content_detected or [False] * len(seeds)
         images = np.rint(output.images * 255).astype(np.uint8)
         shared = {**asdict(config), "sampler": "Euler ancestral", "model": self.name}
+        if regions:
+            shared["regions"] = [region.prompt for region in regions]
         return [
             Picture(image, {"prompt": prompt, **shared, "seed": number}, bool(flag))
             for image, prompt, number, flag in zip(images, prompts, seeds, flags, strict=True)
@@ -298,6 +313,36 @@ class _SubjectSwitch:
             parts = [self.negative, self.positive] if guided else [self.positive]
             tensors["prompt_embeds"] = torch.cat([part.expand(self.count, -1, -1) for part in parts])
         return tensors
+
+
+@contextmanager
+def regional_prompts(unet: torch.nn.Module, regions: Sequence[Region], count: int) -> Iterator[None]:
+    """Let a U-Net average its prediction for the prompt with those for the regions' prompts, where their masks are, while the block runs.
+
+    Args:
+        unet: of diffusers, with its negative prompts, if any, before its prompts in the batch.
+        regions: parts of the picture.
+        count: pictures in the batch.
+
+    Yields:
+        Nothing.
+    """
+
+    def average(module: torch.nn.Module, inputs: Any, options: dict[str, Any], output: Any) -> tuple[torch.Tensor]:
+        sample, time = inputs
+        *negative, total = output[0].split(count)  # with guidance the negative stands before the positive
+        weight = torch.ones_like(total[:1, :1])
+        for region in regions:
+            mask = functional.interpolate(region.mask[None, None].to(total), total.shape[2:], mode="bilinear")
+            states = {**options, "encoder_hidden_states": region.states.to(total).expand(count, -1, -1)}
+            total, weight = total + mask * module.forward(sample[-count:], time, **states)[0], weight + mask
+        return (torch.cat([*negative, total / weight]),)
+
+    handle = unet.register_forward_hook(average, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def text_embeddings(text_encoder: Any) -> Any:

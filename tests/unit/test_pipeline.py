@@ -7,7 +7,7 @@ import pytest
 import torch
 from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.injection import insertion_rows
-from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, inserted_rows, make_grid
+from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, Region, inserted_rows, make_grid, regional_prompts
 from PIL import Image
 from safetensors.torch import save_file
 from support.random_pipeline import random_pipeline
@@ -111,6 +111,40 @@ def test_a_picture_depends_on_its_seed_not_on_its_batch(subject):
     assert single.parameters["seed"] == batch[1].parameters["seed"] == 5
     assert np.abs(single.image.astype(int) - batch[1].image).max() <= 1
     assert np.abs(single.image.astype(int) - batch[0].image).max() > 1
+
+
+def draw_with(pipeline, *regions):
+    (picture,) = pipeline.draw(["of this"], pipeline.encode("of this"), [3], SMALL, progress=False, regions=regions)
+    return picture
+
+
+def test_a_region_with_the_whole_prompt_or_without_area_changes_nothing(pipeline):
+    plain = draw_with(pipeline).image.astype(int)
+    same = Region("of this", pipeline.encode("of this"), torch.ones(8, 8))
+    nowhere = Region("other words", pipeline.encode("other words"), torch.zeros(8, 8))
+    picture = draw_with(pipeline, same, nowhere)
+    assert np.abs(picture.image - plain).max() <= 1
+    assert picture.parameters["regions"] == ["of this", "other words"]
+    assert not pipeline.diffusion.unet._forward_hooks
+
+
+def test_a_region_has_its_own_prompt(pipeline):
+    unet, noise = pipeline.diffusion.unet, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    negative, whole, other = (pipeline.encode(text) for text in ("", "of this", "other words"))
+    mask = torch.zeros(16, 16)
+    mask[:, :8] = 1
+
+    def predict(positive):
+        return unet(noise, 500, encoder_hidden_states=torch.cat([negative, positive]), return_dict=False)[0]
+
+    with torch.no_grad():
+        plain, alone = predict(whole), predict(other)
+        with regional_prompts(unet, [Region("other words", other, mask)], 1):
+            mixed = predict(whole)
+    assert torch.equal(mixed[0], plain[0]), "the negative prompt is for all of the picture"
+    assert torch.equal(mixed[1, :, :, 4:], plain[1, :, :, 4:])
+    assert torch.allclose(mixed[1, :, :, :4], (plain[1, :, :, :4] + alone[1, :, :, :4]) / 2, atol=1e-5)
+    assert (alone - plain)[1].abs().max() > 1e-3
 
 
 def test_s_star_changes_the_picture(pipeline, words):
