@@ -39,6 +39,7 @@ _EPILOG = """examples:
   f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
   f2d-train miniature --out runs/miniature
   f2d-train miniature report --out runs/miniature
+  f2d-train miniature exam --out runs/exam
 """
 _NOTE = re.compile(r"^ {4}(\w+): .*?  # (.+)$", re.MULTILINE)  # the comment on a config's field is the option's help
 
@@ -186,11 +187,16 @@ def _report(config: ReportConfig, preset: str) -> None:
 def _miniature(config: MiniatureConfig, preset: str) -> None:
     from .miniature.recipe import Miniature
 
+    if config.stage == "exam":
+        from .miniature.exam import write_exam
+
+        _say(f"Page -> {write_exam(config, _say)}")
+        return
     miniature = Miniature(config, _say)
     if config.stage == "report":
-        from .miniature.report import write_report
+        from .miniature.report import SEEDS, write_report
 
-        _say(f"Page -> {write_report(miniature)}")
+        _say(f"Page -> {write_report(miniature, config.seeds or SEEDS)}")
     elif config.stage == "ship":
         _say(f"Weights -> {miniature.ship()}")
     else:

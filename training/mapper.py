@@ -29,6 +29,7 @@ from .cache import LatentCache
 from .config import MapperTrainingConfig
 from .diffusion import FrozenDiffusion, load_vae
 from .losses import cgdr_loss, masked_loss, reconstruction_loss
+from .optimizer import make_optimizer
 from .run import Numbers, Run, stream_seed
 
 _HANG = timedelta(minutes=5)  # how long processes wait for one that has died
@@ -235,12 +236,6 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
             f"Expected --init with (identity, expression, word) widths {wanted}, got {got} in '{config.init}'. Use another mapper."
         )
     return mapper.requires_grad_(True)
-
-
-def make_optimizer(mapper: MappingNetwork, config: MapperTrainingConfig) -> torch.optim.Optimizer:
-    """Make AdamW for the mapper; in one fused pass over the weights where torch has it."""
-    fused = torch.cuda.is_available() or not torch.backends.mps.is_available()
-    return torch.optim.AdamW(mapper.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def learning_rate(config: MapperTrainingConfig, step: int) -> float:

@@ -34,6 +34,14 @@ _MAY_CHANGE = {
     "sample_faces",
     "sample_steps",
     "workers",
+    "compile",
+    # of the miniature's recipe
+    "stage",
+    "seeds",
+    "presets",
+    "report_people",
+    "report_prompts",
+    "best_of",
 }
 
 
@@ -59,25 +67,9 @@ class Run:
         self.folder, self.keep, self.rank, self.world = Path(out), keep, rank, world
         self.stopping = False
         self._writer: Any = None
-        settings = json.loads(json.dumps(asdict(config)))
-        self._check_settings(settings)
-        if rank == 0:
-            with atomic_file(self.folder / "config.json") as temporary:
-                Path(temporary).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        keep_settings(self.folder, config, begun=(self.folder / "checkpoint.json").exists(), write=rank == 0)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        file = self.folder / "config.json"
-        if not (self.folder / "checkpoint.json").exists() or not file.exists():
-            return
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name in settings if name not in _MAY_CHANGE and before.get(name, settings[name]) != settings[name]]
-        if changed:
-            named = ", ".join(f"{name} {before[name]!r}, not {settings[name]!r}" for name in changed)
-            raise ValueError(
-                f"Expected the settings of the run in '{self.folder}' ({named}), got others. Use another --out, or the same settings."
-            )
 
     def _stop(self, number: int, frame: Any) -> None:
         if self.stopping:  # a second Ctrl-C does not wait for the step to end
@@ -163,6 +155,48 @@ class Run:
             self._writer.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+
+def keep_settings(folder: Path, config: Any, begun: bool = True, write: bool = True) -> None:
+    """Write settings to config.json; where something was made with those that are there, only some may differ.
+
+    Args:
+        folder: of the run.
+        config: a dataclass.
+        begun: whether something was made.
+        write: whether to write, which one of the processes of a run does.
+
+    Raises:
+        ValueError: the folder holds a run with other settings.
+        OSError: the folder cannot be written to.
+    """
+    file, settings = folder / "config.json", json.loads(json.dumps(asdict(config)))
+    if begun and file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in settings if name not in _MAY_CHANGE and before.get(name, settings[name]) != settings[name]]
+        if changed:
+            named = ", ".join(f"{name} {before[name]!r}, not {settings[name]!r}" for name in changed)
+            raise ValueError(
+                f"Expected the settings of the run in '{folder}' ({named}), got others. Use another --out, or the same settings."
+            )
+    if write:
+        with atomic_file(file) as temporary:
+            Path(temporary).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_finished(folder: Path, step: int, steps: int) -> None:
+    """Check that a run has come to its end.
+
+    Args:
+        folder: of the run.
+        step: how many are done.
+        steps: how many there are to do.
+
+    Raises:
+        InterruptedError: a signal stopped it before; the same command goes on.
+    """
+    if step < steps:
+        raise InterruptedError(f"Stopped '{folder}' at step {step} of {steps}; the same command goes on.")
 
 
 class Numbers:

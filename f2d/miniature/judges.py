@@ -47,8 +47,8 @@ class Judge(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Map pictures of shape (B, 3, 128, 128) in [-1, 1] to outputs of shape (B, N)."""
-        return self.network(pictures.contiguous(memory_format=torch.channels_last))
+        """Map pictures of shape (B, 3, 128, 128) in [-1, 1], on any device, to outputs of shape (B, N) on the network's."""
+        return self.network(pictures.to(next(self.parameters()).device, memory_format=torch.channels_last))
 
 
 class Verifier(Judge):

@@ -64,6 +64,17 @@ def test_landmarks_lie_on_what_they_mark(number):
     assert np.isin(labels[y - 3 : y + 4, x - 3 : x + 4], [LABELS.index(part) for part in ("mouth", "u_lip", "l_lip", "hair")]).any()
 
 
+@pytest.mark.parametrize("roundness", [0.2, 0.9])
+@pytest.mark.parametrize("yaw", [-25, 0, 13])
+def test_the_noses_landmarks_are_where_it_is_drawn(roundness, yaw):
+    vector = np.full(24, 0.5)
+    vector[[14, 16, 19, 20]] = 0.8, roundness, 0, 0  # a wide nose; no beard, no glasses
+    found = draw(Scene((Figure(Person.of(vector), view=View(yaw=yaw)),)), 512)
+    columns = np.flatnonzero((found.labels == LABELS.index("nose")).any(0))
+    tip, left, right = found.landmarks[0][[30, 31, 35], 0]
+    np.testing.assert_allclose([left, tip, right], [columns[0], (columns[0] + columns[-1]) / 2, columns[-1]], atol=1.5)
+
+
 def test_turning_the_head_moves_the_nose_and_not_the_chin():
     front = Scene((Figure(sample_person(np.random.default_rng(0))),))
     turned = replace(front, figures=(replace(front.figures[0], view=View(yaw=25)),))

@@ -20,6 +20,7 @@ from .world import Figure, Person, Scene, View
 SIZE = 128  # px, the picture's height
 _SUPER = 2
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
+_NOSE = 0.72  # how far it stands out
 Colour = tuple[float, float, float]
 
 _HAIR: dict[str, Colour] = {
@@ -168,7 +169,8 @@ class _Drawing:
         self._glasses()
         if hat is not None:
             hat(self)
-        return np.concatenate([self.camera(points[:17], 0.0), self.camera(points[17:])])
+        parts = ((points[:17], 0.0), (points[17:27], None), (points[27:36], _NOSE), (points[36:], None))
+        return np.concatenate([self.camera(part, depth) for part, depth in parts])
 
     # --- head and hair ---------------------------------------------------------------------------------------------------------
 
@@ -289,11 +291,11 @@ class _Drawing:
         y, width, height = self._nose_tip()
         dark = _mix(self.skin, (150, 60, 50), 0.38)
         if self.person.nose_round > 0.5:
-            self.fill(_ellipse(0, y, width, height), dark, "nose", 0.72)
-            self.fill(_ellipse(-0.02, y - 0.03, width * 0.72, height * 0.62), _mix(self.skin, (150, 60, 50), 0.15), "nose", 0.72)
+            self.fill(_ellipse(0, y, width, height), dark, "nose", _NOSE)
+            self.fill(_ellipse(-0.02, y - 0.03, width * 0.72, height * 0.62), _mix(self.skin, (150, 60, 50), 0.15), "nose", _NOSE)
         else:
             nose = np.array([(0.0, y - 0.34), (width, y + height * 0.6), (-width, y + height * 0.6)])
-            self.fill(nose, dark, "nose", 0.72)
+            self.fill(nose, dark, "nose", _NOSE)
 
     def _mouth(self) -> np.ndarray:
         person = self.person

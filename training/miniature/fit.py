@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ...f2d.pipeline import best_device
 from ..attention import quick_attention
-from ..run import Run, stream_seed
+from ..optimizer import make_optimizer
+from ..run import Run, check_finished, stream_seed
 
 _TOKENS = 256  # at most, in any of these networks
 
@@ -56,14 +57,14 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
     """
     run = Run(config.out, config)
     network.to(config.device or best_device())
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    device = next(network.parameters()).device.type
+    optimizer = make_optimizer(network, config)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     step, state = 0, run.load_state()
     if state is not None:
-        step, average = state["step"], state["average"]
+        step, average = state["step"], {name: tensor.to(device) for name, tensor in state["average"].items()}
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-    device = next(network.parameters()).device.type
     network.train()
     since, first = time.perf_counter(), step
     while step < config.steps and not run.stopping:
@@ -98,7 +99,6 @@ def fit(network: nn.Module, loss_of: Callable[[int], Tensor], config: FitConfig,
             run.save_state(step, {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
             run.save(step, average, "fit", None)
     run.close()
-    if step < config.steps:
-        raise InterruptedError(f"Stopped '{config.out}' at step {step} of {config.steps}; the same command goes on.")
+    check_finished(run.folder, step, config.steps)
     network.load_state_dict(average)
     return network.eval()

@@ -6,25 +6,31 @@ Every person is seen in one photo, in any pose, place and expression. Every pict
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from ...f2d.checkpoint import atomic_file
+from ...f2d import miniature as shipped
+from ...f2d.checkpoint import atomic_file, fingerprint, read
 from ...f2d.demo import SETTINGS
 from ...f2d.encoder import FaceEncoder
-from ...f2d.identity import FaceExpression
+from ...f2d.identity import FaceExpression, FaceIdentity
 from ...f2d.image import Photo, save_png
 from ...f2d.injection import CLASS_WORDS
+from ...f2d.miniature.judges import Attributes, Verifier
 from ...f2d.miniature.prompts import EXPRESSIONS, PROMPTS, Facts, describe, text_accuracy
 from ...f2d.pipeline import F2DPipeline
 from .album import HELD_OUT, drawing, scene
 from .recipe import Miniature, encoder_of
 
+OPENING = "a close portrait of"  # of the prompts: all words are known, but no caption of any training begins so
+_TUNED = 40  # of HELD_OUT: who was looked at while the recipe was tuned comes last
 _BATCH = 32  # pictures
 _PHOTOS_FROM, _REFERENCES_FROM = 60_000_000, 61_000_000  # numbers of the drawings
 _PLAIN_SEEDS = 4  # pictures of "a photo of S*" for each person
@@ -78,7 +84,9 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class Job:
+    """A picture to be drawn."""
+
     task: str
     who: int
     prompt: int
@@ -89,14 +97,63 @@ class _Job:
     delayed: torch.Tensor | None  # (1, 77, D)
 
 
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """What draws and what judges."""
+
+    encoder: FaceEncoder
+    pipeline: F2DPipeline
+    verifier: Verifier
+    attributes: Attributes
+    narrow: Callable[[Tensor], Tensor] = lambda words: words  # makes the encoder's words fit the pipeline
+
+    @classmethod
+    def of(cls, miniature: Miniature, variant: Variant, seed: int) -> Tools:
+        """Take a recipe's, with the mapper of a row."""
+        mapper = miniature.mapper(variant.preset, seed)
+        encoder = FaceEncoder.load(miniature.encoder(encoder_of(variant.preset)), mapper, miniature.expression())
+        return cls(encoder, F2DPipeline.load(miniature.base()), miniature.verifier(), miniature.attributes())
+
+    @classmethod
+    def of_shipped(cls) -> Tools:
+        """Take what is shipped."""
+        return cls(shipped.load_encoder(), shipped.load_pipeline(), *shipped.load_judges(), narrow=shipped.narrow)
+
+    def know(self, identity: FaceIdentity, expression: FaceExpression | None = None) -> None:
+        """Teach the pipeline one person as S*."""
+        self.pipeline.subjects.clear()
+        words = self.narrow(self.encoder.words(identity, expression))
+        self.pipeline.add_subject(words, positional=self.encoder.mapper.config.positional)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is drawn."""
+
+    people: int
+    prompts: Sequence[int] = range(len(PROMPTS))  # places in PROMPTS
+    plain: bool = True  # the prompts with "a person" too
+    best_of: int = 1  # pictures of a prompt, for every second prompt and a third of the people
+
+
+def held_out(who: int) -> int:
+    """Give the number of a held-out person, in the order in which they are drawn."""
+    return HELD_OUT[(_TUNED + who) % len(HELD_OUT)]
+
+
 def photo_of(who: int) -> Photo:
     """Photograph a held-out person, without a hat: shape (128, 128, 3), uint8."""
-    _, facts = scene(_PHOTOS_FROM + who, HELD_OUT.start + who)
-    return drawing(_PHOTOS_FROM + who, HELD_OUT.start + who, replace(facts, job="")).picture.image
+    _, facts = scene(_PHOTOS_FROM + who, held_out(who))
+    return drawing(_PHOTOS_FROM + who, held_out(who), replace(facts, job="")).picture.image
+
+
+def prompt_of(facts: Facts, subject: str = "S*") -> str:
+    """Ask for something in a sentence that no training has seen."""
+    return describe(facts, subject, OPENING)
 
 
 def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
-    """Draw and judge everything for one mapper; what an earlier call has measured is read.
+    """Draw and judge everything for one mapper; what an earlier call has measured of the same mapper is read.
 
     Args:
         miniature: the recipe's folder.
@@ -106,12 +163,29 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     Returns:
         A score for each picture.
     """
-    file = miniature.folder / "scores" / f"{variant.name}-{seed}.json"
-    if not file.exists():
-        scores = _measure(miniature, variant, seed)
+    config, file = miniature.config, miniature.folder / "scores" / f"{variant.name}-{seed}.json"
+    extent = Extent(
+        config.report_people,
+        range(min(config.report_prompts, len(PROMPTS))),
+        plain=variant.name == "cgdr" and seed == 0,  # no mapper has a part in them
+        best_of=config.best_of if variant.name in ("cgdr", "reconstruction") else 1,
+    )
+    mapper = fingerprint(read(miniature.mapper(variant.preset, seed)).tensors)
+    asked = {"mapper": mapper, "opening": OPENING, **asdict(extent), "prompts": list(extent.prompts)}
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if found.get("asked") != asked:
+
+        def keep(job: Job, image: Photo) -> None:
+            if job.prompt in SHOWN and (job.task == "prompt" or job.task == "plain" and job.seed == _plain_seed(job.who, 0)):
+                save_png(picture_path(miniature, variant.name, seed, job.who, job.prompt), image)
+
+        scores = draw_and_judge(
+            Tools.of(miniature, variant, seed), extent, variant.subject_from, config.bf16, keep, f"{variant.name}-{seed}"
+        )
+        found = {"asked": asked, "scores": [asdict(score) for score in scores]}
         with atomic_file(file) as temporary:
-            Path(temporary).write_text(json.dumps([asdict(score) for score in scores]), encoding="utf-8")
-    return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in json.loads(file.read_text(encoding="utf-8"))]
+            Path(temporary).write_text(json.dumps(found), encoding="utf-8")
+    return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in found["scores"]]
 
 
 def picture_path(miniature: Miniature, name: str, seed: int, who: int, prompt: int) -> Path:
@@ -119,70 +193,80 @@ def picture_path(miniature: Miniature, name: str, seed: int, who: int, prompt: i
     return miniature.folder / "scores" / f"{name}-{seed}" / f"{who}_{prompt}.png"
 
 
-def _measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
-    config = miniature.config
-    encoder = FaceEncoder.load(
-        miniature.encoder(encoder_of(variant.preset)), miniature.mapper(variant.preset, seed), miniature.expression()
-    )
-    pipeline = F2DPipeline.load(miniature.base())
-    photos = [photo_of(who) for who in range(config.report_people)]
-    jobs = list(_plan(encoder, pipeline, photos, variant, seed, miniature))
-    verifier, attributes = miniature.verifier(), miniature.attributes()
-    known = verifier.embed(photos)  # (people, F)
-    settings, scores = replace(SETTINGS, subject_from=variant.subject_from), []
-    for start in tqdm(range(0, len(jobs), _BATCH), desc=f"{variant.name}-{seed}", unit_scale=_BATCH):
+def draw_and_judge(
+    tools: Tools,
+    extent: Extent,
+    subject_from: float = 0.0,
+    bf16: bool = True,
+    keep: Callable[[Job, Photo], None] = lambda job, image: None,
+    say: str = "",
+) -> list[Score]:
+    """Draw held-out people and have the judges look.
+
+    Args:
+        tools: what draws and judges.
+        extent: how much.
+        subject_from: share of the denoising with the class words (DSC).
+        bf16: whether a CPU draws in it; on a GPU the pipeline is in float16.
+        keep: is given each picture.
+        say: what the progress bar says.
+
+    Returns:
+        A score for each picture.
+    """
+    photos = [photo_of(who) for who in range(extent.people)]
+    jobs = list(_plan(tools, extent, photos, bool(subject_from)))
+    known = tools.verifier.embed(photos)  # (people, F)
+    settings, scores = replace(SETTINGS, subject_from=subject_from), []
+    for start in tqdm(range(0, len(jobs), _BATCH), desc=say, unit_scale=_BATCH):
         some = jobs[start : start + _BATCH]
         states = torch.cat([job.states for job in some])
         delayed = torch.cat([job.delayed for job in some]) if some[0].delayed is not None else None  # type: ignore[misc]
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):  # on a GPU the pipeline is in float16
-            drawn = pipeline.draw([job.text for job in some], states, [job.seed for job in some], settings, delayed, progress=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            drawn = tools.pipeline.draw([job.text for job in some], states, [job.seed for job in some], settings, delayed, progress=False)
         images = [picture.image for picture in drawn]
         for job, image in zip(some, images, strict=True):
-            if job.prompt in SHOWN and (job.task == "prompt" or job.task == "plain" and job.seed == _plain_seed(job.who, 0)):
-                save_png(picture_path(miniature, variant.name, seed, job.who, job.prompt), image)
-        cosines, seen = (verifier.embed(images) @ known.T).cpu().numpy(), attributes.recognise(images)
+            keep(job, image)
+        cosines, seen = (tools.verifier.embed(images) @ known.T).cpu().numpy(), tools.attributes.recognise(images)
         scores += [_score(job, row, facts) for job, row, facts in zip(some, cosines, seen, strict=True)]
     return scores
 
 
-def _score(job: _Job, cosines: np.ndarray, seen: Facts) -> Score:
+def _score(job: Job, cosines: np.ndarray, seen: Facts) -> Score:
     right = seen.expression == job.facts.expression
     text = float(right) if job.task == "reference" else text_accuracy(job.facts, seen)
     return Score(job.task, job.who, job.prompt, job.seed, tuple(round(float(x), 5) for x in cosines), text, right)
 
 
-def _plan(
-    encoder: FaceEncoder, pipeline: F2DPipeline, photos: Sequence[Photo], variant: Variant, seed: int, miniature: Miniature
-) -> Iterator[_Job]:
+def _plan(tools: Tools, extent: Extent, photos: Sequence[Photo], delay: bool) -> Iterator[Job]:
     """Yield what is to be drawn, encoded."""
-    config, mapper = miniature.config, encoder.mapper.config
 
-    def job(task: str, who: int, prompt: int, number: int, facts: Facts, said: Facts | None = None, subject: str = "S*") -> _Job:
-        said = facts if said is None else said
-        delayed = pipeline.encode(describe(said, CLASS_WORDS)) if variant.subject_from else None
-        text = describe(said, subject)
-        return _Job(task, who, prompt, number, facts, text, pipeline.encode(text), delayed)
+    def job(task: str, who: int, prompt: int, number: int, facts: Facts, say: Callable[[str], str]) -> Job:
+        text = say(CLASS_WORDS if task == "class" else "S*")
+        delayed = tools.pipeline.encode(say(CLASS_WORDS)) if delay else None
+        return Job(task, who, prompt, number, facts, text, tools.pipeline.encode(text), delayed)
+
+    def plainly(subject: str) -> str:
+        return describe(Facts(), subject)
 
     for who, photo in enumerate(photos):
-        identity = encoder.identify(photo, alignment="FFHQ")
-        pipeline.subjects.clear()
-        pipeline.add_subject(encoder.words(identity), positional=mapper.positional)
+        identity = tools.encoder.identify(photo, alignment="FFHQ")
+        tools.know(identity)
         for number in range(_PLAIN_SEEDS):
-            yield job("plain", who, -1, _plain_seed(who, number), Facts())
-        for prompt, facts in enumerate(PROMPTS[: config.report_prompts]):
-            first = 1_000_000 + 10_000 * who + 100 * prompt
-            yield job("prompt", who, prompt, first, facts)
-            if variant.name == "cgdr" and seed == 0:  # no mapper has a part in them
-                yield job("class", who, prompt, first, facts, subject=CLASS_WORDS)
-            if variant.name in ("cgdr", "reconstruction") and prompt % 2 == 0 and who < max(2, config.report_people // 3):
-                for number in range(1, config.best_of):
-                    yield job("best", who, prompt, first + number, facts)
-        if mapper.exp_dim:
+            yield job("plain", who, -1, _plain_seed(who, number), Facts(), plainly)
+        for prompt in extent.prompts:
+            facts, first = PROMPTS[prompt], 1_000_000 + 10_000 * who + 100 * prompt
+            say = partial(prompt_of, facts)
+            yield job("prompt", who, prompt, first, facts, say)
+            if extent.plain:
+                yield job("class", who, prompt, first, facts, say)
+            if prompt % 2 == 0 and who < max(2, extent.people // 3):
+                for number in range(1, extent.best_of):
+                    yield job("best", who, prompt, first + number, facts, say)
+        if tools.encoder.mapper.config.exp_dim:
             for place, name in enumerate(EXPRESSIONS):
-                pipeline.subjects.clear()
-                expression = _reference(encoder, (who + 1) % len(photos), name)
-                pipeline.add_subject(encoder.words(identity, expression), positional=mapper.positional)
-                yield job("reference", who, place, 2_000_000 + 100 * who + place, Facts(expression=name), said=Facts())
+                tools.know(identity, _reference(tools.encoder, (who + 1) % len(photos), name))
+                yield job("reference", who, place, 2_000_000 + 100 * who + place, Facts(expression=name), plainly)
 
 
 def _plain_seed(who: int, number: int) -> int:
@@ -192,5 +276,5 @@ def _plain_seed(who: int, number: int) -> int:
 def _reference(encoder: FaceEncoder, who: int, name: str) -> FaceExpression:
     """Read the expression off a photo of another person."""
     facts = Facts(expression=name)
-    photo = drawing(_REFERENCES_FROM + 100 * who + EXPRESSIONS.index(name), HELD_OUT.start + who, facts).picture.image
+    photo = drawing(_REFERENCES_FROM + 100 * who + EXPRESSIONS.index(name), held_out(who), facts).picture.image
     return encoder.express(photo, alignment="FFHQ")

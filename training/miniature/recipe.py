@@ -1,5 +1,6 @@
 """Everything of the miniature, trained from nothing in one go; each stage is a folder that resumes, and what is done stays.
 
+out/config.json                what was asked for; the folder takes no other settings
 out/autoencoder                the small Stable Diffusion, trained in four stages  -> out/base, a folder in diffusers layout
 out/diffusion, refined, finished
 out/faces, msid, arcface       identity encoders on class folders  -> out/msid.safetensors, arcface.safetensors, arcface-msf.safetensors
@@ -22,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ...f2d.checkpoint import read, save
+from ...f2d.checkpoint import Checkpoint, read, save
 from ...f2d.expression import ExpressionNetwork
 from ...f2d.mapping import load_mapper
 from ...f2d.miniature import FILES, WEIGHTS
@@ -33,8 +34,9 @@ from ...f2d.msid import load_msid
 from ...f2d.pipeline import best_device
 from ..config import PRESET_ENCODERS, PRESETS, MapperTrainingConfig, MiniatureConfig, MSIDTrainingConfig, PrepareConfig
 from ..mapper import train_mapper
-from ..msid import train_msid
+from ..msid import Schedule, train_msid
 from ..prepare import prepare
+from ..run import check_finished, keep_settings
 from .album import ENROLLED, HELD_OUT, drawing
 from .autoencoder import Autoencoder, train_autoencoder
 from .draw import SIZE
@@ -62,18 +64,18 @@ class Miniature:
     """The folder of a recipe; each method makes what it names where it is missing."""
 
     def __init__(self, config: MiniatureConfig, say: Say = print) -> None:
-        """Open the folder.
+        """Open or make the folder.
 
         Args:
             config: the recipe.
             say: is told how it goes.
 
         Raises:
-            ValueError: no folder is named.
+            ValueError: no folder is named, or it was made with other settings.
+            OSError: the folder cannot be written to.
         """
-        if not config.out:
-            raise ValueError("Expected --out with a folder, got none.")
-        self.config, self.folder, self.say = config, Path(config.out), say
+        self.config, self.folder, self.say = config, folder_of(config), say
+        keep_settings(self.folder, config)
 
     def _fit(self, name: str, steps: int, batch_size: int, lr: float) -> FitConfig:
         return FitConfig(
@@ -113,7 +115,17 @@ class Miniature:
         return folder
 
     def encoder(self, name: str) -> Path:
-        """Train an identity encoder: "msid", "arcface", or "arcface-msf", which is ArcFace's read at all depths."""
+        """Train an identity encoder: "msid", "arcface", or "arcface-msf", which is ArcFace's read at all depths.
+
+        Args:
+            name: of the encoder.
+
+        Returns:
+            Its weights.
+
+        Raises:
+            InterruptedError: a signal stopped the training; the same call goes on.
+        """
         file = self.folder / f"{name}.safetensors"
         if not file.exists() and name == "arcface-msf":
             encoder = load_msid(read(self.encoder("arcface")), MSF_DEPTHS)
@@ -135,7 +147,8 @@ class Miniature:
                 seed=self.config.seed,
                 save_every=100,
             )
-            encoder = load_msid(read(train_msid(config, self.say)))
+            steps = Schedule.of(config, self.config.people * self.config.pictures).steps
+            encoder = load_msid(_read_finished(train_msid(config, self.say), steps))
             save(file, _halves(encoder), "msid", encoder.config)
         return file
 
@@ -176,7 +189,18 @@ class Miniature:
         )
 
     def mapper(self, preset: str, seed: int = 0) -> Path:
-        """Train a mapper for a row of Tables 3 to 5."""
+        """Train a mapper for a row of Tables 3 to 5.
+
+        Args:
+            preset: the row.
+            seed: of the training.
+
+        Returns:
+            Its weights.
+
+        Raises:
+            InterruptedError: a signal stopped the training; the same call goes on.
+        """
         config = MapperTrainingConfig(
             cache=str(self.cache(encoder_of(preset))),
             base=str(self.base()),
@@ -195,15 +219,27 @@ class Miniature:
             keep=1,
             workers=0,
         )
-        return train_mapper(replace(config, **PRESETS[preset]), self.say)
+        weights = train_mapper(replace(config, **PRESETS[preset]), self.say)
+        _read_finished(weights, config.steps)
+        return weights
 
     def train(self) -> Path:
-        """Make everything; returns the folder."""
+        """Make everything.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: a preset that there is not.
+            InterruptedError: a signal stopped the training; the same call goes on.
+        """
+        if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
+            raise ValueError(f"Expected --presets from {', '.join(PRESETS)}, got {', '.join(unknown)}. Choose some of them.")
         self.base()
         self.verifier()
         self.attributes()
         for preset in self.config.presets:
-            for seed in self.config.seeds:
+            for seed in self.config.seeds or (0,):
                 self.mapper(preset, seed)
         return self.folder
 
@@ -239,9 +275,23 @@ class Miniature:
         return folder.rename(target)
 
 
+def folder_of(config: MiniatureConfig) -> Path:
+    """Name the folder that a config asks for, or raise a ValueError."""
+    if not config.out:
+        raise ValueError("Expected --out with a folder, got none.")
+    return Path(config.out)
+
+
 def encoder_of(preset: str) -> str:
     """Name the identity encoder of a row of Tables 3 to 5: MSID, but for Table 3's others."""
     return preset if preset in PRESET_ENCODERS else "msid"
+
+
+def _read_finished(weights: Path, steps: int) -> Checkpoint:
+    """Read the weights of a run that has done all its steps; a signal may have stopped it before."""
+    checkpoint = read(weights)
+    check_finished(weights.parent, int(checkpoint.metadata["step"]), steps)
+    return checkpoint
 
 
 def _halves(network: nn.Module) -> dict[str, torch.Tensor]:
