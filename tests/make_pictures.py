@@ -6,26 +6,33 @@ python tests/make_pictures.py [CHECKOUT]
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from face2diffusion.f2d import miniature
+from face2diffusion.f2d.alignment import align_face
 from face2diffusion.f2d.demo import SETTINGS
+from face2diffusion.f2d.detection import YuNet
+from face2diffusion.f2d.expression import align_expression
 from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.landmarks import draw_landmarks, find_landmarks
 from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
 from face2diffusion.f2d.miniature.prompts import Facts, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
 from PIL import Image
 from skimage.data import astronaut
-from support.browser import Browser, Frontend
+from support import graph
+from support.browser import FIT, Browser, Frontend
+from support.help_graphs import GRAPHS
 from support.miniature import in_region
 from support.official import write_expression, write_mapper, write_msid
 from support.server import REPOSITORY, ComfyServer, find_checkouts
+from support.thumbnails import Tile, draw_thumbnail
 
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
-THUMBNAIL = 640, 360  # px
 IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that are shown, and the size in px
     "EncodeFaceIdentity": ("one_face", (3, 4, 5, 13), (1120, 640)),
     "ExpressionReference": ("expression_reference", (5, 7, 14), (1120, 420)),
@@ -33,14 +40,32 @@ IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that ar
     "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
 }
 WIDE = SIZE * 3 // 2, SIZE
-IN_MINIATURE = {  # workflows that are run to their end there: portraits, the prompts said in its words, size
-    "one_face": (["ada"], lambda text: text.replace("A photo", "a photo").partition(",")[0], (SIZE, SIZE)),
-    "expression_reference": (["bela", "dora"], lambda text: "a photo of S* in the streets of rome", (SIZE, SIZE)),
-    "two_people": (["ada", "chidi"], in_region, WIDE),
-}
+SHOWN = (  # of one person, in the thumbnail of one_face
+    Facts(job="chef"),
+    Facts(place="enjoying cherry blossoms in tokyo"),
+    Facts(job="pilot", place="at mount everest base camp"),
+    Facts(expression="looking shocked"),
+)
 ASKED = Facts(job="king", place="at the taj mahal in india")
 STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
+LOAD_API = "async ([prompt, name]) => { await app.refreshComboInNodes(); await app.loadApiJson(prompt, name); }"
 REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
+SET_IN_COLUMNS = """columns => {
+    const gap = 60, title = 40, small = {CLIPTextEncode: [260, 110], PreviewImage: [230, 270]};
+    let x = 0, bottom = 0;
+    for (const column of columns) {
+        let y = 0, right = x;
+        for (const node of column.map(number => app.graph.getNodeById(number))) {
+            node.setSize(small[node.type] ?? [...node.size]);
+            node.pos = [x, y];
+            right = Math.max(right, x + node.size[0]);
+            bottom = Math.max(bottom, y + node.size[1]);
+            y += node.size[1] + gap + title;
+        }
+        x = right + gap;
+    }
+    return [x - gap, bottom + title];
+}"""
 
 
 def main() -> None:
@@ -52,21 +77,56 @@ def main() -> None:
         place_files(server)
         install(server.base, print)
         with server, Browser() as browser, browser.open(server) as frontend:
-            for file in sorted((REPOSITORY / "workflows").glob("*.json")):
-                workflow = json.loads(file.read_text())
-                if file.stem in IN_MINIATURE:
-                    frontend.load(in_miniature(workflow, *IN_MINIATURE[file.stem]))
-                    assert frontend.run(300).status == "success"
-                else:
-                    run_what_needs_no_sampling(frontend, workflow)
-                picture = shoot(frontend, Path(folder) / "shot.png", 1920, 1080)
-                picture.resize(THUMBNAIL, Image.Resampling.LANCZOS).save(file.with_suffix(".jpg"), quality=88)
-                if file.stem == "one_face":
-                    picture = shoot(frontend, Path(folder) / "shot.png", 1800, 640)
-                    (REPOSITORY / "docs").mkdir(exist_ok=True)
-                    picture.save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
-            for name in IN_USE:
-                shoot_in_use(frontend, name, Path(folder) / "shot.png")
+            for name, thumbnail in draw_thumbnails(server).items():
+                thumbnail.save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
+            frontend.load(in_miniature(bundled("one_face"), ["ada"], lambda text: text.replace("A photo", "a photo").partition(",")[0]))
+            assert frontend.run(300).status == "success"
+            shoot(frontend, Path(folder) / "shot.png", 1800, 640).save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
+            for name in (*IN_USE, *GRAPHS):
+                picture = shoot_in_use(frontend, name, Path(folder) / "shot.png")
+                picture.save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+
+
+def bundled(name: str) -> dict:
+    """Read a bundled workflow."""
+    return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
+    """Draw the gallery's thumbnails; the landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown."""
+    faces = {name: load_photo(path) for name, path in miniature.portraits().items()}
+    info, ours = server.object_info(), astronaut()
+
+    def run(name: str, people: list[str], say: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
+        prompt = graph.to_api(in_miniature(bundled(name), people, say, size), info)
+        result = server.run(prompt, timeout=300)
+        (save,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+        return load_photo(result.files[save][0])
+
+    def said(facts: Facts) -> Callable[[str], str]:
+        return lambda text: describe(facts, "S*") if "S*" in text else text
+
+    scenes = [run("one_face", ["ada"], said(facts)) for facts in SHOWN]
+    winking = run("expression_reference", ["bela", "dora"], said(Facts()))
+    detector = YuNet(DETECTOR)
+    (face,) = detector.detect(ours, 0.6)
+    turned = np.ascontiguousarray(ours[:240, 320:80:-1])  # another pose
+    pose = Tile(draw_landmarks(find_landmarks(turned, detector)), "pose")
+    person = Tile(align_face(ours, face.landmarks), "person")
+    expression = Tile(align_expression(ours, face.landmarks), "expression")
+    return {
+        "one_face": draw_thumbnail([Tile(faces["ada"], "photo")], [scenes[:2], scenes[2:]], "One photo, any prompt with S*"),
+        "expression_reference": draw_thumbnail(
+            [Tile(faces["bela"], "person"), Tile(faces["dora"], "expression")], [[winking]], "The expression of a second photo"
+        ),
+        "two_people": draw_thumbnail(
+            [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")],
+            [[run("two_people", ["ada", "chidi"], in_region, WIDE)]],
+            "Two people, each in a region",
+        ),
+        "landmark_controlnet": draw_thumbnail([person, pose], [], "A person in the pose of landmarks (ControlNet)"),
+        "pose_transfer": draw_thumbnail([person, pose, expression], [], "Person, pose and expression from three photos"),
+    }
 
 
 def draw_strengths() -> Image.Image:
@@ -94,12 +154,30 @@ def draw_strengths() -> Image.Image:
     return Image.fromarray(draw_sheet(rows, describe(ASKED, "S*"), subtitle))
 
 
-def shoot_in_use(frontend: Frontend, name: str, path: Path) -> None:
+def shoot_in_use(frontend: Frontend, name: str, path: Path) -> Image.Image:
     """Draw a node with its neighbours for its help page."""
-    workflow, shown, size = IN_USE[name]
-    run_what_needs_no_sampling(frontend, json.loads((REPOSITORY / "workflows" / f"{workflow}.json").read_text()))
-    frontend.page.evaluate(REMOVE_OTHERS, list(shown))
-    shoot(frontend, path, *size).save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+    if name in IN_USE:
+        workflow, shown, size = IN_USE[name]
+        run_what_needs_no_sampling(frontend, bundled(workflow))
+        frontend.page.evaluate(REMOVE_OTHERS, list(shown))
+    else:
+        size = run_in_miniature(frontend, name)
+    return shoot(frontend, path, *size)
+
+
+def run_in_miniature(frontend: Frontend, name: str) -> tuple[int, int]:
+    """Run a help page's graph, and leave the nodes that are shown; returns the size of their picture."""
+    found = GRAPHS[name]
+    frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
+    frontend.page.evaluate(LOAD_API, [found.numbered(), name])
+    result = frontend.run(300)
+    assert result.status == "success", result.message
+    frontend.page.evaluate(REMOVE_OTHERS, sum(found.shown(), []))
+    frontend.page.evaluate(FIT, 20)
+    frontend.page.wait_for_timeout(2000)  # nodes grow with their pictures, where they are in sight
+    width, height = frontend.page.evaluate(SET_IN_COLUMNS, found.shown())
+    scale = min((1120 - 40) / width, 1)
+    return round(width * scale) + 40, round(height * scale) + 40
 
 
 def place_files(server: ComfyServer) -> None:

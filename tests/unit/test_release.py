@@ -109,6 +109,11 @@ def test_no_page_but_the_readme_is_shipped_without_its_pictures(shipped: list[st
         assert {f"{folder}/{picture}" for picture in shown} <= set(shipped), page
 
 
+def test_every_help_page_has_a_picture() -> None:
+    pages = (REPOSITORY / "web" / "docs").rglob("*.md")
+    assert [str(page) for page in pages if not PICTURE.search(page.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("language", ["ja", "zh"])
 def test_a_help_page_repeats_the_tooltips_that_the_english_one_repeats(language: str) -> None:
     english, translated = (tooltips_and_pages(name) for name in ("en", language))
