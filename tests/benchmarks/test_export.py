@@ -1,11 +1,16 @@
 """How far an exported embedding is from S*, by its place in the prompt; the results are kept in the help page of Export Embedding."""
 
 import torch
+from face2diffusion.f2d import miniature
+from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.embedding import PLACE, embedding_rows
+from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.pipeline import text_embeddings
 from support.reference_clip import ReferenceCLIP
 
 PLACES = (1, 2, 3, 4, 5, 6, 8, 16)
 NORM = 0.4  # of a word, as in CLIP ViT-L/14's own table
+MINIATURE_OPENINGS = {3: "photo of", 4: "a photo of", 5: "a close photo of", 7: "a photo of a person and"}  # by the place of S*
 TOKENS = 20  # in each prompt, S* included
 
 
@@ -42,3 +47,34 @@ def encode(clip, prompt, place, rows):
 
 def _error(found, expected):
     return float((found - expected).norm() / expected.norm())
+
+
+def test_an_exported_embedding_on_the_trained_miniature():
+    """Trained weights, if small ones: the same errors, and what the judge of identity makes of pictures drawn with either."""
+    encoder, pipeline, (verifier, _) = miniature.load_encoder(), miniature.load_pipeline(), miniature.load_judges()
+    photos = [load_photo(path) for path in miniature.portraits().values()]
+    known = verifier.embed(photos)
+    positions = text_embeddings(pipeline.diffusion.text_encoder).position_embedding.weight.detach()
+    print("\nplace   all 77   at S*   all 77, not centred   identity, exact and exported")
+    for place, opening in MINIATURE_OPENINGS.items():
+        prompt, errors, likeness = f"{opening} S* as a king", [], []
+        for who, photo in enumerate(photos):
+            words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
+            centred = embedding_rows(words, positions)
+            exact, exported, plain = (
+                state(pipeline, prompt, *rows) for rows in ((words, "replace"), (centred, "before"), (words, "before"))
+            )
+            at = slice(place, place + 2)
+            errors.append([_error(exported, exact), _error(exported[:, at], exact[:, at]), _error(plain, exact)])
+            drawn = pipeline.draw([prompt] * 2, torch.cat([exact, exported]), [who] * 2, SETTINGS, progress=False)
+            likeness.append(verifier.embed([picture.image for picture in drawn]) @ known[who])
+        mean, same = torch.tensor(errors).mean(0), torch.stack(likeness).mean(0)
+        print(f"{place:5} {mean[0]:8.1%} {mean[1]:7.1%} {mean[2]:8.1%} {same[0]:17.2f} {same[1]:6.2f}")
+        assert (mean[0] < 1e-5) == (place == PLACE)
+        assert same[1] > same[0] - 0.2
+
+
+def state(pipeline, prompt, rows, positional):
+    pipeline.subjects.clear()
+    pipeline.add_subject(rows, positional=positional)
+    return pipeline.encode(prompt)
