@@ -199,6 +199,8 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
         _say(f"Page -> {write_report(miniature, config.seeds or SEEDS)}")
     elif config.stage == "ship":
         _say(f"Weights -> {miniature.ship()}")
+    elif config.stage == "unpack":
+        _say(f"Models -> {miniature.unpack()}")
     else:
         _say(f"Models -> {miniature.train()}")
 

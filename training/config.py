@@ -189,7 +189,7 @@ class ReportConfig:
 class MiniatureConfig:
     """How `f2d-train miniature` makes the small world's models; the defaults are those of the shipped weights."""
 
-    stage: Literal["train", "report", "ship", "exam"] = "train"  # make the models, reproduce the paper, pack, or examine what is packed
+    stage: Literal["train", "report", "ship", "unpack", "exam"] = "train"  # train, report, pack, begin with what is packed, examine it
     out: str = ""  # folder
     drawings: int = 40_000  # with one person, for the diffusion model
     pairs: int = 5_000  # with two

@@ -112,6 +112,17 @@ def test_the_judges_take_pictures_from_another_device():
     assert Attributes().to("meta")(torch.zeros(1, 3, 128, 128)).device.type == "meta"
 
 
+def test_what_is_packed_is_a_beginning(small, weights, tmp_path):
+    other = Miniature(replace(small.config, out=str(tmp_path / "other")), quiet)
+    other.unpack(weights)
+    own = read(small.encoder("msid")).tensors
+    assert all(torch.equal(tensor, own[name]) for name, tensor in read(other.encoder("msid")).tensors.items())
+    other.mapper("cgdr")
+    assert other.verifier().embed([np.zeros((128, 128, 3), np.uint8)]).shape == (1, 128)
+    trained = {path.name for path in other.folder.iterdir() if (path / "checkpoint.json").exists()}
+    assert trained == {"mapper-cgdr-0"}, "everything else was packed"
+
+
 def test_what_is_packed_draws_a_person(weights):
     encoder, pipeline = shipped.load_encoder(weights), shipped.load_pipeline(weights)
     photos = {name: load_photo(path) for name, path in shipped.portraits(weights).items()}

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ...f2d.checkpoint import Checkpoint, read, save
+from ...f2d.checkpoint import Checkpoint, atomic_file, read, save
 from ...f2d.expression import ExpressionNetwork
 from ...f2d.mapping import load_mapper
 from ...f2d.miniature import FILES, WEIGHTS
@@ -273,6 +273,27 @@ class Miniature:
             Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
         shutil.rmtree(target, ignore_errors=True)
         return folder.rename(target)
+
+    def unpack(self, folder: str | os.PathLike = WEIGHTS) -> Path:
+        """Begin with what `ship` has packed, all but the mapper; what is there already stays.
+
+        Args:
+            folder: with the weights.
+
+        Returns:
+            The recipe's folder.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        folder, base = Path(folder), self.folder / "base"
+        if not base.exists():
+            Path(shutil.copytree(folder / "base", base.with_suffix(".new"), dirs_exist_ok=True)).rename(base)
+        for name in (FILES["msid"], FILES["expression"], "verifier.safetensors", "attributes.safetensors"):
+            if not (self.folder / name).exists():
+                with atomic_file(self.folder / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
+        return self.folder
 
 
 def folder_of(config: MiniatureConfig) -> Path:
