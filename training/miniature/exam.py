@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from .claims import Claim, check_targets
 from .instruments import judge_drawings
 from .measure import OPENING, Extent, Tools, draw_and_judge, photo_of
 from .recipe import folder_of
+from .report import describe_machine
 
 _PAIR_SEED = 3_000_000
 
@@ -115,8 +114,7 @@ def compare_couples(tools: Tools, people: int) -> Table:
 
 def _lead(people: int, prompts: int) -> str:
     return (
-        f"{date.today()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, Python {platform.python_version()}: the shipped weights on "
-        f"{people} people whom no stage of training has seen, and whom nobody had looked at before; one photo each. The prompts are {prompts} "
-        f"sentences that begin with “{OPENING}”, as no caption of any training does; their words, and such scenes with other people, the base model "
+        f"{describe_machine('cpu')}: the shipped weights on {people} people whom no stage of training has seen, and whom nobody had looked at "
+        f"before; one photo each. The prompts are {prompts} sentences that begin with “{OPENING}”, as no caption of any training does; their words, and such scenes with other people, the base model "
         "knows. Made by `f2d-train miniature exam`."
     )

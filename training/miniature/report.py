@@ -17,6 +17,7 @@ from ...f2d.checkpoint import atomic_file
 from ...f2d.image import load_photo
 from ...f2d.miniature.prompts import PROMPTS, Facts, describe
 from ...f2d.miniature.sheet import Panel, draw_sheet
+from ...f2d.pipeline import best_device
 from ..evaluation.pages import Block, Cell, Figure, Heading, Row, Table, Text, to_markdown
 from ..evaluation.plots import plot_upper_bound
 from ..evaluation.statistics import BestOf, Mean, rank, upper_bound
@@ -142,11 +143,16 @@ def _middle(scores: Sequence[Score]) -> int:
     return sorted(identities, key=lambda who: np.mean(identities[who]))[len(identities) // 2]
 
 
+def describe_machine(device: str) -> str:
+    """Say when and on what something is measured, on "cuda", "mps" or "cpu"."""
+    name = {"cuda": torch.cuda.get_device_name, "cpu": lambda: f"{torch.get_num_threads()} CPU threads"}.get(device, lambda: device)()
+    return f"{date.today()}, {name}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
 def _lead(miniature: Miniature, seeds: Sequence[int]) -> str:
     config = miniature.config
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     return (
-        f"{date.today()}, {device}, torch {torch.__version__}, Python {platform.python_version()}: {config.report_people} people, one photo each, "
+        f"{describe_machine(best_device())}: {config.report_people} people, one photo each, "
         f"{min(config.report_prompts, len(PROMPTS))} prompts, mappers of seed {', '.join(map(str, seeds))}. Made by `f2d-train miniature report`. No stage of "
         f"training has seen the people, nor the sentences: they begin with “{OPENING}”, as no caption does. Their words, and such scenes with "
         "other people, the base model knows, as Stable Diffusion knows chefs and the Eiffel Tower; the mappers are trained with “a photo of S*” alone. "
