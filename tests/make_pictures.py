@@ -79,6 +79,7 @@ def main() -> None:
         with server, Browser() as browser, browser.open(server) as frontend:
             for name, thumbnail in draw_thumbnails(server).items():
                 thumbnail.save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
+            server.post("/free", {"free_memory": True})  # what is cached is not shown again
             frontend.load(in_miniature(bundled("one_face"), ["ada"], lambda text: text.replace("A photo", "a photo").partition(",")[0]))
             assert frontend.run(300).status == "success"
             shoot(frontend, Path(folder) / "shot.png", 1800, 640).save(REPOSITORY / "docs" / "one_face.jpg", quality=90)
