@@ -44,7 +44,7 @@ _FOREIGN = {
 _WRAPPERS = ("net_recon", "state_dict", "model")  # Deep3DFaceRecon, Lightning, and plain training scripts
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _LFS_MAGIC = b"version https://git-lfs"
-_SAFETENSORS = (".safetensors", ".sft")  # endings, in small letters
+SAFETENSORS = (".safetensors", ".sft")  # endings, in small letters
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
     """
     path = check_file(path, "a weight file")
     metadata: dict[str, str] = {}
-    if path.lower().endswith(_SAFETENSORS):
+    if path.lower().endswith(SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -301,7 +301,7 @@ def position_embedding(model: str | os.PathLike) -> torch.Tensor:
         path = next((file for file in files if os.path.exists(file)), files[0])
     path = check_file(path, "a Stable Diffusion 1.x model")
     tail = "embeddings.position_embedding.weight"
-    if path.lower().endswith(_SAFETENSORS):
+    if path.lower().endswith(SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
                 found = [file.get_tensor(key) for key in file.keys() if key.endswith(tail)]  # noqa: SIM118 (not a dict)

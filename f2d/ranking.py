@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .checkpoint import check_file, read
+from .checkpoint import SAFETENSORS, check_file, read
 from .detection import Face
 from .image import Photo
 
@@ -107,7 +107,7 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
         ValueError: the file is damaged, or has none or several such matrices.
     """
     path = check_file(path, "CLIP's text encoder")
-    if path.lower().endswith((".safetensors", ".sft")):
+    if path.lower().endswith(SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
                 found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)

@@ -58,11 +58,11 @@ MATRIX = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))  # (C, T)
 
 
 @pytest.mark.parametrize("key", ["text_projection.weight", "clip_l.transformer.text_projection.weight", "text_projection"])
-@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+@pytest.mark.parametrize("ending", [".safetensors", ".SAFETENSORS", ".pt"])
 def test_the_projection_is_read_from_every_layout(tmp_path: Path, key: str, ending: str) -> None:
     tensors = {key: (MATRIX if key.endswith("weight") else MATRIX.T).contiguous().half(), "logit_scale": torch.ones(1)}
     file = tmp_path / f"clip{ending}"
-    save_file(tensors, file) if ending == ".safetensors" else torch.save(tensors, file)
+    save_file(tensors, file) if ending.lower() == ".safetensors" else torch.save(tensors, file)
     torch.testing.assert_close(read_text_projection(file), MATRIX.half().float())
 
 
