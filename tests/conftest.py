@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import sd1
@@ -23,7 +25,7 @@ DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026m
 CHECKOUTS = find_checkouts()
 
 
-# --- Several processes (pytest -n auto --dist loadgroup) ---
+# --- Several processes (pytest -n auto) ---
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,37 +34,39 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps together, in order, all tests of one ComfyUI, since they share its server, and else those of one file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # the servers' tests take longest, and come first; the short ones of units fill the end
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return next((version for version in map(checkout_version, CHECKOUTS) if version in re.split(r"[][-]", test)), file)
+
+    return Scheduling(config, log)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What the tests start shares the cores with the other workers: threads beyond them wait for each other."""
-    if workers := _workers(config):
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-
-
-def _workers(config: pytest.Config) -> int:
-    """Among how many processes the tests are divided; 0 where they run in the one that was started."""
-    return getattr(config, "workerinput", {}).get("workercount", 0)
-
-
-def group_of(item: pytest.Item) -> str:
-    """What runs in one process, in order: all tests of one ComfyUI, since they share its server, else those of one file."""
-    checkout = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
-    return checkout.name if checkout else str(item.path)
 
 
 # --- ComfyUI, its frontend and model files ---
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks everything in tests/comfy, or with a server, with `comfy`, what uses Chromium with `browser`, and what runs in one process."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks everything in tests/comfy, or with a server, with `comfy`, and what uses Chromium with `browser`."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if COMFY_TESTS in item.path.parents or "comfy" in fixtures:
             item.add_marker(pytest.mark.comfy)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
-        if _workers(config):
-            item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
 @pytest.fixture(scope="session")
