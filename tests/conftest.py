@@ -40,11 +40,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     config.option.loadscopereorder = False  # the servers' tests take longest, and come first; the short ones of units fill the end
+    versions = {checkout_version(path) for path in CHECKOUTS}
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            return next((version for version in map(checkout_version, CHECKOUTS) if version in re.split(r"[][-]", test)), file)
+            return next((part for part in re.split(r"[][-]", test) if part in versions), file)
 
     return Scheduling(config, log)
 
