@@ -77,7 +77,8 @@ def arcface_loss(
         cosines: shape (B, K) in [-1, 1], cos(theta) between v_id and the rows of W, both of unit length; slightly more is clamped.
         labels: shape (B,), y; -1 where the true class is none of these K, which only a `cross_entropy` over shards can take.
         scale: s.
-        margin: m, radians; as the field does, with no other branch where theta + m exceeds pi.
+        margin: m, radians, below pi / 2. Where theta + m exceeds pi, cos(theta + m) would grow again, so that features could flee from their
+            own class and end with a small loss; as in ArcFace's first code, cos(theta) - m * sin(m) stands there, which goes on falling.
         cross_entropy: takes logits (B, K) and labels (B,); over all shards where K is only this process's share of the classes.
 
     Returns:
@@ -88,4 +89,5 @@ def arcface_loss(
     true = cosines[rows, labels[rows]]  # (R,)
     sines = (1 - true.square()).clamp_min(torch.finfo(true.dtype).eps).sqrt()  # (R,)
     with_margin = true * math.cos(margin) - sines * math.sin(margin)  # cos(theta + m)
+    with_margin = torch.where(true > -math.cos(margin), with_margin, true - margin * math.sin(margin))  # theta + m < pi, or not
     return cross_entropy(scale * cosines.index_put((rows, labels[rows]), with_margin), labels)

@@ -47,6 +47,15 @@ def test_the_loss_grows_with_the_margin_up_to_pi(cosines: torch.Tensor) -> None:
         assert all(later > earlier for earlier, later in zip(losses, losses[1:], strict=False))
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.3, 0.5, 1.0])
+def test_the_loss_falls_all_the_way_to_the_own_class(margin: float) -> None:
+    """With cos(theta + m) alone it would fall towards the opposite side too, where all classes are as far: a collapsed encoder."""
+    own = torch.linspace(-1, 1, 401, dtype=torch.float64)
+    losses = [float(arcface_loss(torch.tensor([[cosine, -1.0, -1.0]], dtype=torch.float64), LABELS[:1], 8, margin)) for cosine in own]
+    assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False))
+    assert losses[0] >= math.log(3)
+
+
 def test_loss_and_gradient_are_finite_at_the_ends_of_the_range() -> None:
     cosines = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1 + 1e-6, 0.0]], requires_grad=True)
     loss = arcface_loss(cosines, torch.tensor([0, 0, 0]))
