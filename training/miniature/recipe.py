@@ -209,7 +209,7 @@ class Miniature:
             hidden_dim=512,
             dropout=0.0,
             steps=self.config.mapper_steps,
-            lr=4e-4 if preset == "arcface-msf" else 2e-3,  # its shallow features are six times as long, and nearly the same for everyone
+            lr=2e-3,
             warmup=50,
             decay=self.config.mapper_steps // 5,
             ema=0.99,
