@@ -298,6 +298,15 @@ def test_what_table_5_says_of_its_rows_is_checked():
     assert [claim.text.split(" (")[0] for claim in claims if claim.held] == ["CGDR's text accuracy is above Reconstruction's"]
 
 
+def test_what_table_3_says_of_its_rows_is_checked():
+    paper = {"cgdr": lambda who: (0.79, 0.8), "arcface": lambda who: (0.4, 0.85), "arcface-msf": lambda who: (0.8, 0.6)}
+    claims = [claim for text, claim in claims_of(paper).items() if "Table 3" in text]
+    assert len(claims) == 5
+    assert all(claim.held for claim in claims), claims
+    other = paper | {"arcface": lambda who: (0.81, 0.9), "arcface-msf": lambda who: (0.8, 0.95)}
+    assert not any(claim.held for text, claim in claims_of(other).items() if "Table 3" in text)
+
+
 def test_scores():
     score = measure.Score("prompt", 1, 0, 0, (0.9, 0.5, -0.2), 0.25, True)
     assert score.identity == 0.5

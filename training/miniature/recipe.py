@@ -140,7 +140,8 @@ class Miniature:
                 patch_size=16,
                 embed_dim=128,
                 heads=4,
-                lr=1e-3 if name == "msid" else 3e-4,  # where one depth alone is told what to do, the higher rate makes its class token burst
+                # where one depth alone is told what to do, the higher rate makes its class token burst
+                lr=1e-3 if name == "msid" else 3e-4,
                 epochs=self.config.msid_epochs,
                 warmup_epochs=1,
                 batch_size=min(128, self.config.people * self.config.pictures),
