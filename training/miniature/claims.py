@@ -101,14 +101,14 @@ def _losses(scores: dict[str, Scores]) -> Iterator[Claim]:
     lost = share_lost(kept, whole)
     measured = f"by {show(lost)} of {whole[0].mean():.3f}"
     yield Claim("CGDR loses at most 5 % of Reconstruction's identity (below zero: a gain)", lost[2] <= 0.05, measured, lost[0])
-    yield from _rows(scores, _TABLE_5)
+    yield from (_higher(scores, *row) for row in _TABLE_5)
     masked = _above(scores, "masked", "reconstruction", TEXT)
     yield Claim("Masked's text accuracy is not above Reconstruction's (Table 5)", masked.high <= 0, f"by {show(masked)}", masked.value)
     yield _highest(scores, "CGDR's hMean is the highest of the four (Table 5)", ("reconstruction", "masked", "reconstruction-dsc"))
 
 
 def _encoders(scores: dict[str, Scores]) -> Iterator[Claim]:
-    yield from _rows(scores, _TABLE_3)
+    yield from (_higher(scores, *row) for row in _TABLE_3)
     yield _highest(scores, "MSID's hMean is the highest of the three (Table 3)", ("arcface", "arcface-msf"))
 
 
@@ -119,19 +119,17 @@ def _depths(depths: Depths) -> Iterator[Claim]:
 
 
 def _expressions(scores: dict[str, Scores]) -> Iterator[Claim]:
-    yield from _rows(scores, (("Expression guidance raises text accuracy (Table 4)", "cgdr", "no-expression", TEXT),))
-    for text, where in (
-        ("Expression guidance raises expression accuracy (Table 4) where a prompt names an expression", asks_expression),
-        ("and where it names none, which is a face at rest, whatever the photo's", asks_none),
+    for text, value, where in (
+        ("Expression guidance raises text accuracy (Table 4)", TEXT, anywhere),
+        ("Expression guidance raises expression accuracy (Table 4) where a prompt names an expression", EXPRESSION, asks_expression),
+        ("and where it names none, which is a face at rest, whatever the photo's", EXPRESSION, asks_none),
     ):
-        gain = _above(scores, "cgdr", "no-expression", EXPRESSION, where)
-        yield Claim(text, gain.low > 0, f"by {show(gain)}", gain.value)
+        yield _higher(scores, text, "cgdr", "no-expression", value, where)
 
 
-def _rows(scores: dict[str, Scores], rows: _Rows) -> Iterator[Claim]:
-    for text, first, second, value in rows:
-        gap = _above(scores, first, second, value)
-        yield Claim(text, gap.low > 0, f"by {show(gap)}", gap.value)
+def _higher(scores: dict[str, Scores], text: str, first: str, second: str, value: Value, where: Where = anywhere) -> Claim:
+    gap = _above(scores, first, second, value, where)
+    return Claim(text, gap.low > 0, f"by {show(gap)}", gap.value)
 
 
 def _highest(scores: dict[str, Scores], text: str, others: Sequence[str]) -> Claim:
