@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from .options import ALIGNMENTS, ORDERS, Alignment, Order
 
 if TYPE_CHECKING:
     from .encoder import FaceEncoder
     from .identity import FaceExpression, FaceIdentity
 
 __all__ = ["ALIGNMENTS", "ORDERS", "Alignment", "FaceEncoder", "FaceExpression", "FaceIdentity", "Order"]
-
-Alignment = Literal["detect", "FFHQ", "112 px"]  # look for the face, or take a picture that is already aligned
-ALIGNMENTS: tuple[Alignment, ...] = ("detect", "FFHQ", "112 px")
-Order = Literal["largest", "left to right"]  # how the faces in a photo are counted
-ORDERS: tuple[Order, ...] = ("largest", "left to right")
 
 
 def __getattr__(name: str) -> Any:

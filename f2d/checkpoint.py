@@ -7,20 +7,18 @@ the networks' `infer_config` reads the sizes from the tensors' shapes.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import pickle
-import stat
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from .files import atomic_file, check_file
 
 Kind = Literal["msid", "mapper", "expression"]
 KIND_NAMES: dict[str, str] = {
@@ -43,7 +41,6 @@ _FOREIGN = {
 }
 _WRAPPERS = ("net_recon", "state_dict", "model")  # Deep3DFaceRecon, Lightning, and plain training scripts
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-_LFS_MAGIC = b"version https://git-lfs"
 SAFETENSORS = (".safetensors", ".sft")  # endings, in small letters
 
 
@@ -64,7 +61,10 @@ class Checkpoint:
             return KIND_NAMES[self.kind]
         names = " ".join(self.tensors)
         foreign = next((what for key, what in _FOREIGN.items() if key in names), None)
-        return foreign or f"a file with {len(self.tensors)} tensors of another model (the first is '{next(iter(self.tensors), '')}')"
+        return (
+            foreign
+            or f"a file with {len(self.tensors)} tensors of another model (the first is '{next(iter(self.tensors), '')}')"
+        )
 
     def expect(self, kind: Kind) -> Checkpoint:
         """Return self if it is of the given kind, else raise a ValueError that says what it is."""
@@ -73,41 +73,6 @@ class Checkpoint:
                 f"Expected {KIND_NAMES[kind]}, got '{self.path}': this is {self.described}, not {KIND_NAMES[kind]}. Choose another file."
             )
         return self
-
-
-def check_file(path: str | os.PathLike, what: str) -> str:
-    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
-
-    Args:
-        path: the file.
-        what: what should be in it, for the message.
-
-    Returns:
-        The path as a string.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be what it should be.
-    """
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"Expected {what} at '{path}', got no such file. Check the path, or run `f2d download`.")
-    if os.path.isdir(path):
-        raise ValueError(f"Expected {what}, got the folder '{path}'. Name one file in it.")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise ValueError(f"Expected {what}, got '{path}', which cannot be read ({error.strerror}). Check its permissions.") from error
-    if not head:
-        raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
-    if head.startswith(_LFS_MAGIC):
-        raise ValueError(
-            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. Download the file itself (or run `git lfs pull`)."
-        )
-    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        raise ValueError(f"Expected {what}, got '{path}', which is a web page. Download the file itself through a browser.")
-    return path
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
@@ -131,7 +96,9 @@ def read(path: str | os.PathLike) -> Checkpoint:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+            raise ValueError(
+                f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
+            ) from error
     else:
         tensors = _read_pickle(path)
     kind = metadata.get("f2d.kind") or _kind_of(tensors)
@@ -140,7 +107,9 @@ def read(path: str | os.PathLike) -> Checkpoint:
     try:
         config = json.loads(metadata["f2d.config"]) if "f2d.config" in metadata else None
     except json.JSONDecodeError as error:
-        raise ValueError(f"Expected JSON under 'f2d.config' in the metadata of '{path}', got {error}. Get the file again.") from error
+        raise ValueError(
+            f"Expected JSON under 'f2d.config' in the metadata of '{path}', got {error}. Get the file again."
+        ) from error
     return Checkpoint(path, tensors, kind, config, metadata)
 
 
@@ -160,7 +129,9 @@ def _read_pickle(path: str) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"Expected named tensors, got '{path}' with {type(content).__name__}. Choose a state dict.")
+        raise ValueError(
+            f"Expected named tensors, got '{path}' with {type(content).__name__}. Choose a state dict."
+        )
     stranger = next((key for key, value in content.items() if not isinstance(value, torch.Tensor)), None)
     if stranger is not None:
         raise ValueError(
@@ -185,7 +156,9 @@ def _kind_of(tensors: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str, optional: tuple[str, ...] = ()) -> None:
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: str, optional: tuple[str, ...] = ()
+) -> None:
     """Copy tensors into a module; every name and shape must agree.
 
     Args:
@@ -232,7 +205,9 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
         ValueError: a field that this version does not know, or a value that makes no sense.
     """
     try:
-        config = config_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        config = config_class(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        )
         for field in fields(config):
             kind, value = type(field.default), getattr(config, field.name)
             if not isinstance(value, (int, float) if kind is float else kind):
@@ -245,7 +220,9 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
     return config
 
 
-def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str, config: Any = None, **extra: str) -> None:
+def save(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str, config: Any = None, **extra: str
+) -> None:
     """Write our .safetensors atomically.
 
     Args:
@@ -262,7 +239,9 @@ def save(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str
     if config is not None:
         metadata["f2d.config"] = json.dumps(asdict(config))
     with atomic_file(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata
+        )
 
 
 def save_pickle(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str) -> None:
@@ -306,61 +285,13 @@ def position_embedding(model: str | os.PathLike) -> torch.Tensor:
             with safe_open(path, "pt") as file:
                 found = [file.get_tensor(key) for key in file.keys() if key.endswith(tail)]  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+            raise ValueError(
+                f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
+            ) from error
     else:
         found = [value for key, value in _read_pickle(path).items() if key.endswith(tail)]
     if len(found) != 1:
-        raise ValueError(f"Expected one text encoder in '{path}', got {len(found)} position embeddings. Use a Stable Diffusion 1.x model.")
+        raise ValueError(
+            f"Expected one text encoder in '{path}', got {len(found)} position embeddings. Use a Stable Diffusion 1.x model."
+        )
     return found[0].float()
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
-
-    Args:
-        path: the target; it is never seen half written, and an existing file survives a failure.
-
-    Yields:
-        The temporary path.
-
-    Raises:
-        OSError: the folder cannot be made or written to, or the disk is full.
-    """
-    path = os.path.abspath(os.fspath(path))
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
-    folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".f2d-{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(temporary, "xb") as file:
-            permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    except OSError as error:
-        raise type(error)(f"Expected a folder that can be written to, got '{folder}' ({error.strerror}). Choose another.") from error
-    try:
-        yield temporary
-        os.chmod(temporary, permissions)  # safetensors exchanges the file for one of its own, which only its owner may read
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder.") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Hash tensors by name, shape and content, so that a .pt and its .safetensors have the same fingerprint.
-
-    Args:
-        tensors: of any shape.
-
-    Returns:
-        SHA-256 in hexadecimal, 64 characters.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

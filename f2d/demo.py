@@ -9,24 +9,26 @@ import numpy as np
 import torch
 
 from . import miniature
+from .diffusion.pipeline import F2DPipeline, GenerationConfig, Picture, Region
 from .image import Photo, load_photo
-from .injection import CLASS_WORDS
-from .miniature.judges import Attributes, Verifier, divide
-from .miniature.prompts import LOCATIONS, Facts, describe, text_accuracy
+from .miniature.evaluators import Attributes, Verifier, divide
+from .miniature.prompts import LOCATIONS, SceneAttributes, describe, text_accuracy
 from .miniature.sheet import Panel, draw_sheet
-from .pipeline import F2DPipeline, GenerationConfig, Picture, Region
+from .prompt.injection import CLASS_WORDS
 
-SETTINGS = GenerationConfig(width=miniature.SIZE, height=miniature.SIZE, steps=miniature.STEPS, cfg=miniature.CFG)
+SETTINGS = GenerationConfig(
+    width=miniature.SIZE, height=miniature.SIZE, steps=miniature.STEPS, cfg=miniature.CFG
+)
 WIDE = replace(SETTINGS, width=miniature.SIZE * 3 // 2)
 _PEOPLE = 3  # the next portrait lends its expression
 _ASKED = (
-    Facts(),
-    Facts(job="chef"),
-    Facts(job="king"),
-    Facts(place=LOCATIONS[0]),
-    Facts(place=LOCATIONS[5]),
-    Facts(expression="looking shocked"),
-    Facts(job="pilot", place=LOCATIONS[8]),
+    SceneAttributes(),
+    SceneAttributes(job="chef"),
+    SceneAttributes(job="king"),
+    SceneAttributes(place=LOCATIONS[0]),
+    SceneAttributes(place=LOCATIONS[5]),
+    SceneAttributes(expression="looking shocked"),
+    SceneAttributes(job="pilot", place=LOCATIONS[8]),
 )
 _PLACEHOLDERS = ("S1*", "S2*")
 _TOGETHER = "a photo of S1* and S2*"
@@ -34,26 +36,30 @@ _SCENE = f"a photo of {CLASS_WORDS} and {CLASS_WORDS}"
 _BATCH = 16  # pictures
 
 
-def run_demo(say: Callable[[str], None], seed: int = 0) -> Picture:
+def run_demo(log: Callable[[str], None], seed: int = 0) -> Picture:
     """Encode portraits of a few people, and draw them from prompts next to the same prompts for "a person".
 
     Args:
-        say: is told each step.
+        log: called with each progress message.
         seed: of the pictures.
 
     Returns:
-        The labelled sheet, shape (H, W, 3), uint8, with identity and text scores under the pictures.
+        The labeled sheet, shape (H, W, 3), uint8, with identity and text scores under the pictures.
 
     Raises:
         ImportError: diffusers or transformers are missing.
     """
-    say("The miniature: a small drawn world, trained from nothing. None of these people was seen in training.")
+    log(
+        "The miniature: a small drawn world, trained from nothing. None of these people was seen in training."
+    )
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
     photos = {name: load_photo(path) for name, path in miniature.portraits().items()}
     people, reference = list(photos)[:_PEOPLE], list(photos)[_PEOPLE]
     identities = {name: encoder.identify(photos[name], alignment="FFHQ") for name in people}
     expression = encoder.express(photos[reference], alignment="FFHQ")
-    say(f"{len(people)} portraits {photos[people[0]].shape} -> v_id {tuple(identities[people[0]].v_id.shape)} -> S* (2, 768)")
+    log(
+        f"{len(people)} portraits {photos[people[0]].shape} -> v_id {tuple(identities[people[0]].v_id.shape)} -> S* (2, 768)"
+    )
 
     def know(name: str | None = None, referred: bool = False) -> None:
         pipeline.subjects.clear()
@@ -65,31 +71,46 @@ def run_demo(say: Callable[[str], None], seed: int = 0) -> Picture:
     single = [describe(facts, CLASS_WORDS) for facts in _ASKED]
     states = [pipeline.encode(prompt) for prompt in single]
     for name in people:
-        asked = [*(describe(facts, "S*") for facts in _ASKED), describe(Facts(), "S*")]
+        asked = [*(describe(facts, "S*") for facts in _ASKED), describe(SceneAttributes(), "S*")]
         for index, prompt in enumerate(asked):
             know(name, referred=index == len(_ASKED))
             states.append(pipeline.encode(prompt))
         single += asked
-    say(f"Drawing {len(single)} pictures of {SETTINGS.width} px, {SETTINGS.steps} steps each")
+    log(f"Drawing {len(single)} pictures of {SETTINGS.width} px, {SETTINGS.steps} steps each")
     images: list[Photo] = []
     for start in range(0, len(single), _BATCH):
         some = single[start : start + _BATCH]
-        drawn = pipeline.draw(some, torch.cat(states[start : start + _BATCH]), [seed] * len(some), SETTINGS, progress=False)
+        drawn = pipeline.draw(
+            some, torch.cat(states[start : start + _BATCH]), [seed] * len(some), SETTINGS, progress=False
+        )
         images += [picture.image for picture in drawn]
     couples = [(one, people[(index + 1) % _PEOPLE]) for index, one in enumerate(people)]
-    say(f"Drawing {2 * _PEOPLE} pictures of two people, {WIDE.width} px wide")
+    log(f"Drawing {2 * _PEOPLE} pictures of two people, {WIDE.width} px wide")
     words = [tuple(encoder.words(identities[name]) for name in couple) for couple in couples]
-    pairs = [*draw_couples(pipeline, words, [seed] * _PEOPLE, apart=True), *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=False)]
-    verifier, attributes = miniature.load_judges()
+    pairs = [
+        *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=True),
+        *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=False),
+    ]
+    verifier, attributes = miniature.load_evaluators()
     said = ["each in a half of the picture"] * _PEOPLE + ["in one sentence they mix"] * _PEOPLE
-    rows = [*_arrange(images, photos, people, reference, verifier, attributes), _couples(pairs, photos, couples * 2, said, verifier)]
+    rows = [
+        *_arrange(images, photos, people, reference, verifier, attributes),
+        _couples(pairs, photos, couples * 2, said, verifier),
+    ]
     subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
     scores = [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores]
-    parameters = {"prompt": describe(Facts(), "S*"), "seed": seed, "model": pipeline.name, "scores": scores}
+    parameters = {
+        "prompt": describe(SceneAttributes(), "S*"),
+        "seed": seed,
+        "model": pipeline.name,
+        "scores": scores,
+    }
     return Picture(draw_sheet(rows, "Face2Diffusion, in miniature", subtitle), parameters)
 
 
-def draw_couples(pipeline: F2DPipeline, couples: Sequence[Sequence[torch.Tensor]], seeds: Sequence[int], apart: bool) -> list[Photo]:
+def draw_couples(
+    pipeline: F2DPipeline, couples: Sequence[Sequence[torch.Tensor]], seeds: Sequence[int], apart: bool
+) -> list[Photo]:
     """Draw two people side by side.
 
     Args:
@@ -120,36 +141,59 @@ def draw_couples(pipeline: F2DPipeline, couples: Sequence[Sequence[torch.Tensor]
 
 
 def _arrange(
-    images: Sequence[Photo], photos: dict[str, Photo], people: Sequence[str], reference: str, verifier: Verifier, attributes: Attributes
+    images: Sequence[Photo],
+    photos: dict[str, Photo],
+    people: Sequence[str],
+    reference: str,
+    verifier: Verifier,
+    attributes: Attributes,
 ) -> list[list[Panel]]:
     """Set the pictures in rows, "a person" first, and have the judges score each."""
-    seen = attributes.recognise(images)
+    seen = attributes.recognize(images)
     width = len(_ASKED)
 
-    def text_score(facts: Facts, index: int) -> dict[str, float]:
-        return {} if facts == Facts() else {"text": text_accuracy(facts, seen[index])}
+    def text_score(facts: SceneAttributes, index: int) -> dict[str, float]:
+        return {} if facts == SceneAttributes() else {"text": text_accuracy(facts, seen[index])}
 
-    top = [Panel(images[i], describe(facts, CLASS_WORDS), text_score(facts, i)) for i, facts in enumerate(_ASKED)]
+    top = [
+        Panel(images[i], describe(facts, CLASS_WORDS), text_score(facts, i)) for i, facts in enumerate(_ASKED)
+    ]
     blank = np.full_like(images[0], 246)
-    rows = [[Panel(blank, "the same prompts\nwithout a face"), *top, Panel(photos[reference], "the expression of\nthe pictures below")]]
+    rows = [
+        [
+            Panel(blank, "the same prompts\nwithout a face"),
+            *top,
+            Panel(photos[reference], "the expression of\nthe pictures below"),
+        ]
+    ]
     for row, name in enumerate(people):
         first = width + row * (width + 1)
         features = verifier.embed([photos[name], *images[first : first + width + 1]])
         same = (features[1:] @ features[0]).clamp(min=0).tolist()
         panels = [Panel(photos[name], f"photo of {name}")]
-        for index, facts in enumerate((*_ASKED, Facts())):
+        for index, facts in enumerate((*_ASKED, SceneAttributes())):
             text = describe(facts, "S*") + ("\nwith the reference" if index == width else "")
-            panels.append(Panel(images[first + index], text, {"identity": same[index], **text_score(facts, first + index)}))
+            panels.append(
+                Panel(
+                    images[first + index], text, {"identity": same[index], **text_score(facts, first + index)}
+                )
+            )
         rows.append(panels)
     return rows
 
 
 def _couples(
-    pairs: Sequence[Photo], photos: dict[str, Photo], couples: Sequence[tuple[str, str]], said: Sequence[str], verifier: Verifier
+    pairs: Sequence[Photo],
+    photos: dict[str, Photo],
+    couples: Sequence[tuple[str, str]],
+    said: Sequence[str],
+    verifier: Verifier,
 ) -> list[Panel]:
     panels = []
     for image, (left, right), how in zip(pairs, couples, said, strict=True):
         features = verifier.embed([photos[left], photos[right], *divide(image)])
-        same = {name: max(float(features[i] @ features[i + 2]), 0) for i, name in enumerate(("left", "right"))}
+        same = {
+            name: max(float(features[i] @ features[i + 2]), 0) for i, name in enumerate(("left", "right"))
+        }
         panels.append(Panel(image, f"{left} and {right}:\n{how}", same))
     return panels

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 
-from .checkpoint import atomic_file, check_file, read
-from .pipeline import CONFIG_FILES, CONFIG_REPOSITORY
+from .checkpoint import read
+from .diffusion.pipeline import CONFIG_FILES, CONFIG_REPOSITORY
+from .files import atomic_file, check_file
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Weights:
     file: str
     source: str  # "drive:ID", "drive-folder:ID" or "hub:REPOSITORY"
     page: str  # for people
-    licence: str
+    license: str
     kind: str | None = None  # what `checkpoint.read` must find in it
     size: int | None = None  # bytes, where known
     sha256: str | None = None  # where known
@@ -44,7 +45,7 @@ WEIGHTS: dict[str, Weights] = {
         "epoch_20.pth",
         "drive-folder:1liaIxn9smpudjjqMaWWRpP0mXRW_qRPP",
         "https://github.com/sicxu/Deep3DFaceRecon_pytorch",
-        "code MIT; no licence is stated for the weights",
+        "code MIT; no license is stated for the weights",
         "expression",
     ),
     "yunet": Weights(
@@ -97,12 +98,16 @@ def verify(path: str, weights: Weights) -> None:
     check_file(path, weights.file)
     size = os.path.getsize(path)
     if weights.size is not None and size != weights.size:
-        raise ValueError(f"Expected {weights.file} of {weights.size} bytes, got '{path}' of {size}. Delete it and download it again.")
+        raise ValueError(
+            f"Expected {weights.file} of {weights.size} bytes, got '{path}' of {size}. Delete it and download it again."
+        )
     if weights.sha256 is not None:
         with open(path, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
         if digest != weights.sha256:
-            raise ValueError(f"Expected {weights.file} with SHA-256 {weights.sha256}, got {digest} for '{path}'. Download it again.")
+            raise ValueError(
+                f"Expected {weights.file} with SHA-256 {weights.sha256}, got {digest} for '{path}'. Download it again."
+            )
     if weights.kind is not None:
         read(path).expect(weights.kind)  # type: ignore[arg-type]
 
@@ -123,7 +128,13 @@ def _fetch(weights: Weights, scratch: str) -> str:
     if source == "drive":
         found = [gdown.download(id=identifier, output=path)]
     else:
-        found = [name for name in gdown.download_folder(id=identifier, output=scratch) or [] if os.path.basename(name) == weights.file]
+        found = [
+            name
+            for name in gdown.download_folder(id=identifier, output=scratch) or []
+            if os.path.basename(name) == weights.file
+        ]
     if not found or found[0] is None:
-        raise OSError(f"Expected {weights.file} from {weights.page}, got nothing. Download it there through a browser.")
+        raise OSError(
+            f"Expected {weights.file} from {weights.page}, got nothing. Download it there through a browser."
+        )
     return found[0]

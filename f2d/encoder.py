@@ -20,15 +20,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import ALIGNMENTS, Alignment, Order
-from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, align_face, crop_aligned, crop_ffhq, ffhq_landmarks, square_side
-from .checkpoint import fingerprint, read
-from .detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
-from .expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
+from .checkpoint import read
+from .face.alignment import (
+    ARCFACE_TEMPLATE,
+    TEMPLATE_SIZE,
+    align_face,
+    crop_aligned,
+    crop_ffhq,
+    ffhq_landmarks,
+    square_side,
+)
+from .face.detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
+from .files import fingerprint
 from .identity import FaceExpression, FaceIdentity, describe_msid
 from .image import Photo, load_photo, to_signed, to_unit
-from .mapping import MappingNetwork, load_mapper
-from .msid import MSIDEncoder, load_msid
+from .networks.expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
+from .networks.mapping import MappingNetwork, load_mapper
+from .networks.msid import MSIDEncoder, load_msid
+from .options import ALIGNMENTS, Alignment, Order
 
 _BATCH = 32  # faces a forward pass
 
@@ -111,7 +120,9 @@ class FaceEncoder:
             device,
             os.path.basename(os.fspath(msid)),
         )
-        trained_with = weights.metadata.get("msid")  # in mappers of our training; the official file does not say
+        trained_with = weights.metadata.get(
+            "msid"
+        )  # in mappers of our training; the official file does not say
         if trained_with is not None and trained_with != encoder.msid_fingerprint:
             raise ValueError(
                 f"Expected the MSID encoder that '{weights.path}' was trained with ({trained_with[:8]}), got another "
@@ -133,7 +144,9 @@ class FaceEncoder:
         """The identity encoder, in words."""
         return describe_msid(self.msid_file, self.msid_fingerprint)
 
-    def locate(self, photo: Photo, order: Order = "largest", index: int = 0, min_score: float = 0.6) -> tuple[list[Face], Face]:
+    def locate(
+        self, photo: Photo, order: Order = "largest", index: int = 0, min_score: float = 0.6
+    ) -> tuple[list[Face], Face]:
         """Find the faces in a photo and choose one.
 
         Args:
@@ -190,7 +203,9 @@ class FaceEncoder:
         faces, chosen = self._faces(photo, order, index, min_score, landmarks)
         return FoundFace(align_face(photo, chosen.landmarks, size), faces, chosen)
 
-    def _faces(self, photo: Photo, order: Order, index: int, min_score: float, landmarks: np.ndarray | None) -> tuple[list[Face], Face]:
+    def _faces(
+        self, photo: Photo, order: Order, index: int, min_score: float, landmarks: np.ndarray | None
+    ) -> tuple[list[Face], Face]:
         if landmarks is None:
             return self.locate(photo, order, index, min_score)
         face = face_from_landmarks(landmarks)
@@ -208,7 +223,9 @@ class FaceEncoder:
         """
         network = self.ready(self.msid)
         device = next(network.parameters()).device
-        batches = [to_signed(crops[start : start + _BATCH]).to(device) for start in range(0, len(crops), _BATCH)]
+        batches = [
+            to_signed(crops[start : start + _BATCH]).to(device) for start in range(0, len(crops), _BATCH)
+        ]
         return torch.cat([network(batch) for batch in batches]).float().cpu()
 
     def identity(self, crops: Sequence[Photo]) -> FaceIdentity:
@@ -225,10 +242,14 @@ class FaceEncoder:
         """
         v_id = self.encode(crops).mean(0)
         if not v_id.isfinite().all():
-            raise ValueError("Expected finite identity features, got NaN or infinity: the MSID file is damaged. Download it again.")
+            raise ValueError(
+                "Expected finite identity features, got NaN or infinity: the MSID file is damaged. Download it again."
+            )
         return FaceIdentity(v_id, self.msid_fingerprint, len(crops), self, self.msid_file)
 
-    def identify(self, *photos: Photo | str | os.PathLike, alignment: Alignment = "detect", **choice) -> FaceIdentity:
+    def identify(
+        self, *photos: Photo | str | os.PathLike, alignment: Alignment = "detect", **choice
+    ) -> FaceIdentity:
         """Encode the person in one photo, or the mean of several.
 
         Args:
@@ -280,7 +301,9 @@ class FaceEncoder:
             ValueError: there is no expression network, or the mapper takes no expression.
         """
         if self.expression is None:
-            raise ValueError("Expected an expression network, got none. Load Deep3DFaceRecon's epoch_20.pth with the encoder.")
+            raise ValueError(
+                "Expected an expression network, got none. Load Deep3DFaceRecon's epoch_20.pth with the encoder."
+            )
         if not self.mapper.config.exp_dim:
             raise ValueError(
                 "Expected a mapper with expression guidance, got one without. Use one that takes expressions, or no reference."
@@ -326,7 +349,9 @@ class FaceEncoder:
         v_exp = None
         if expression is not None:
             if mapper.null_exp is None:
-                raise ValueError("Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it.")
+                raise ValueError(
+                    "Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it."
+                )
             if expression.v_exp.shape != mapper.null_exp.shape:
                 raise ValueError(
                     f"Expected an expression of shape {tuple(mapper.null_exp.shape)}, got {tuple(expression.v_exp.shape)}. "
@@ -335,7 +360,9 @@ class FaceEncoder:
             v_exp = torch.lerp(mapper.null_exp, expression.v_exp.to(device), expression.strength)[None]
         words = mapper(identity.v_id.to(device)[None], v_exp)[0].float().cpu()
         if not words.isfinite().all():
-            raise ValueError("Expected finite words, got NaN or infinity: the mapper or its input is damaged. Get the files again.")
+            raise ValueError(
+                "Expected finite words, got NaN or infinity: the mapper or its input is damaged. Get the files again."
+            )
         return words
 
     def check_identity(self, identity: FaceIdentity, name: str = "one") -> None:
@@ -358,7 +385,9 @@ def _aligned_landmarks(photo: Photo, alignment: Alignment) -> np.ndarray:
 
 
 def _unknown(alignment: str) -> ValueError:
-    return ValueError(f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them.")
+    return ValueError(
+        f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them."
+    )
 
 
 def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:

@@ -52,7 +52,14 @@ class FaceIdentity:
             OSError: the folder cannot be written to.
         """
         origin = {"msid": self.msid, "msid_file": self.msid_file}
-        save(path, {"v_id": self.v_id}, "identity", version=str(FORMAT_VERSION), photos=str(self.photos), **origin)
+        save(
+            path,
+            {"v_id": self.v_id},
+            "identity",
+            version=str(FORMAT_VERSION),
+            photos=str(self.photos),
+            **origin,
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike, encoder: FaceEncoder | None = None) -> FaceIdentity:
@@ -71,9 +78,13 @@ class FaceIdentity:
         """
         checkpoint = read(path)
         if checkpoint.kind != "identity" or "v_id" not in checkpoint.tensors:
-            raise ValueError(f"Expected a saved identity, got '{checkpoint.path}': this is {checkpoint.described}. Choose another file.")
+            raise ValueError(
+                f"Expected a saved identity, got '{checkpoint.path}': this is {checkpoint.described}. Choose another file."
+            )
         metadata = checkpoint.metadata
-        v_id = checkpoint.tensors["v_id"].to(torch.float32, copy=True)  # a view would keep the file open, and Windows from replacing it
+        v_id = checkpoint.tensors["v_id"].to(
+            torch.float32, copy=True
+        )  # a view would keep the file open, and Windows from replacing it
         try:
             version, photos = int(metadata.get("version", "0")), int(metadata.get("photos", "1"))
         except ValueError as error:
@@ -130,13 +141,19 @@ def mix(
         ValueError: no identities, identities of different encoders, or weights that make no sense.
     """
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"Expected the interpolation to be one of {', '.join(INTERPOLATIONS)}, got '{interpolation}'. Choose one of them.")
+        raise ValueError(
+            f"Expected the interpolation to be one of {', '.join(INTERPOLATIONS)}, got '{interpolation}'. Choose one of them."
+        )
     if not identities or len(identities) != len(weights):
-        raise ValueError(f"Expected a weight for each identity, got {len(identities)} and {len(weights)}. Give at least one of each.")
+        raise ValueError(
+            f"Expected a weight for each identity, got {len(identities)} and {len(weights)}. Give at least one of each."
+        )
     if not all(map(math.isfinite, weights)) or sum(weights) <= _CANCELLED * sum(map(abs, weights)):
         raise ValueError(f"Expected weights with a sum above 0, got {_listed(weights)}. Raise one.")
     if interpolation == "spherical" and min(weights) < 0:
-        raise ValueError(f"Expected weights from 0 for a spherical mix, got {_listed(weights)}. Choose 'linear' to go away from a person.")
+        raise ValueError(
+            f"Expected weights from 0 for a spherical mix, got {_listed(weights)}. Choose 'linear' to go away from a person."
+        )
     names = names or [f"identity {number}" for number in range(1, len(identities) + 1)]
     for name, identity in zip(names, identities, strict=True):
         if identity.msid != identities[0].msid:
@@ -155,10 +172,14 @@ def mix(
         v_id = shares @ features
     else:
         if encoder is None:
-            raise ValueError("Expected identities that know their encoder for a spherical mix, got none. Load them with the encoder.")
+            raise ValueError(
+                "Expected identities that know their encoder for a spherical mix, got none. Load them with the encoder."
+            )
         levels = features.unflatten(1, (len(encoder.msid.config.depths), -1))
         v_id = spherical_mean(levels, shares).flatten()
-    return replace(parts[0][0], v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts), encoder=encoder)
+    return replace(
+        parts[0][0], v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts), encoder=encoder
+    )
 
 
 def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -182,7 +203,9 @@ def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
     directions = normalize(vectors, dim=-1)
     mean = (weights * directions).sum(0)
     if (mean.norm(dim=-1) < _OPPOSITE).any():
-        raise ValueError("Expected faces with a direction between them, got opposite ones, or one without features. Change a weight.")
+        raise ValueError(
+            "Expected faces with a direction between them, got opposite ones, or one without features. Change a weight."
+        )
     mean = normalize(mean, dim=-1)
     for _ in range(_STEPS):
         cosine = (directions * mean).sum(-1, keepdim=True)

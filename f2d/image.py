@@ -20,7 +20,7 @@ Photo = np.ndarray  # (H, W, 3) uint8, RGB
 def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
     """Read a picture from a file, an array or a PIL image.
 
-    EXIF rotation is applied, an alpha channel is dropped, grey becomes RGB and 16 bits become 8.
+    EXIF rotation is applied, an alpha channel is dropped, gray becomes RGB and 16 bits become 8.
 
     Args:
         source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16
@@ -38,7 +38,9 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
     if isinstance(source, Image.Image):
         return _from_pil(ImageOps.exif_transpose(source), "the picture")
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it first.")
+        raise ValueError(
+            f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it first."
+        )
     path = os.fspath(source)
     if not os.path.exists(path):
         raise FileNotFoundError(f"Expected a picture at '{path}', got no such file. Check the path.")
@@ -58,16 +60,22 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
         ) from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise ValueError(f"Expected at most {limit} megapixels, got more in '{path}'. Scale the picture down.") from error
+        raise ValueError(
+            f"Expected at most {limit} megapixels, got more in '{path}'. Scale the picture down."
+        ) from error
     except PermissionError as error:
-        raise ValueError(f"Expected a readable picture, got '{path}' without permission to read it. Change its permissions.") from error
+        raise ValueError(
+            f"Expected a readable picture, got '{path}' without permission to read it. Change its permissions."
+        ) from error
     except Exception as error:  # a damaged file may raise anything, by its format
-        raise ValueError(f"Expected a whole picture, got '{path}', which breaks off or is damaged ({error}). Get it again.") from error
+        raise ValueError(
+            f"Expected a whole picture, got '{path}', which breaks off or is damaged ({error}). Get it again."
+        ) from error
     return _from_pil(image, f"'{path}'")
 
 
 def _from_pil(image: Image.Image, name: str) -> Photo:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow may open as 32-bit
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow may open as 32-bit
         return _from_array(np.asarray(image, dtype=np.float32) / np.float32(65535), name)
     if image.mode == "F":
         return _from_array(np.asarray(image), name)
@@ -78,7 +86,9 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ValueError(f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put the channels last.")
+        raise ValueError(
+            f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put the channels last."
+        )
     if min(array.shape[:2]) < MIN_SIDE:
         raise ValueError(
             f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Use a larger photo."
@@ -91,12 +101,18 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
         array = array.astype(np.float32) / np.float32(65535)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
-            raise ValueError(f"Expected {name} with finite values, got NaN or infinity. Look at the step that made it.")
+            raise ValueError(
+                f"Expected {name} with finite values, got NaN or infinity. Look at the step that made it."
+            )
         if array.min() < -1e-3 or array.max() > 1 + 1e-3:
-            raise ValueError(f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by 255?")
+            raise ValueError(
+                f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by 255?"
+            )
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise ValueError(f"Expected {name} as uint8, uint16 or float in [0, 1], got {array.dtype}. Convert it first.")
+        raise ValueError(
+            f"Expected {name} as uint8, uint16 or float in [0, 1], got {array.dtype}. Convert it first."
+        )
     return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
 
 
@@ -116,10 +132,14 @@ def from_comfy(images: torch.Tensor) -> list[Photo]:
         got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
         raise ValueError(f"Expected an IMAGE of shape (B, H, W, 3), got {got}. Connect an IMAGE output.")
     if images.shape[0] == 0:
-        raise ValueError("Expected an IMAGE with at least one picture, got an empty batch. Look at the node that made it.")
+        raise ValueError(
+            "Expected an IMAGE with at least one picture, got an empty batch. Look at the node that made it."
+        )
     array = images.detach().float().cpu().numpy()
     if not np.isfinite(array).all():
-        raise ValueError("Expected an IMAGE with finite values, got NaN or infinity. Look at the node that made it.")
+        raise ValueError(
+            "Expected an IMAGE with finite values, got NaN or infinity. Look at the node that made it."
+        )
     return [_from_array(picture.clip(0, 1)) for picture in array]
 
 
@@ -152,7 +172,7 @@ def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | Non
     """
     from PIL.PngImagePlugin import PngInfo
 
-    from .checkpoint import atomic_file
+    from .files import atomic_file
 
     info = PngInfo()
     for key, value in (text or {}).items():

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .checkpoint import SAFETENSORS, check_file, read
-from .detection import Face
+from .checkpoint import SAFETENSORS, read
+from .face.detection import Face
+from .files import check_file
 from .image import Photo
 
 _PROJECTION = "text_projection"  # CLIP's last text layer; ".weight" behind it where it is stored as (C, T), as transformers does
@@ -31,7 +32,7 @@ def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
     """Compute max(cos(first, second), 0).
 
     Args:
-        first: shape (..., C); need not be normalised.
+        first: shape (..., C); need not be normalized.
         second: shape (..., C), or one that broadcasts to it.
 
     Returns:
@@ -112,7 +113,9 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
             with safe_open(path, "pt") as file:
                 found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again.") from error
+            raise ValueError(
+                f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
+            ) from error
     else:
         found = {key: value for key, value in read(path).tensors.items() if _is_projection(key)}
     if len(found) != 1 or next(iter(found.values())).ndim != 2:
@@ -167,12 +170,23 @@ class Ranking:
     def describe(self, index: int) -> str:
         """Give one picture's scores in words."""
         identity = f"identity {self.identity[index]:.3f}"
-        return identity if self.text is None else f"{self.score[index]:.3f} = {identity} x text {self.text[index]:.3f}"
+        return (
+            identity
+            if self.text is None
+            else f"{self.score[index]:.3f} = {identity} x text {self.text[index]:.3f}"
+        )
 
     def __str__(self) -> str:
         """One line a picture, the best first."""
-        note = "" if self.text is not None else "By identity alone: no CLIP Vision, CLIP and text projection to judge the text.\n"
-        return note + "\n".join(f"{place}. picture {index + 1}: {self.describe(index)}" for place, index in enumerate(self.order, start=1))
+        note = (
+            ""
+            if self.text is not None
+            else "By identity alone: no CLIP Vision, CLIP and text projection to judge the text.\n"
+        )
+        return note + "\n".join(
+            f"{place}. picture {index + 1}: {self.describe(index)}"
+            for place, index in enumerate(self.order, start=1)
+        )
 
 
 def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
@@ -203,12 +217,19 @@ def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
     Returns:
         shape (H, W, 3), uint8, RGB.
     """
-    picture, font, colour = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
+    picture, font, color = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
     (width, height), below = cv2.getTextSize(label, font, 1.0, 1)
     size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 20 / height)
     bar = round((height + 2 * below) * size)
-    cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), colour, cv2.FILLED)
+    cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), color, cv2.FILLED)
     cv2.putText(
-        picture, label, (round(0.05 * photo.shape[1]), bar - round(below * size)), font, size, (0, 0, 0), max(1, round(size)), cv2.LINE_AA
+        picture,
+        label,
+        (round(0.05 * photo.shape[1]), bar - round(below * size)),
+        font,
+        size,
+        (0, 0, 0),
+        max(1, round(size)),
+        cv2.LINE_AA,
     )
     return picture

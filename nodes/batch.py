@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from .identities import SLOTS
-from .sockets import CATEGORY, Identity, where_known
+from .sockets import CATEGORY, Identity, supported_fields
 
 
 class F2DListIdentities(io.ComfyNode):
@@ -34,13 +34,20 @@ class F2DListIdentities(io.ComfyNode):
                 )
             ],
             is_input_list=True,
-            **where_known(search_aliases=["face2diffusion", "f2d", "several faces", "batch of people", "identity list"]),
+            **supported_fields(
+                search_aliases=["face2diffusion", "f2d", "several faces", "batch of people", "identity list"]
+            ),
         )
 
     @classmethod
     def execute(cls, **people: list[Any]) -> io.NodeOutput:
         """Put the people in the order of the sockets."""
-        found = [person for number in range(1, SLOTS + 1) for person in people.get(f"identity_{number}") or [] if person is not None]
+        found = [
+            person
+            for number in range(1, SLOTS + 1)
+            for person in people.get(f"identity_{number}") or []
+            if person is not None
+        ]
         return io.NodeOutput(found)
 
 
@@ -56,21 +63,41 @@ class F2DBatchConditioning(io.ComfyNode):
             category=CATEGORY,
             description="Makes a list of conditionings, one a person, into one conditioning for a batch of pictures, each with its own.",
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="Of the same kind of prompt for each person of a List Identities."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="Of the same kind of prompt for each person of a List Identities."
+                ),
             ],
             outputs=[
-                io.Conditioning.Output("batched", display_name="conditioning", tooltip="For one KSampler: picture i has the i-th person."),
-                io.Int.Output("batch_size", display_name="batch size", tooltip="The number of people, for Empty Latent Image."),
+                io.Conditioning.Output(
+                    "batched",
+                    display_name="conditioning",
+                    tooltip="For one KSampler: picture i has the i-th person.",
+                ),
+                io.Int.Output(
+                    "batch_size",
+                    display_name="batch size",
+                    tooltip="The number of people, for Empty Latent Image.",
+                ),
             ],
             is_input_list=True,
-            **where_known(search_aliases=["face2diffusion", "f2d", "conditioning batch", "list to batch", "one person per image"]),
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "conditioning batch",
+                    "list to batch",
+                    "one person per image",
+                ]
+            ),
         )
 
     @classmethod
     def execute(cls, conditioning: list[list[Any]]) -> io.NodeOutput:
         """Stack the conditionings, entry by entry."""
         if len({len(entries) for entries in conditioning}) > 1:
-            raise ValueError("Expected conditionings of one kind, got some of several parts. Encode one prompt for all people.")
+            raise ValueError(
+                "Expected conditionings of one kind, got some of several parts. Encode one prompt for all people."
+            )
         batched = [stack(entries) for entries in zip(*conditioning, strict=True)]
         return io.NodeOutput(batched, sum(len(entries[0][0]) for entries in conditioning))
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..f2d.injection import CLASS_WORDS, Subject, check_placeholder, has_rows, inject_tokens, isolate
-from ..f2d.mapping import Positional
+from ..f2d.networks.mapping import Positional
+from ..f2d.prompt.injection import CLASS_WORDS, Subject, check_placeholder, has_rows, inject_tokens, isolate
 
 log = logging.getLogger("face2diffusion")
 
@@ -23,7 +23,9 @@ _FAMILIES = {  # of text encoders, by the keys of their tokens
 class SubjectTokenizer:
     """Wraps a CLIP's tokenizer."""
 
-    def __init__(self, base: Any, key: str, subjects: tuple[Subject, ...], position_embedding: torch.Tensor) -> None:
+    def __init__(
+        self, base: Any, key: str, subjects: tuple[Subject, ...], position_embedding: torch.Tensor
+    ) -> None:
         """Wrap.
 
         Args:
@@ -44,7 +46,11 @@ class SubjectTokenizer:
         tokens = self.base.tokenize_with_weights(isolate(text, self.placeholders), True, **kwargs)
         chunks = inject_tokens(tokens[self.key], self.subjects, self.position_embedding)
         if text.strip() and not has_rows(chunks):
-            log.info("No %s in this prompt, so it is encoded without the face: '%s'", " or ".join(self.placeholders), text)
+            log.info(
+                "No %s in this prompt, so it is encoded without the face: '%s'",
+                " or ".join(self.placeholders),
+                text,
+            )
         return {self.key: chunks if return_word_ids else [[token[:2] for token in chunk] for chunk in chunks]}
 
     def __getattr__(self, name: str) -> Any:
@@ -54,7 +60,9 @@ class SubjectTokenizer:
         return getattr(self.base, name)
 
 
-def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional: Positional, strength: float) -> Any:
+def inject_subject(
+    clip: Any, placeholder: str, words: torch.Tensor, positional: Positional, strength: float
+) -> Any:
     """Clone a CLIP and teach the clone a placeholder.
 
     Args:
@@ -84,7 +92,9 @@ def inject_subject(clip: Any, placeholder: str, words: torch.Tensor, positional:
     subject = Subject(placeholder, ids, words.cpu(), class_rows, positional, strength)
     clone = clip.clone()
     position_embedding = embeddings.position_embedding.weight.detach().float().cpu()
-    clone.tokenizer = SubjectTokenizer(tokenizer, key, (*(known.subjects if known else ()), subject), position_embedding)
+    clone.tokenizer = SubjectTokenizer(
+        tokenizer, key, (*(known.subjects if known else ()), subject), position_embedding
+    )
     return clone
 
 
@@ -113,7 +123,9 @@ def _token_ids(tokenizer: Any, text: str) -> tuple[str, tuple[int, ...]]:
     tokens = tokenizer.tokenize_with_weights(text, True)
     if len(tokens) != 1:
         family = _FAMILIES.get(frozenset(tokens), f"a CLIP with {', '.join(tokens)}")
-        raise ValueError(f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got {family}. Face2Diffusion works with SD 1.x only.")
+        raise ValueError(
+            f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got {family}. Face2Diffusion works with SD 1.x only."
+        )
     key, chunks = next(iter(tokens.items()))
     return key, tuple(token for chunk in chunks for token, _, word in chunk if word)
 
@@ -121,7 +133,9 @@ def _token_ids(tokenizer: Any, text: str) -> tuple[str, tuple[int, ...]]:
 def _embeddings(clip: Any, key: str, words: torch.Tensor) -> Any:
     """Get the module with the token and position embeddings; check that the words fit."""
     encoder = getattr(clip.cond_stage_model, f"clip_{key}", None)
-    embeddings: Any = getattr(getattr(getattr(encoder, "transformer", None), "text_model", None), "embeddings", None)
+    embeddings: Any = getattr(
+        getattr(getattr(encoder, "transformer", None), "text_model", None), "embeddings", None
+    )
     width = embeddings.token_embedding.weight.shape[1] if hasattr(embeddings, "token_embedding") else None
     if width != words.shape[-1]:
         family = _FAMILIES.get(frozenset([key]), f"a text encoder of kind '{key}'")

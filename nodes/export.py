@@ -4,10 +4,10 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..f2d.embedding import PLACE
+from ..f2d.prompt.embedding import PLACE
 from .clip import position_embedding
 from .files import EMBEDDINGS, listed_name, new_path
-from .sockets import CATEGORY, Expression, Identity, where_known
+from .sockets import CATEGORY, Expression, Identity, supported_fields
 
 
 class F2DExportEmbedding(io.ComfyNode):
@@ -22,8 +22,14 @@ class F2DExportEmbedding(io.ComfyNode):
             category=CATEGORY,
             description="Writes S* as a textual-inversion embedding for ComfyUI, A1111 and diffusers: no Face2Diffusion is needed to use it.",
             inputs=[
-                Identity.Input("identity", tooltip="Who it is, from Encode Face Identity, Load Identity or Mix Identities."),
-                io.Clip.Input("clip", tooltip="The CLIP of the SD 1.x checkpoint that will use it: its position embedding is taken off."),
+                Identity.Input(
+                    "identity",
+                    tooltip="Who it is, from Encode Face Identity, Load Identity or Mix Identities.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The CLIP of the SD 1.x checkpoint that will use it: its position embedding is taken off.",
+                ),
                 io.String.Input(
                     "filename",
                     default="alice",
@@ -42,17 +48,36 @@ class F2DExportEmbedding(io.ComfyNode):
                     default=False,
                     tooltip="Off: where another embedding has the name already, a number is added to it. On: the old file is replaced.",
                 ),
-                Expression.Input("expression", optional=True, tooltip="From Expression Reference; it becomes part of the embedding."),
+                Expression.Input(
+                    "expression",
+                    optional=True,
+                    tooltip="From Expression Reference; it becomes part of the embedding.",
+                ),
             ],
-            outputs=[io.String.Output("word", display_name="word", tooltip="What to write in prompts: 'embedding:alice'.")],
+            outputs=[
+                io.String.Output(
+                    "word", display_name="word", tooltip="What to write in prompts: 'embedding:alice'."
+                )
+            ],
             is_output_node=True,
-            **where_known(search_aliases=["face2diffusion", "f2d", "textual inversion", "save embedding", "ti export", "a1111"]),
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "textual inversion",
+                    "save embedding",
+                    "ti export",
+                    "a1111",
+                ]
+            ),
         )
 
     @classmethod
-    def execute(cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None) -> io.NodeOutput:
+    def execute(
+        cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None
+    ) -> io.NodeOutput:
         """Compute S* and write it."""
-        from ..f2d.embedding import check_name, embedding_rows, save_embedding
+        from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding
 
         check_name(filename.strip())
         encoder = identity.encoder

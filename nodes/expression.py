@@ -3,8 +3,8 @@
 import torch
 from comfy_api.latest import io
 
-from ..f2d import ALIGNMENTS
-from .sockets import CATEGORY, Encoder, Expression, alignment_input, where_known
+from ..f2d.options import ALIGNMENTS
+from .sockets import CATEGORY, Encoder, Expression, alignment_input, supported_fields
 
 
 class ExpressionReference(io.ComfyNode):
@@ -20,7 +20,9 @@ class ExpressionReference(io.ComfyNode):
             description="Takes the expression of the largest face in a photo, of whomever, to put it on S*. Without it the prompt rules.",
             inputs=[
                 Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
-                io.Image.Input("image", tooltip="A photo with the expression; of a batch, the first picture counts."),
+                io.Image.Input(
+                    "image", tooltip="A photo with the expression; of a batch, the first picture counts."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -32,14 +34,20 @@ class ExpressionReference(io.ComfyNode):
                 alignment_input(optional=True),
             ],
             outputs=[
-                Expression.Output("expression", display_name="expression", tooltip="The expression, for Inject S*."),
-                io.Image.Output("face", display_name="face", tooltip="The 224 px face crop that was measured."),
+                Expression.Output(
+                    "expression", display_name="expression", tooltip="The expression, for Inject S*."
+                ),
+                io.Image.Output(
+                    "face", display_name="face", tooltip="The 224 px face crop that was measured."
+                ),
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "facial expression", "emotion"]),
+            **supported_fields(search_aliases=["face2diffusion", "f2d", "facial expression", "emotion"]),
         )
 
     @classmethod
-    def execute(cls, encoder, image: torch.Tensor, strength: float, alignment: str = ALIGNMENTS[0]) -> io.NodeOutput:
+    def execute(
+        cls, encoder, image: torch.Tensor, strength: float, alignment: str = ALIGNMENTS[0]
+    ) -> io.NodeOutput:
         """Measure the expression."""
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy

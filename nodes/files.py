@@ -55,7 +55,9 @@ def identity_files() -> list[str]:
     return folder_paths.get_filename_list(IDENTITIES)
 
 
-def full_path(name: str, folder: str = FOLDER, advice: str = "Download it as the README's table of weights says.") -> str:
+def full_path(
+    name: str, folder: str = FOLDER, advice: str = "Download it as the README's table of weights says."
+) -> str:
     """Find a file by the name that the node shows; raise a FileNotFoundError that names the folders."""
     path = folder_paths.get_full_path(folder, name)
     if path is None:
@@ -90,7 +92,9 @@ def new_path(folder: str, name: str, content: torch.Tensor, overwrite: bool) -> 
     """
     root, names = folder_paths.get_folder_paths(folder)[0], _numbered(os.path.join(*_name_parts(name)))
     paths = ((name, os.path.join(root, name + _ENDING)) for name in names)
-    return next(path for name, path in paths if overwrite or not _is_taken(name, folder) or _holds(path, content))
+    return next(
+        path for name, path in paths if overwrite or not _is_taken(name, folder) or _holds(path, content)
+    )
 
 
 def listed_name(path: str, folder: str) -> str:
@@ -99,14 +103,18 @@ def listed_name(path: str, folder: str) -> str:
 
 
 def _name_parts(name: str) -> list[str]:
-    parts = re.sub(re.escape(_ENDING) + "$", "", name.strip(), flags=re.IGNORECASE).replace("\\", "/").split("/")
+    parts = (
+        re.sub(re.escape(_ENDING) + "$", "", name.strip(), flags=re.IGNORECASE).replace("\\", "/").split("/")
+    )
     for part in parts:
         if (
             not part.strip(". ")
             or part != part.strip()
             or part.endswith(".")
             or re.search(r'[<>:"|?*\x00-\x1f\ud800-\udfff]', part)
-            or re.fullmatch(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", part, re.IGNORECASE)
+            or re.fullmatch(
+                r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", part, re.IGNORECASE
+            )
             or len(part.encode()) > _LONGEST
         ):
             raise ValueError(

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
 from .files import IDENTITIES, full_path, identity_files, listed_name, new_path, state
-from .sockets import CATEGORY, Encoder, Identity, where_known
+from .sockets import CATEGORY, Encoder, Identity, supported_fields
 
 SLOTS = 6
 
@@ -23,17 +23,31 @@ class F2DSaveIdentity(io.ComfyNode):
             category=CATEGORY,
             description="Keeps an identity as a file in models/face2diffusion/identities, without any photo, for Load Identity.",
             inputs=[
-                Identity.Input("identity", tooltip="Whom to keep, from Encode Face Identity or Mix Identities."),
-                io.String.Input("filename", default="alice", tooltip="The name, with subfolders if you like: 'alice', 'friends/alice'."),
+                Identity.Input(
+                    "identity", tooltip="Whom to keep, from Encode Face Identity or Mix Identities."
+                ),
+                io.String.Input(
+                    "filename",
+                    default="alice",
+                    tooltip="The name, with subfolders if you like: 'alice', 'friends/alice'.",
+                ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
                     tooltip="Off: where someone else has the name already, a number is added to it. On: the old file is replaced.",
                 ),
             ],
-            outputs=[io.String.Output("saved_as", display_name="saved as", tooltip="The name under which Load Identity lists it.")],
+            outputs=[
+                io.String.Output(
+                    "saved_as",
+                    display_name="saved as",
+                    tooltip="The name under which Load Identity lists it.",
+                )
+            ],
             is_output_node=True,
-            **where_known(search_aliases=["face2diffusion", "f2d", "save face", "store identity", "save embeds"]),
+            **supported_fields(
+                search_aliases=["face2diffusion", "f2d", "save face", "store identity", "save embeds"]
+            ),
         )
 
     @classmethod
@@ -57,15 +71,22 @@ class F2DLoadIdentity(io.ComfyNode):
             category=CATEGORY,
             description="Loads an identity that Save Identity or 'f2d encode --identity' has written. It needs the encoder, but no photo.",
             inputs=[
-                Encoder.Input("encoder", tooltip="From Load Face Encoder, with the MSID file that the identity was made with."),
+                Encoder.Input(
+                    "encoder",
+                    tooltip="From Load Face Encoder, with the MSID file that the identity was made with.",
+                ),
                 io.Combo.Input(
                     "identity_file",
                     options=identity_files(),
                     tooltip="A file in models/face2diffusion/identities or its subfolders. Press R to see new ones.",
                 ),
             ],
-            outputs=[Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*.")],
-            **where_known(search_aliases=["face2diffusion", "f2d", "load face", "face file", "load embeds"]),
+            outputs=[
+                Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*.")
+            ],
+            **supported_fields(
+                search_aliases=["face2diffusion", "f2d", "load face", "face file", "load embeds"]
+            ),
         )
 
     @classmethod
@@ -124,8 +145,21 @@ class F2DMixIdentities(io.ComfyNode):
                 ),
                 *weights,
             ],
-            outputs=[Identity.Output("identity", display_name="identity", tooltip="The mix, for Inject S* or Save Identity.")],
-            **where_known(search_aliases=["face2diffusion", "f2d", "merge faces", "blend faces", "face morph", "interpolate"]),
+            outputs=[
+                Identity.Output(
+                    "identity", display_name="identity", tooltip="The mix, for Inject S* or Save Identity."
+                )
+            ],
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "merge faces",
+                    "blend faces",
+                    "face morph",
+                    "interpolate",
+                ]
+            ),
         )
 
     @classmethod

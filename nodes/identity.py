@@ -5,8 +5,8 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d import ORDERS
-from .sockets import CATEGORY, Encoder, Identity, alignment_input, min_score_input, where_known
+from ..f2d.options import ORDERS
+from .sockets import CATEGORY, Encoder, Identity, alignment_input, min_score_input, supported_fields
 
 
 class EncodeFaceIdentity(io.ComfyNode):
@@ -22,7 +22,9 @@ class EncodeFaceIdentity(io.ComfyNode):
             description="Finds the face in a photo and encodes who it is. Several photos of one person, as a batch, are averaged.",
             inputs=[
                 Encoder.Input("encoder", tooltip="From Load Face Encoder."),
-                io.Image.Input("image", tooltip="A photo of the person, or a batch of photos of the same person."),
+                io.Image.Input(
+                    "image", tooltip="A photo of the person, or a batch of photos of the same person."
+                ),
                 alignment_input(),
                 io.Combo.Input(
                     "face_order",
@@ -38,20 +40,34 @@ class EncodeFaceIdentity(io.ComfyNode):
                     step=1,
                     tooltip="Which face to take, counted from 0 as in the preview.",
                 ),
-                min_score_input("How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos."),
+                min_score_input(
+                    "How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos."
+                ),
             ],
             outputs=[
                 Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*."),
-                io.Image.Output("face", display_name="face", tooltip="The upright face crop that was encoded, one a photo."),
-                io.Image.Output("preview", display_name="preview", tooltip="The photos with all faces numbered; the chosen one is green."),
+                io.Image.Output(
+                    "face",
+                    display_name="face",
+                    tooltip="The upright face crop that was encoded, one a photo.",
+                ),
+                io.Image.Output(
+                    "preview",
+                    display_name="preview",
+                    tooltip="The photos with all faces numbered; the chosen one is green.",
+                ),
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "face id", "identity", "faceid encode"]),
+            **supported_fields(
+                search_aliases=["face2diffusion", "f2d", "face id", "identity", "faceid encode"]
+            ),
         )
 
     @classmethod
-    def execute(cls, encoder, image: torch.Tensor, alignment: str, face_order: str, face_index: int, min_score: float) -> io.NodeOutput:
+    def execute(
+        cls, encoder, image: torch.Tensor, alignment: str, face_order: str, face_index: int, min_score: float
+    ) -> io.NodeOutput:
         """Find the face in each photo and encode their mean."""
-        from ..f2d.detection import draw_faces
+        from ..f2d.face.detection import draw_faces
         from ..f2d.image import from_comfy, to_comfy
 
         photos = from_comfy(image)
@@ -64,6 +80,10 @@ class EncodeFaceIdentity(io.ComfyNode):
             except ValueError as error:
                 raise ValueError(f"Photo {number} of {len(photos)}: {error}") from error
             progress.update(1)
-        preview = to_comfy([draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)])
+        preview = to_comfy(
+            [draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)]
+        )
         crops = [face.crop for face in found]
-        return io.NodeOutput(encoder.identity(crops), to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls))
+        return io.NodeOutput(
+            encoder.identity(crops), to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls)
+        )

@@ -8,10 +8,10 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from .sockets import CATEGORY, Encoder, PoseKeypoint, min_score_input, where_known
+from .sockets import CATEGORY, Encoder, PoseKeypoint, min_score_input, supported_fields
 
 if TYPE_CHECKING:
-    from ..f2d.detection import FAN
+    from ..f2d.face.detection import FAN
 
 
 class F2DFaceLandmarks(io.ComfyNode):
@@ -34,11 +34,19 @@ class F2DFaceLandmarks(io.ComfyNode):
                     step=64,
                     tooltip="Short side of the picture in px; draw with a latent of the picture's size. The ControlNet knows 512 best.",
                 ),
-                min_score_input("For photos: how sure YuNet must be, from 0.1 to 1. Keypoints have been chosen by their preprocessor."),
-                PoseKeypoint.Input(
-                    "pose_keypoint", optional=True, tooltip="From a DWPose, OpenPose or SDPose node with face detection on. Or use image."
+                min_score_input(
+                    "For photos: how sure YuNet must be, from 0.1 to 1. Keypoints have been chosen by their preprocessor."
                 ),
-                io.Image.Input("image", optional=True, tooltip="A photo with the pose, or a batch of them. Or use pose_keypoint."),
+                PoseKeypoint.Input(
+                    "pose_keypoint",
+                    optional=True,
+                    tooltip="From a DWPose, OpenPose or SDPose node with face detection on. Or use image.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="A photo with the pose, or a batch of them. Or use pose_keypoint.",
+                ),
                 Encoder.Input(
                     "encoder",
                     optional=True,
@@ -48,28 +56,48 @@ class F2DFaceLandmarks(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "landmarks", display_name="landmarks", tooltip="White dots on black, for Apply ControlNet with the landmark model."
+                    "landmarks",
+                    display_name="landmarks",
+                    tooltip="White dots on black, for Apply ControlNet with the landmark model.",
                 )
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "face pose", "openpose face", "landmark controlnet", "pose transfer"]),
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "face pose",
+                    "openpose face",
+                    "landmark controlnet",
+                    "pose transfer",
+                ]
+            ),
         )
 
     @classmethod
     def execute(
-        cls, resolution: int, min_score: float, pose_keypoint=None, image: torch.Tensor | None = None, encoder=None
+        cls,
+        resolution: int,
+        min_score: float,
+        pose_keypoint=None,
+        image: torch.Tensor | None = None,
+        encoder=None,
     ) -> io.NodeOutput:
         """Find the landmarks and draw them."""
+        from ..f2d.face.landmarks import draw_all, find_landmarks, read_pose
         from ..f2d.image import from_comfy, to_comfy
-        from ..f2d.landmarks import draw_all, find_landmarks, read_pose
 
         if (pose_keypoint is None) == (image is None):
-            raise ValueError(f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. Connect one of them.")
+            raise ValueError(
+                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. Connect one of them."
+            )
         if image is None:
             frames = read_pose(pose_keypoint)
         else:
             detector = fan() if encoder is None else encoder.detector
             if detector is None:
-                raise ValueError("Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder.")
+                raise ValueError(
+                    "Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder."
+                )
             photos, frames = from_comfy(image), []
             progress = comfy.utils.ProgressBar(len(photos))
             for photo in photos:
@@ -83,6 +111,6 @@ class F2DFaceLandmarks(io.ComfyNode):
 @lru_cache(maxsize=1)
 def fan() -> "FAN":
     """Load FAN once; raise an ImportError that says how to get its package."""
-    from ..f2d.detection import FAN
+    from ..f2d.face.detection import FAN
 
     return FAN()

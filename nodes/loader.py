@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..f2d.miniature import FILES, WEIGHTS
 from .files import FAN, NONE, detector_files, full_path, state, weight_files
-from .sockets import CATEGORY, Encoder, where_known
+from .sockets import CATEGORY, Encoder, supported_fields
 
 MINIATURE = "miniature (built in)"
 
@@ -46,10 +46,12 @@ class LoadFaceEncoder(io.ComfyNode):
             ],
             outputs=[
                 Encoder.Output(
-                    "encoder", display_name="encoder", tooltip="The networks, for Encode Face Identity and Expression Reference."
+                    "encoder",
+                    display_name="encoder",
+                    tooltip="The networks, for Encode Face Identity and Expression Reference.",
                 )
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "msid", "face embedding loader"]),
+            **supported_fields(search_aliases=["face2diffusion", "f2d", "msid", "face embedding loader"]),
         )
 
     @classmethod

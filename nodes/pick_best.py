@@ -8,10 +8,10 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
+from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from .clip import SubjectTokenizer
 from .files import NONE, full_path, state, weight_files
-from .sockets import CATEGORY, Identity, min_score_input, where_known
+from .sockets import CATEGORY, Identity, min_score_input, supported_fields
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
 _BATCH = 8  # pictures a pass of CLIP Vision
@@ -30,7 +30,9 @@ class F2DPickBest(io.ComfyNode):
             description="Scores each picture of a batch by identity x text (the harmonic mean of the two, from 0 to 1) and keeps the best.",
             inputs=[
                 io.Image.Input("images", tooltip="The batch to choose from."),
-                Identity.Input("identity", tooltip="Who should be in the pictures; its encoder needs a detector."),
+                Identity.Input(
+                    "identity", tooltip="Who should be in the pictures; its encoder needs a detector."
+                ),
                 io.String.Input(
                     "prompt",
                     default=f"A photo of {PLACEHOLDER} as a chef",
@@ -38,7 +40,12 @@ class F2DPickBest(io.ComfyNode):
                     tooltip=f"What the pictures should show. S* counts as '{CLASS_WORDS}' here.",
                 ),
                 io.Int.Input(
-                    "keep", default=1, min=1, max=4096, step=1, tooltip="How many pictures to keep; all, where the batch has fewer."
+                    "keep",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    step=1,
+                    tooltip="How many pictures to keep; all, where the batch has fewer.",
                 ),
                 min_score_input("How sure YuNet must be of a face. A picture without a face has identity 0."),
                 io.Combo.Input(
@@ -54,17 +61,40 @@ class F2DPickBest(io.ComfyNode):
                     tooltip="A file with CLIP's text projection, which SD 1.x checkpoints leave out: clip_l.safetensors in models/text_encoders.",
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True, tooltip="CLIP ViT-L/14, to judge the text. Without it only identity counts."
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP ViT-L/14, to judge the text. Without it only identity counts.",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="The CLIP of the checkpoint, or of Inject S*, to judge the text."),
-                io.Image.Input("reference_photo", optional=True, tooltip="The person's photo, for the recogniser."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP of the checkpoint, or of Inject S*, to judge the text.",
+                ),
+                io.Image.Input(
+                    "reference_photo", optional=True, tooltip="The person's photo, for the recogniser."
+                ),
             ],
             outputs=[
                 io.Image.Output("best", display_name="best", tooltip="The best pictures, the best first."),
-                io.String.Output("scores", display_name="scores", tooltip="One line a picture, the best first."),
-                io.Image.Output("preview", display_name="preview", tooltip="All pictures with their scores; those kept are green."),
+                io.String.Output(
+                    "scores", display_name="scores", tooltip="One line a picture, the best first."
+                ),
+                io.Image.Output(
+                    "preview",
+                    display_name="preview",
+                    tooltip="All pictures with their scores; those kept are green.",
+                ),
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "best of n", "rank images", "image score", "face similarity"]),
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "best of n",
+                    "rank images",
+                    "image score",
+                    "face similarity",
+                ]
+            ),
         )
 
     @classmethod
@@ -94,24 +124,35 @@ class F2DPickBest(io.ComfyNode):
         text = _judge_text(photos, prompt, clip_vision, clip, text_projection)
         ranking = rank(_judge_identity(photos, identity, min_score, recogniser, reference_photo), text)
         labels = [f"{place}: {ranking.describe(index)}" for place, index in enumerate(ranking.order, start=1)]
-        preview = to_comfy([draw_score(photos[index], labels[place], place < keep) for place, index in enumerate(ranking.order)])
-        return io.NodeOutput(images[ranking.order[:keep]], str(ranking), preview, ui=ui.PreviewImage(preview, cls=cls))
+        preview = to_comfy(
+            [
+                draw_score(photos[index], labels[place], place < keep)
+                for place, index in enumerate(ranking.order)
+            ]
+        )
+        return io.NodeOutput(
+            images[ranking.order[:keep]], str(ranking), preview, ui=ui.PreviewImage(preview, cls=cls)
+        )
 
 
-def _judge_identity(photos: list, identity, min_score: float, recogniser: str, reference_photo: torch.Tensor | None) -> list[torch.Tensor]:
+def _judge_identity(
+    photos: list, identity, min_score: float, recogniser: str, reference_photo: torch.Tensor | None
+) -> list[torch.Tensor]:
     """Score identity: by MSID, and by the recogniser where one is chosen."""
-    from ..f2d.alignment import align_face
+    from ..f2d.face.alignment import align_face
+    from ..f2d.networks.recognition import find_faces
     from ..f2d.ranking import likeness
-    from ..f2d.recognition import find_faces
 
     encoder = identity.encoder
     encoder.check_identity(identity)
     if encoder.detector is None:
-        raise ValueError("Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder.")
+        raise ValueError(
+            "Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder."
+        )
     size = encoder.msid.config.image_size
     judges = [(lambda photo, face: align_face(photo, face.landmarks, size), encoder.encode, identity.v_id)]
     if recogniser != NONE:
-        network = encoder.ready(_load_recogniser(full_path(recogniser), state(recogniser)))
+        network = encoder.ready(_load_recognizer(full_path(recogniser), state(recogniser)))
         judges.append((network.crop, network.embed, _reference(network, encoder, reference_photo, min_score)))
     progress, faces = comfy.utils.ProgressBar(len(photos)), []
     for photo in photos:
@@ -141,7 +182,11 @@ def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: s
     from ..f2d.image import to_comfy
     from ..f2d.ranking import read_text_projection, text_likeness
 
-    parts = {"clip_vision": clip_vision, "clip": clip, "text_projection": None if text_projection == NONE else text_projection}
+    parts = {
+        "clip_vision": clip_vision,
+        "clip": clip,
+        "text_projection": None if text_projection == NONE else text_projection,
+    }
     missing = [name for name, part in parts.items() if part is None]
     if len(missing) == len(parts):
         return None
@@ -155,17 +200,25 @@ def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: s
     embeds = []
     for start in range(0, len(photos), _BATCH):
         throw_exception_if_processing_interrupted()
-        embeds.append(clip_vision.encode_image(to_comfy(photos[start : start + _BATCH]))["image_embeds"].cpu())
+        embeds.append(
+            clip_vision.encode_image(to_comfy(photos[start : start + _BATCH]))["image_embeds"].cpu()
+        )
     return text_likeness(torch.cat(embeds), pooled.cpu(), projection)
 
 
 def _encode_text(clip, prompt: str) -> torch.Tensor:
     """Give CLIP's pooled output before its projection, of the prompt with class words for S*."""
     known = isinstance(clip.tokenizer, SubjectTokenizer)
-    placeholders = [name for name in (clip.tokenizer.placeholders if known else [PLACEHOLDER]) if name.lower() in prompt.lower()]
+    placeholders = [
+        name
+        for name in (clip.tokenizer.placeholders if known else [PLACEHOLDER])
+        if name.lower() in prompt.lower()
+    ]
     text = replace_placeholders(prompt, placeholders) if placeholders else prompt
     if not text.strip():
-        raise ValueError("Expected a prompt to judge the text by, got an empty one. Type what the pictures should show.")
+        raise ValueError(
+            "Expected a prompt to judge the text by, got an empty one. Type what the pictures should show."
+        )
     tokens = (clip.tokenizer.base if known else clip.tokenizer).tokenize_with_weights(text)
     if len(tokens) != 1:
         raise ValueError(
@@ -174,16 +227,18 @@ def _encode_text(clip, prompt: str) -> torch.Tensor:
         )
     _, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")
     if pooled is None:
-        raise ValueError("Expected a CLIP text encoder, got one without pooled output. Connect the CLIP of an SD 1.x checkpoint.")
+        raise ValueError(
+            "Expected a CLIP text encoder, got one without pooled output. Connect the CLIP of an SD 1.x checkpoint."
+        )
     return pooled
 
 
 @functools.lru_cache(maxsize=1)
-def _load_recogniser(path: str, changed: tuple | None):
+def _load_recognizer(path: str, changed: tuple | None):
     """Load a recogniser, and keep the last one: `changed` tells when its file is another."""
-    from ..f2d.recognition import load_recogniser
+    from ..f2d.networks.recognition import load_recognizer
 
-    return load_recogniser(path)
+    return load_recognizer(path)
 
 
 def _projection_files() -> list[str]:
@@ -192,7 +247,11 @@ def _projection_files() -> list[str]:
 
 
 def _find_projection(name: str) -> str:
-    path = next((path for folder in _CLIP_FOLDERS if (path := folder_paths.get_full_path(folder, name))), None)
+    path = next(
+        (path for folder in _CLIP_FOLDERS if (path := folder_paths.get_full_path(folder, name))), None
+    )
     if path is None:
-        raise FileNotFoundError(f"Expected '{name}' in models/{' or models/'.join(_CLIP_FOLDERS)}, got no such file. Choose another.")
+        raise FileNotFoundError(
+            f"Expected '{name}' in models/{' or models/'.join(_CLIP_FOLDERS)}, got no such file. Choose another."
+        )
     return path

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..f2d.injection import CLASS_WORDS, PLACEHOLDER, delayed_ranges, replace_placeholders
+from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, delayed_ranges, replace_placeholders
 from .clip import SubjectTokenizer, inject_subject
-from .sockets import CATEGORY, Expression, Identity, where_known
+from .sockets import CATEGORY, Expression, Identity, supported_fields
 
 
 class InjectSStar(io.ComfyNode):
@@ -20,7 +20,8 @@ class InjectSStar(io.ComfyNode):
             description="Teaches a CLIP the word S*: from here on every prompt with S* means this person. Two people are two of these in a row.",
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="The CLIP of an SD 1.x checkpoint, or of another Inject S*. It stays as it is; the output is a copy."
+                    "clip",
+                    tooltip="The CLIP of an SD 1.x checkpoint, or of another Inject S*. It stays as it is; the output is a copy.",
                 ),
                 Identity.Input("identity", tooltip="Who S* is, from Encode Face Identity."),
                 io.Float.Input(
@@ -37,7 +38,9 @@ class InjectSStar(io.ComfyNode):
                     tooltip="The word that stands for the person in prompts: 'S*', or 'S1*' and 'S2*' for two people.",
                 ),
                 Expression.Input(
-                    "expression", optional=True, tooltip="From Expression Reference. Without it the prompt rules the expression."
+                    "expression",
+                    optional=True,
+                    tooltip="From Expression Reference. Without it the prompt rules the expression.",
                 ),
             ],
             outputs=[
@@ -47,7 +50,9 @@ class InjectSStar(io.ComfyNode):
                     tooltip="Understands S* in any prompt node: CLIP Text Encode, regional prompts, ...",
                 )
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "face in prompt", "personalization", "subject"]),
+            **supported_fields(
+                search_aliases=["face2diffusion", "f2d", "face in prompt", "personalization", "subject"]
+            ),
         )
 
     @classmethod
@@ -55,7 +60,9 @@ class InjectSStar(io.ComfyNode):
         """Compute S* and clone the CLIP."""
         encoder = identity.encoder
         words = encoder.words(identity, expression)
-        return io.NodeOutput(inject_subject(clip, placeholder, words, encoder.mapper.config.positional, strength))
+        return io.NodeOutput(
+            inject_subject(clip, placeholder, words, encoder.mapper.config.positional, strength)
+        )
 
 
 class F2DConditioning(io.ComfyNode):
@@ -71,11 +78,23 @@ class F2DConditioning(io.ComfyNode):
             description="Encodes a prompt with S* and its negative; can hold the face back while the scene forms (delayed subject conditioning).",
             inputs=[
                 io.Clip.Input("clip", tooltip="From Inject S*."),
-                io.String.Input("prompt", default=f"A photo of {PLACEHOLDER} as a chef", multiline=True, tooltip="A prompt with S* in it."),
                 io.String.Input(
-                    "negative_prompt", default="", multiline=True, tooltip="What the picture should not show. The authors leave it empty."
+                    "prompt",
+                    default=f"A photo of {PLACEHOLDER} as a chef",
+                    multiline=True,
+                    tooltip="A prompt with S* in it.",
                 ),
-                io.String.Input("class_words", default=CLASS_WORDS, tooltip="What stands in place of S* while the face is held back."),
+                io.String.Input(
+                    "negative_prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What the picture should not show. The authors leave it empty.",
+                ),
+                io.String.Input(
+                    "class_words",
+                    default=CLASS_WORDS,
+                    tooltip="What stands in place of S* while the face is held back.",
+                ),
                 io.Float.Input(
                     "subject_from",
                     default=0.0,
@@ -87,22 +106,40 @@ class F2DConditioning(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive", tooltip="For the KSampler's positive."),
-                io.Conditioning.Output("negative", display_name="negative", tooltip="For the KSampler's negative."),
+                io.Conditioning.Output(
+                    "positive", display_name="positive", tooltip="For the KSampler's positive."
+                ),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", tooltip="For the KSampler's negative."
+                ),
             ],
-            **where_known(search_aliases=["face2diffusion", "f2d", "delayed subject conditioning", "dsc", "clip text encode"]),
+            **supported_fields(
+                search_aliases=[
+                    "face2diffusion",
+                    "f2d",
+                    "delayed subject conditioning",
+                    "dsc",
+                    "clip text encode",
+                ]
+            ),
         )
 
     @classmethod
-    def execute(cls, clip, prompt: str, negative_prompt: str, class_words: str, subject_from: float) -> io.NodeOutput:
+    def execute(
+        cls, clip, prompt: str, negative_prompt: str, class_words: str, subject_from: float
+    ) -> io.NodeOutput:
         """Encode the prompts, each for its range of the denoising."""
         if not isinstance(clip.tokenizer, SubjectTokenizer):
-            raise ValueError("Expected a CLIP that knows S*, got a plain one. Connect the output of Inject S*.")
+            raise ValueError(
+                "Expected a CLIP that knows S*, got a plain one. Connect the output of Inject S*."
+            )
         class_prompt = replace_placeholders(prompt, clip.tokenizer.placeholders, class_words)
         negative = clip.encode_from_tokens_scheduled(clip.tokenize(negative_prompt))
         if not subject_from:
             return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)), negative)
         positive = []
         for text, (start, end) in zip((class_prompt, prompt), delayed_ranges(subject_from), strict=True):
-            positive += clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict={"start_percent": start, "end_percent": end})
+            positive += clip.encode_from_tokens_scheduled(
+                clip.tokenize(text), add_dict={"start_percent": start, "end_percent": end}
+            )
         return io.NodeOutput(positive, negative)

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..f2d import ALIGNMENTS
+from ..f2d.options import ALIGNMENTS
 
 Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.management.ManagedFaceEncoder
 Identity = io.Custom("F2D_IDENTITY")  # f2d.identity.FaceIdentity
@@ -17,7 +17,7 @@ CATEGORY = "face2diffusion"
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
-def where_known(**fields: Any) -> dict[str, Any]:
+def supported_fields(**fields: Any) -> dict[str, Any]:
     """Keep the fields of `io.Schema` that this version of ComfyUI knows (0.3.64 has no search aliases)."""
     return {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
 
@@ -33,4 +33,6 @@ def alignment_input(**options: Any) -> io.Combo.Input:
         "'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
         "'112 px' takes a square crop that is aligned for ArcFace."
     )
-    return io.Combo.Input("alignment", options=list(ALIGNMENTS), default=ALIGNMENTS[0], tooltip=tooltip, **options)
+    return io.Combo.Input(
+        "alignment", options=list(ALIGNMENTS), default=ALIGNMENTS[0], tooltip=tooltip, **options
+    )

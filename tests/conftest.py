@@ -39,7 +39,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps together, in order, all tests of one ComfyUI, since they share its server, and else those of one file."""
     from xdist.scheduler import LoadScopeScheduling
 
-    config.option.loadscopereorder = False  # the servers' tests take longest, and come first; the short ones of units fill the end
+    config.option.loadscopereorder = (
+        False  # the servers' tests take longest, and come first; the short ones of units fill the end
+    )
     versions = {checkout_version(path) for path in CHECKOUTS}
 
     class Scheduling(LoadScopeScheduling):
@@ -78,7 +80,11 @@ def comfy_checkouts() -> list[Path]:
     return CHECKOUTS
 
 
-@pytest.fixture(scope="session", params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+@pytest.fixture(
+    scope="session",
+    params=CHECKOUTS or [None],
+    ids=lambda path: checkout_version(path) if path else "no-comfyui",
+)
 def comfy(
     request: pytest.FixtureRequest,
     comfy_checkouts: list[Path],
@@ -132,5 +138,7 @@ def detector_file() -> Path:
     """YuNet's .onnx file."""
     path = Path(os.environ.get("F2D_TEST_DETECTOR", DETECTOR))
     if not path.is_file():
-        pytest.skip(f"No face detector at {path}: set F2D_TEST_DETECTOR to a face_detection_yunet_*.onnx file (OpenCV zoo, 230 KB).")
+        pytest.skip(
+            f"No face detector at {path}: set F2D_TEST_DETECTOR to a face_detection_yunet_*.onnx file (OpenCV zoo, 230 KB)."
+        )
     return path

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -41,7 +39,6 @@ _EPILOG = """examples:
   f2d-train miniature report --out runs/miniature
   f2d-train miniature exam --out runs/exam
 """
-_NOTE = re.compile(r"^ {4}(\w+): .*?  # (.+)$", re.MULTILINE)  # the comment on a config's field is the option's help
 
 
 _PRESETS = {**PRESETS, "small": MINIATURE_SMALL}
@@ -68,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(config, preset)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("Interrupted; the same command goes on."), 130)
-    except (FloatingPointError, ConnectionError, InterruptedError) as error:  # a loss that is not finite, a process that died, a signal
+    except (
+        FloatingPointError,
+        ConnectionError,
+        InterruptedError,
+    ) as error:  # a loss that is not finite, a process that died, a signal
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, 2)
@@ -80,7 +81,7 @@ def _fail(error: BaseException, code: int) -> int:
     return code
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one process speaks for all
         print(message, flush=True)
 
@@ -93,18 +94,62 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _command(commands, "prepare", PrepareConfig, _prepare, "turn photos into a cache of everything that is frozen")
-    mapper = _command(commands, "mapper", MapperTrainingConfig, _mapper, "train the mapper on a cache; the same command resumes")
-    mapper.add_argument("--preset", choices=list(PRESETS), default="cgdr", help="a row of Tables 3 to 5 (default: cgdr, the paper's run)")
-    _command(commands, "msid", MSIDTrainingConfig, _msid, "pre-train the identity encoder; the same command resumes")
-    _command(commands, "evaluate", EvaluateConfig, _evaluate, "draw and score one method by the paper's protocol; the same command resumes")
-    _command(commands, "report", ReportConfig, _report, "make the paper's tables and plots of one or more evaluations")
-    miniature = _command(commands, "miniature", MiniatureConfig, _miniature, "train the miniature from nothing; the same command resumes")
-    miniature.add_argument("--preset", choices=["shipped", "small"], default="shipped", help="small: for tests (default: shipped)")
+    _command(
+        commands, "prepare", PrepareConfig, _prepare, "turn photos into a cache of everything that is frozen"
+    )
+    mapper = _command(
+        commands,
+        "mapper",
+        MapperTrainingConfig,
+        _mapper,
+        "train the mapper on a cache; the same command resumes",
+    )
+    mapper.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default="cgdr",
+        help="a row of Tables 3 to 5 (default: cgdr, the paper's run)",
+    )
+    _command(
+        commands,
+        "msid",
+        MSIDTrainingConfig,
+        _msid,
+        "pre-train the identity encoder; the same command resumes",
+    )
+    _command(
+        commands,
+        "evaluate",
+        EvaluateConfig,
+        _evaluate,
+        "draw and score one method by the paper's protocol; the same command resumes",
+    )
+    _command(
+        commands,
+        "report",
+        ReportConfig,
+        _report,
+        "make the paper's tables and plots of one or more evaluations",
+    )
+    miniature = _command(
+        commands,
+        "miniature",
+        MiniatureConfig,
+        _miniature,
+        "train the miniature from nothing; the same command resumes",
+    )
+    miniature.add_argument(
+        "--preset",
+        choices=["shipped", "small"],
+        default="shipped",
+        help="small: for tests (default: shipped)",
+    )
     return parser
 
 
-def _command(commands: Any, name: str, config_class: type, run: Callable, summary: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, config_class: type, run: Callable, summary: str
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
@@ -112,12 +157,18 @@ def _command(commands: Any, name: str, config_class: type, run: Callable, summar
         epilog="examples:\n" + "\n".join(line for line in _EPILOG.splitlines() if f" {name} " in line),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    hints, notes = get_type_hints(config_class), dict(_NOTE.findall(inspect.getsource(config_class)))
+    hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         if field.name == "stage":
-            parser.add_argument("stage", nargs="?", choices=get_args(hints["stage"]), default=field.default, help=notes["stage"])
+            parser.add_argument(
+                "stage",
+                nargs="?",
+                choices=get_args(hints["stage"]),
+                default=field.default,
+                help=field.metadata["help"],
+            )
             continue
-        _option(parser, field.name, hints[field.name], field.default, notes.get(field.name, ""))
+        _option(parser, field.name, hints[field.name], field.default, field.metadata["help"])
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.set_defaults(run=run, config_class=config_class)
     return parser
@@ -146,14 +197,14 @@ def _list_of(kind: type) -> Callable[[str], tuple]:
 
 
 def _prepare(config: PrepareConfig, preset: str) -> None:
-    from .prepare import prepare
+    from .data.prepare import prepare
 
-    _say(f"Cache -> {prepare(config, _say)}")
+    _log(f"Cache -> {prepare(config, _log)}")
 
 
 def _mapper(config: MapperTrainingConfig, preset: str) -> None:
-    from .cache import LatentCache
-    from .mapper import train_mapper
+    from .data.cache import LatentCache
+    from .mapper.train import train_mapper
 
     if preset in PRESET_ENCODERS:
         cache, wanted = LatentCache(config.cache), PRESET_ENCODERS[preset]
@@ -163,46 +214,46 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
                 f"Expected a cache of depths {wanted[0]} with norms at {wanted[1]} for --preset {preset}, got {got[0]} with norms at {got[1]}. "
                 "Prepare one with ArcFace's weights (`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
-    _say(f"Weights -> {train_mapper(config, _say)}")
+    _log(f"Weights -> {train_mapper(config, _log)}")
 
 
 def _msid(config: MSIDTrainingConfig, preset: str) -> None:
-    from .msid import train_msid
+    from .msid.train import train_msid
 
-    _say(f"Weights -> {train_msid(config, _say)}")
+    _log(f"Weights -> {train_msid(config, _log)}")
 
 
 def _evaluate(config: EvaluateConfig, preset: str) -> None:
     from .evaluation.evaluate import evaluate
 
-    _say(f"Evaluation -> {evaluate(config, _say)}")
+    _log(f"Evaluation -> {evaluate(config, _log)}")
 
 
 def _report(config: ReportConfig, preset: str) -> None:
-    from .evaluation.report import report
+    from .report.report import report
 
-    _say(f"Report -> {report(config, _say)}")
+    _log(f"Report -> {report(config, _log)}")
 
 
 def _miniature(config: MiniatureConfig, preset: str) -> None:
     from .miniature.recipe import Miniature
 
     if config.stage == "exam":
-        from .miniature.exam import write_exam
+        from .miniature.study.held_out import write_exam
 
-        _say(f"Page -> {write_exam(config, _say)}")
+        _log(f"Page -> {write_exam(config, _log)}")
         return
-    miniature = Miniature(config, _say)
+    miniature = Miniature(config, _log)
     if config.stage == "report":
-        from .miniature.report import SEEDS, write_report
+        from .miniature.study.report import SEEDS, write_report
 
-        _say(f"Page -> {write_report(miniature, config.seeds or SEEDS)}")
+        _log(f"Page -> {write_report(miniature, config.seeds or SEEDS)}")
     elif config.stage == "ship":
-        _say(f"Weights -> {miniature.ship()}")
+        _log(f"Weights -> {miniature.ship()}")
     elif config.stage == "unpack":
-        _say(f"Models -> {miniature.unpack()}")
+        _log(f"Models -> {miniature.unpack()}")
     else:
-        _say(f"Models -> {miniature.train()}")
+        _log(f"Models -> {miniature.train()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is minimised: the denoising losses of the mapper, and ArcFace over several depths.
+"""What is minimized: the denoising losses of the mapper, and ArcFace over several depths.
 
 Dimension letters: B batch, C latent channels, H and W latent sides, K classes.
 
@@ -35,7 +35,7 @@ def reconstruction_loss(prediction: Tensor, noise: Tensor) -> Tensor:
 
 
 def cgdr_loss(prediction: Tensor, noise: Tensor, class_prediction: Tensor, mask: Tensor) -> Tensor:
-    """Compute class-guided denoising regularisation: noise inside the mask, the class's prediction outside (Eq. 7).
+    """Compute class-guided denoising regularization: noise inside the mask, the class's prediction outside (Eq. 7).
 
     Args:
         prediction: shape (B, C, H, W).
@@ -89,5 +89,7 @@ def arcface_loss(
     true = cosines[rows, labels[rows]]  # (R,)
     sines = (1 - true.square()).clamp_min(torch.finfo(true.dtype).eps).sqrt()  # (R,)
     with_margin = true * math.cos(margin) - sines * math.sin(margin)  # cos(theta + m)
-    with_margin = torch.where(true > -math.cos(margin), with_margin, true - margin * math.sin(margin))  # theta + m < pi, or not
+    with_margin = torch.where(
+        true > -math.cos(margin), with_margin, true - margin * math.sin(margin)
+    )  # theta + m < pi, or not
     return cross_entropy(scale * cosines.index_put((rows, labels[rows]), with_margin), labels)

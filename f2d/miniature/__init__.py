@@ -16,19 +16,24 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..checkpoint import atomic_file
+from ..files import atomic_file
 from .widen import widen_text_encoder, widen_unet
 
 if TYPE_CHECKING:
+    from ..diffusion.pipeline import F2DPipeline
     from ..encoder import FaceEncoder
-    from ..pipeline import F2DPipeline
-    from .judges import Attributes, Verifier
+    from .evaluators import Attributes, Verifier
 
 SIZE = 128  # px, the side of its pictures
 STEPS, CFG = 20, 4.0  # of its sampling
 WEIGHTS = Path(__file__).with_name("weights")
 FILES = {"msid": "msid.safetensors", "mapper": "mapper.safetensors", "expression": "expression.safetensors"}
 _VAE_SCALE = 0.18215  # ComfyUI divides SD 1.x's latents by it
+
+
+def read_vocabulary() -> dict[str, int]:
+    """Read its words and their token ids in CLIP's vocabulary; a word's place in the order is its id here."""
+    return json.loads(Path(__file__).with_name("vocabulary.json").read_text(encoding="utf-8"))
 
 
 def portraits(folder: Path = WEIGHTS) -> dict[str, Path]:
@@ -45,7 +50,7 @@ def load_encoder(folder: Path = WEIGHTS) -> FaceEncoder:
 
 def load_pipeline(folder: Path = WEIGHTS) -> F2DPipeline:
     """Load its narrow Stable Diffusion, on the CPU; it takes `narrow` words."""
-    from ..pipeline import F2DPipeline
+    from ..diffusion.pipeline import F2DPipeline
 
     pipeline = F2DPipeline.load(folder / "base", device="cpu")
     pipeline.name = "the miniature"
@@ -57,9 +62,9 @@ def narrow(words: torch.Tensor, width: int = 192) -> torch.Tensor:
     return words[:, :: words.shape[1] // width]
 
 
-def load_judges(folder: Path = WEIGHTS) -> tuple[Verifier, Attributes]:
+def load_evaluators(folder: Path = WEIGHTS) -> tuple[Verifier, Attributes]:
     """Load the judges of identity and of what is to be seen, on the CPU."""
-    from .judges import Attributes, Verifier
+    from .evaluators import Attributes, Verifier
 
     verifier, attributes = Verifier(), Attributes()
     for name, network in (("verifier", verifier), ("attributes", attributes)):
@@ -80,15 +85,29 @@ def write_checkpoint(path: str | os.PathLike, folder: Path = WEIGHTS) -> None:
     """
     base = folder / "base"
     text, unet, vae = (_read_part(base / part) for part in ("text_encoder", "unet", "vae"))
-    heads = json.loads((base / "text_encoder" / "config.json").read_text(encoding="utf-8"))["num_attention_heads"]
-    unet_heads = json.loads((base / "unet" / "config.json").read_text(encoding="utf-8"))["attention_head_dim"]  # diffusers' misnomer
-    ids = list(json.loads(Path(__file__).with_name("vocabulary.json").read_text(encoding="utf-8")).values())
-    tensors = {f"cond_stage_model.transformer.text_model.{name}": t for name, t in widen_text_encoder(text, heads, ids).items()}
+    heads = json.loads((base / "text_encoder" / "config.json").read_text(encoding="utf-8"))[
+        "num_attention_heads"
+    ]
+    unet_heads = json.loads((base / "unet" / "config.json").read_text(encoding="utf-8"))[
+        "attention_head_dim"
+    ]  # diffusers' misnomer
+    ids = list(read_vocabulary().values())
+    tensors = {
+        f"cond_stage_model.transformer.text_model.{name}": t
+        for name, t in widen_text_encoder(text, heads, ids).items()
+    }
     tensors |= {f"model.diffusion_model.{name}": t for name, t in widen_unet(unet, unet_heads).items()}
     tensors |= {f"first_stage_model.{_taesd_name(name)}": t for name, t in vae.items()}
-    tensors |= {"first_stage_model.vae_scale": torch.tensor(_VAE_SCALE), "first_stage_model.vae_shift": torch.tensor(0.0)}
+    tensors |= {
+        "first_stage_model.vae_scale": torch.tensor(_VAE_SCALE),
+        "first_stage_model.vae_shift": torch.tensor(0.0),
+    }
     with atomic_file(path) as temporary:
-        save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+        save_file(
+            {name: tensor.half().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {"format": "pt"},
+        )
 
 
 def _read_part(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import atomic_file
+from ..files import atomic_file
 from . import CFG, FILES, SIZE, STEPS, WEIGHTS, portraits, write_checkpoint
 
 CHECKPOINT = "face2diffusion_miniature.safetensors"
@@ -32,12 +32,12 @@ niagara falls, surrounded by tall books; smiling warmly, looking shocked, angry,
 """
 
 
-def install(folder: str | os.PathLike, say: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
+def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
     """Put the miniature into a ComfyUI. Our own files there are renewed; the workflow is kept where there is one, since it may have been changed.
 
     Args:
         folder: of ComfyUI, or what `--base-directory` names: with `models` in it.
-        say: is told of each file.
+        log: called with each progress message.
         weights: of the miniature.
 
     Returns:
@@ -49,15 +49,17 @@ def install(folder: str | os.PathLike, say: Callable[[str], None], weights: Path
     """
     folder = Path(folder)
     if not (folder / "models").is_dir():
-        raise FileNotFoundError(f"Expected a ComfyUI with a folder 'models' in it, got '{folder}'. Name the folder that has main.py.")
+        raise FileNotFoundError(
+            f"Expected a ComfyUI with a folder 'models' in it, got '{folder}'. Name the folder that has main.py."
+        )
     files = []
     for target, write in _files(folder, weights):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".json" and target.exists():
-            say(f"kept: {target}")
+            log(f"kept: {target}")
         else:
             write(target)
-            say(f"{target}")
+            log(f"{target}")
         files.append(target)
     return files
 
@@ -72,7 +74,10 @@ def _files(folder: Path, weights: Path) -> Iterator[tuple[Path, Callable[[Path],
     for name, path in portraits(weights).items():
         yield folder / "input" / f"miniature_{name}.png", copied(path)
     first = next(iter(portraits(weights)))
-    yield folder / "user" / "default" / "workflows" / WORKFLOW, lambda target: _write(target, json.dumps(workflow(first)))
+    yield (
+        folder / "user" / "default" / "workflows" / WORKFLOW,
+        lambda target: _write(target, json.dumps(workflow(first))),
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -94,7 +99,9 @@ def workflow(name: str) -> dict[str, Any]:
     Returns:
         The workflow as the frontend reads it.
     """
-    found = in_miniature(json.loads(_LIKE.read_text(encoding="utf-8")), [name], lambda text: PROMPT if "S*" in text else text)
+    found = in_miniature(
+        json.loads(_LIKE.read_text(encoding="utf-8")), [name], lambda text: PROMPT if "S*" in text else text
+    )
     for node in found["nodes"]:
         if node["type"] == "MarkdownNote":
             node["widgets_values"] = [_ABOUT]
@@ -104,14 +111,17 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def in_miniature(
-    workflow: dict[str, Any], people: Sequence[str], say: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)
+    workflow: dict[str, Any],
+    people: Sequence[str],
+    rewrite: Callable[[str], str],
+    size: tuple[int, int] = (SIZE, SIZE),
 ) -> dict[str, Any]:
     """Have one of the bundled workflows use the miniature's files, portraits and settings.
 
     Args:
         workflow: as the frontend saves it; it stays as it is.
         people: whose portraits its Load Image nodes show, in their order.
-        say: gives the new text of a prompt.
+        rewrite: returns the new text of a prompt.
         size: width and height of the picture, px.
 
     Returns:
@@ -134,7 +144,7 @@ def in_miniature(
             case "ExpressionReference":
                 values[1] = "FFHQ"
             case "CLIPTextEncode" | "F2DConditioning":
-                values[0] = say(values[0])
+                values[0] = rewrite(values[0])
             case "SolidMask":
                 values[1:] = [values[1] * size[0] // 512, values[2] * size[1] // 512]
             case "EmptyLatentImage":

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JOBS = ("firefighter", "cowboy", "chef", "racer", "king", "scientist", "tennis player", "dj", "knight", "pilot")  # of Table 7
+JOBS = (
+    "firefighter",
+    "cowboy",
+    "chef",
+    "racer",
+    "king",
+    "scientist",
+    "tennis player",
+    "dj",
+    "knight",
+    "pilot",
+)  # of Table 7
 LOCATIONS = (  # of Table 7, in words that CLIP has whole tokens for
     "at the great wall of china",
     "exploring ruins in peru",
@@ -17,13 +28,26 @@ LOCATIONS = (  # of Table 7, in words that CLIP has whole tokens for
     "at mount everest base camp",
     "in front of niagara falls",
 )
-PLACES = (*LOCATIONS, "surrounded by tall books", "running in a meadow", "walking in a city", "playing music on a stage")
-EXPRESSIONS = ("smiling warmly", "looking shocked", "looking angry", "looking sad", "looking sleepy", "giving a wink")
+PLACES = (
+    *LOCATIONS,
+    "surrounded by tall books",
+    "running in a meadow",
+    "walking in a city",
+    "playing music on a stage",
+)
+EXPRESSIONS = (
+    "smiling warmly",
+    "looking shocked",
+    "looking angry",
+    "looking sad",
+    "looking sleepy",
+    "giving a wink",
+)
 NEUTRAL = "neutral"
 
 
 @dataclass(frozen=True)
-class Facts:
+class SceneAttributes:
     """What is asked of a picture, or true of it; "" or "neutral" where there is nothing to say."""
 
     expression: str = NEUTRAL
@@ -31,27 +55,31 @@ class Facts:
     place: str = ""
 
 
-KINDS: dict[str, tuple[str, ...]] = {"job": ("", *JOBS), "place": ("", *PLACES), "expression": (NEUTRAL, *EXPRESSIONS)}
+KINDS: dict[str, tuple[str, ...]] = {
+    "job": ("", *JOBS),
+    "place": ("", *PLACES),
+    "expression": (NEUTRAL, *EXPRESSIONS),
+}
 
 # Ten jobs, ten locations, four more places, six expressions, and ten that ask for two or three things at once.
 PROMPTS = (
-    *(Facts(job=job) for job in JOBS),
-    *(Facts(place=place) for place in PLACES),
-    *(Facts(expression=expression) for expression in EXPRESSIONS),
-    Facts(job="chef", place=LOCATIONS[3]),
-    Facts(job="pilot", place=LOCATIONS[8]),
-    Facts(job="king", place=LOCATIONS[7]),
-    Facts(job="knight", place=LOCATIONS[0]),
-    Facts(job="dj", expression="smiling warmly"),
-    Facts(job="cowboy", expression="looking angry"),
-    Facts(place=LOCATIONS[9], expression="looking shocked"),
-    Facts(place=LOCATIONS[5], expression="smiling warmly"),
-    Facts(job="firefighter", place="walking in a city", expression="looking sad"),
-    Facts(job="scientist", place="surrounded by tall books", expression="looking sleepy"),
+    *(SceneAttributes(job=job) for job in JOBS),
+    *(SceneAttributes(place=place) for place in PLACES),
+    *(SceneAttributes(expression=expression) for expression in EXPRESSIONS),
+    SceneAttributes(job="chef", place=LOCATIONS[3]),
+    SceneAttributes(job="pilot", place=LOCATIONS[8]),
+    SceneAttributes(job="king", place=LOCATIONS[7]),
+    SceneAttributes(job="knight", place=LOCATIONS[0]),
+    SceneAttributes(job="dj", expression="smiling warmly"),
+    SceneAttributes(job="cowboy", expression="looking angry"),
+    SceneAttributes(place=LOCATIONS[9], expression="looking shocked"),
+    SceneAttributes(place=LOCATIONS[5], expression="smiling warmly"),
+    SceneAttributes(job="firefighter", place="walking in a city", expression="looking sad"),
+    SceneAttributes(job="scientist", place="surrounded by tall books", expression="looking sleepy"),
 )
 
 
-def describe(facts: Facts, subject: str, opening: str = "a photo of") -> str:
+def describe(facts: SceneAttributes, subject: str, opening: str = "a photo of") -> str:
     """Say what a picture shows, in the manner of Table 7.
 
     Args:
@@ -72,7 +100,11 @@ def describe(facts: Facts, subject: str, opening: str = "a photo of") -> str:
     return " ".join(parts)
 
 
-def text_accuracy(asked: Facts, seen: Facts) -> float:
+def text_accuracy(asked: SceneAttributes, seen: SceneAttributes) -> float:
     """Compute the share of what a prompt asks for that is seen; 1 where it asks for nothing."""
-    wanted = [getattr(asked, kind) == getattr(seen, kind) for kind, names in KINDS.items() if getattr(asked, kind) != names[0]]
+    wanted = [
+        getattr(asked, kind) == getattr(seen, kind)
+        for kind, names in KINDS.items()
+        if getattr(asked, kind) != names[0]
+    ]
     return sum(wanted) / len(wanted) if wanted else 1.0

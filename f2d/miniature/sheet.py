@@ -1,4 +1,4 @@
-"""Labelled pictures in rows, as one picture to look at."""
+"""Labeled pictures in rows, as one picture to look at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..image import Photo
 
 _HEIGHT, _GAP, _LINE, _HEAD = 152, 12, 16, 56  # px
 _CHARACTERS = 27  # that fit under a square picture
-_INK, _GREY, _PAPER = (34, 34, 40), (112, 112, 120), (255, 255, 255)
+_INK, _GRAY, _PAPER = (34, 34, 40), (112, 112, 120), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Panel:
 
 
 def draw_sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") -> Photo:
-    """Set labelled pictures in rows.
+    """Set labeled pictures in rows.
 
     Args:
         rows: from the top; each from the left.
@@ -42,19 +42,24 @@ def draw_sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") 
     Returns:
         shape (H, W, 3), uint8.
     """
-    sizes = [[(round(_HEIGHT * cell.image.shape[1] / cell.image.shape[0]), _HEIGHT) for cell in row] for row in rows]
-    width = max(sum(size[0] + _GAP for size in row) for row in sizes) + 3 * _GAP  # a long second line needs a little more
+    sizes = [
+        [(round(_HEIGHT * cell.image.shape[1] / cell.image.shape[0]), _HEIGHT) for cell in row]
+        for row in rows
+    ]
+    width = (
+        max(sum(size[0] + _GAP for size in row) for row in sizes) + 3 * _GAP
+    )  # a long second line needs a little more
     step = _HEIGHT + 3 * _LINE + _GAP
     sheet = Image.new("RGB", (width, _HEAD + step * len(rows) + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((_GAP, 10), title, _INK, _font(19))
-    pen.text((_GAP, 34), subtitle, _GREY, _font(12))
+    pen.text((_GAP, 34), subtitle, _GRAY, _font(12))
     for number, row in enumerate(rows):
         x, y = _GAP, _HEAD + number * step
         for cell, size in zip(row, sizes[number], strict=True):
             sheet.paste(Image.fromarray(cell.image).resize(size, Image.Resampling.BICUBIC), (x, y))
             for line, text in enumerate(cell.lines):
-                pen.text((x, y + _HEIGHT + 2 + line * _LINE), text, _GREY if line == 2 else _INK, _font(11))
+                pen.text((x, y + _HEIGHT + 2 + line * _LINE), text, _GRAY if line == 2 else _INK, _font(11))
             x += size[0] + _GAP
     return np.asarray(sheet)
 

@@ -51,13 +51,21 @@ def widen_text_encoder(tensors: Mapping[str, Tensor], heads: int, clip_ids: list
         Tensors under transformers' names without "text_model.".
     """
     narrow = {name.removeprefix("text_model."): tensor.float() for name, tensor in tensors.items()}
-    rows, positions = narrow["embeddings.token_embedding.weight"], narrow["embeddings.position_embedding.weight"]
+    rows, positions = (
+        narrow["embeddings.token_embedding.weight"],
+        narrow["embeddings.position_embedding.weight"],
+    )
     width = rows.shape[1]
     times = TEXT_WIDTH // width
     table = torch.zeros(TEXT_VOCABULARY, TEXT_WIDTH)
     table[clip_ids] = widen_words(rows[: len(clip_ids)])
-    wide = {"embeddings.token_embedding.weight": table, "embeddings.position_embedding.weight": widen_words(positions)}
-    sharpen = math.sqrt(TEXT_WIDTH // heads) / (times * math.sqrt(width // heads))  # logits grow with the copies, their scale does not
+    wide = {
+        "embeddings.token_embedding.weight": table,
+        "embeddings.position_embedding.weight": widen_words(positions),
+    }
+    sharpen = math.sqrt(TEXT_WIDTH // heads) / (
+        times * math.sqrt(width // heads)
+    )  # logits grow with the copies, their scale does not
     for index in range(TEXT_LAYERS):
         layer = f"encoder.layers.{index}."
         trained = f"{layer}mlp.fc1.weight" in narrow
@@ -66,15 +74,32 @@ def widen_text_encoder(tensors: Mapping[str, Tensor], heads: int, clip_ids: list
                 wide[f"{layer}{norm}.{part}"] = _repeat(narrow.get(f"{layer}{norm}.{part}", default), times)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             key, factor = f"{layer}self_attn.{name}.", sharpen if name == "q_proj" else 1.0
-            weight, bias = narrow.get(key + "weight", torch.zeros(width, width)), narrow.get(key + "bias", torch.zeros(width))
-            wide[key + "weight"], wide[key + "bias"] = factor * _dense(weight, times, times), factor * _repeat(bias, times)
+            weight, bias = (
+                narrow.get(key + "weight", torch.zeros(width, width)),
+                narrow.get(key + "bias", torch.zeros(width)),
+            )
+            wide[key + "weight"], wide[key + "bias"] = (
+                factor * _dense(weight, times, times),
+                factor * _repeat(bias, times),
+            )
         fc1, fc2 = torch.zeros(TEXT_MLP, TEXT_WIDTH), torch.zeros(TEXT_WIDTH, TEXT_MLP)
         bias1, bias2 = torch.zeros(TEXT_MLP), torch.zeros(TEXT_WIDTH)
         if trained:
             size = len(narrow[f"{layer}mlp.fc1.weight"])
-            fc1[:size], bias1[:size] = _dense(narrow[f"{layer}mlp.fc1.weight"], 1, times), narrow[f"{layer}mlp.fc1.bias"]
-            fc2[:, :size], bias2 = _repeat(narrow[f"{layer}mlp.fc2.weight"], times), _repeat(narrow[f"{layer}mlp.fc2.bias"], times)
-        wide |= {f"{layer}mlp.fc1.weight": fc1, f"{layer}mlp.fc1.bias": bias1, f"{layer}mlp.fc2.weight": fc2, f"{layer}mlp.fc2.bias": bias2}
+            fc1[:size], bias1[:size] = (
+                _dense(narrow[f"{layer}mlp.fc1.weight"], 1, times),
+                narrow[f"{layer}mlp.fc1.bias"],
+            )
+            fc2[:, :size], bias2 = (
+                _repeat(narrow[f"{layer}mlp.fc2.weight"], times),
+                _repeat(narrow[f"{layer}mlp.fc2.bias"], times),
+            )
+        wide |= {
+            f"{layer}mlp.fc1.weight": fc1,
+            f"{layer}mlp.fc1.bias": bias1,
+            f"{layer}mlp.fc2.weight": fc2,
+            f"{layer}mlp.fc2.bias": bias2,
+        }
     for part in ("weight", "bias"):
         wide[f"final_layer_norm.{part}"] = _repeat(narrow[f"final_layer_norm.{part}"], times)
     return wide
@@ -132,14 +157,19 @@ def widen_unet(tensors: Mapping[str, Tensor], heads: int) -> Tensors:
     """
     narrow = {name: tensor.float() for name, tensor in tensors.items()}
     try:
-        channels, context = len(narrow["conv_in.bias"]), narrow["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+        channels, context = (
+            len(narrow["conv_in.bias"]),
+            narrow["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        )
         times, words = UNET_WIDTH // channels, TEXT_WIDTH // context
         sharpen = math.sqrt(UNET_WIDTH // heads) / (times * math.sqrt(channels // heads))
         wide = {}
         for name, tensor in narrow.items():
             wide[_original_name(name)] = _widen_unet_tensor(name, tensor, times, words, sharpen)
     except KeyError as error:
-        raise ValueError(f"Expected the miniature's U-Net, got one with other tensors ({error}). Use its own weights.") from error
+        raise ValueError(
+            f"Expected the miniature's U-Net, got one with other tensors ({error}). Use its own weights."
+        ) from error
     return wide
 
 
@@ -155,7 +185,9 @@ def _widen_unet_tensor(name: str, tensor: Tensor, times: int, words: int, sharpe
     factor = sharpen if ".to_q." in name else 1.0
     if tensor.ndim == 1:
         return factor * _repeat(tensor, times)
-    return factor * _dense(tensor, times, words if ".attn2.to_k." in name or ".attn2.to_v." in name else times)
+    return factor * _dense(
+        tensor, times, words if ".attn2.to_k." in name or ".attn2.to_v." in name else times
+    )
 
 
 def _widen_time(weight: Tensor, times: int) -> Tensor:

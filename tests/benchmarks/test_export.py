@@ -3,14 +3,19 @@
 import torch
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
-from face2diffusion.f2d.embedding import PLACE, embedding_rows
+from face2diffusion.f2d.diffusion.pipeline import text_embeddings
 from face2diffusion.f2d.image import load_photo
-from face2diffusion.f2d.pipeline import text_embeddings
+from face2diffusion.f2d.prompt.embedding import PLACE, embedding_rows
 from support.reference_clip import ReferenceCLIP
 
 PLACES = (1, 2, 3, 4, 5, 6, 8, 16)
 NORM = 0.4  # of a word, as in CLIP ViT-L/14's own table
-MINIATURE_OPENINGS = {3: "photo of", 4: "a photo of", 5: "a close photo of", 7: "a photo of a person and"}  # by the place of S*
+MINIATURE_OPENINGS = {
+    3: "photo of",
+    4: "a photo of",
+    5: "a close photo of",
+    7: "a photo of a person and",
+}  # by the place of S*
 TOKENS = 20  # in each prompt, S* included
 
 
@@ -19,24 +24,30 @@ def test_an_exported_embedding_is_exact_at_its_place_and_near_elsewhere(sd1_chec
     clip = ReferenceCLIP(sd1_checkpoint)
     positions = clip.text.embeddings.position_embedding.weight.detach()
     generator = torch.Generator().manual_seed(0)
-    print(f"norms: position {positions.norm(dim=1).mean():.2f}, word {NORM}\nplace   all 77   at S*   all 77, not centred")
+    print(
+        f"norms: position {positions.norm(dim=1).mean():.2f}, word {NORM}\nplace   all 77   at S*   all 77, not centerd"
+    )
     for place in PLACES:
         errors = []
         for _ in range(3):
             words = torch.nn.functional.normalize(torch.randn(2, 768, generator=generator), dim=1) * NORM
             prompt = torch.randint(320, 40000, (TOKENS,), generator=generator).tolist()
             rows = embedding_rows(words, positions)
-            exact, centred, plain = (
+            exact, centerd, plain = (
                 encode(clip, prompt, place, both)
                 for both in (words, rows + positions[place : place + 2], words + positions[place : place + 2])
             )
             errors.append(
-                [_error(centred, exact), _error(centred[:, place : place + 2], exact[:, place : place + 2]), _error(plain, exact)]
+                [
+                    _error(centerd, exact),
+                    _error(centerd[:, place : place + 2], exact[:, place : place + 2]),
+                    _error(plain, exact),
+                ]
             )
         mean = torch.tensor(errors).mean(0)
         print(f"{place:5} {mean[0]:8.1%} {mean[1]:7.1%} {mean[2]:8.1%}")
         assert (mean[0] < 1e-5) == (place == PLACE)
-        assert mean[0] <= mean[2] * 1.5, "centring elsewhere costs about as much as not centring at all"
+        assert mean[0] <= mean[2] * 1.5, "centering elsewhere costs about as much as not centering at all"
 
 
 def encode(clip, prompt, place, rows):
@@ -51,22 +62,31 @@ def _error(found, expected):
 
 def test_an_exported_embedding_on_the_trained_miniature():
     """Trained weights, if small ones: the same errors, and what the judge of identity makes of pictures drawn with either."""
-    encoder, pipeline, (verifier, _) = miniature.load_encoder(), miniature.load_pipeline(), miniature.load_judges()
+    encoder, pipeline, (verifier, _) = (
+        miniature.load_encoder(),
+        miniature.load_pipeline(),
+        miniature.load_evaluators(),
+    )
     photos = [load_photo(path) for path in miniature.portraits().values()]
     known = verifier.embed(photos)
     positions = text_embeddings(pipeline.diffusion.text_encoder).position_embedding.weight.detach()
-    print("\nplace   all 77   at S*   all 77, not centred   identity, exact and exported")
+    print("\nplace   all 77   at S*   all 77, not centerd   identity, exact and exported")
     for place, opening in MINIATURE_OPENINGS.items():
         prompt, errors, likeness = f"{opening} S* as a king", [], []
         for who, photo in enumerate(photos):
             words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
-            centred = embedding_rows(words, positions)
+            centerd = embedding_rows(words, positions)
             exact, exported, plain = (
-                state(pipeline, prompt, *rows) for rows in ((words, "replace"), (centred, "before"), (words, "before"))
+                state(pipeline, prompt, *rows)
+                for rows in ((words, "replace"), (centerd, "before"), (words, "before"))
             )
             at = slice(place, place + 2)
-            errors.append([_error(exported, exact), _error(exported[:, at], exact[:, at]), _error(plain, exact)])
-            drawn = pipeline.draw([prompt] * 2, torch.cat([exact, exported]), [who] * 2, SETTINGS, progress=False)
+            errors.append(
+                [_error(exported, exact), _error(exported[:, at], exact[:, at]), _error(plain, exact)]
+            )
+            drawn = pipeline.draw(
+                [prompt] * 2, torch.cat([exact, exported]), [who] * 2, SETTINGS, progress=False
+            )
             likeness.append(verifier.embed([picture.image for picture in drawn]) @ known[who])
         mean, same = torch.tensor(errors).mean(0), torch.stack(likeness).mean(0)
         print(f"{place:5} {mean[0]:8.1%} {mean[1]:7.1%} {mean[2]:8.1%} {same[0]:17.2f} {same[1]:6.2f}")

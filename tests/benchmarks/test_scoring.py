@@ -7,21 +7,31 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.detection import YuNet
+from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.image import save_png
-from face2diffusion.f2d.recognition import AdaFace, FaceNet, SphereFace
-from face2diffusion.training.evaluation.scoring import METRICS, Judge, Request, Scorer
-from face2diffusion.training.evaluation.text import load_text_judge
+from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace
+from face2diffusion.training.evaluation.scoring import METRICS, Evaluator, Request, Scorer
+from face2diffusion.training.evaluation.text import load_text_evaluator
 from skimage.data import astronaut
 from support.recognition import write_clip, write_siglip
 
-PICTURES, SEEDS, ALONE = 64, 4, 6  # in the batch, of each prompt, and scored one at a time before and after it
+PICTURES, SEEDS, ALONE = (
+    64,
+    4,
+    6,
+)  # in the batch, of each prompt, and scored one at a time before and after it
 GPU = torch.cuda.is_available()
 clock = time.perf_counter if GPU else time.process_time  # CPUs are shared: the process's own time tells more
 
 
 def tower(width: int, layers: int, heads: int, hidden: int = 4, **more: int) -> dict[str, int]:
-    return {"hidden_size": width, "intermediate_size": hidden * width, "num_hidden_layers": layers, "num_attention_heads": heads, **more}
+    return {
+        "hidden_size": width,
+        "intermediate_size": hidden * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        **more,
+    }
 
 
 # On a GPU the paper's CLIP ViT-H/14 and SigLIP L/16 at 384 px; on a CPU base-size towers, so that the run ends.
@@ -43,12 +53,12 @@ def judges(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judges")
     networks = [AdaFace("IR-101"), SphereFace(), FaceNet()]
     texts = [
-        load_text_judge(write_clip(folder / "clip", **CLIP), "CLIP"),
-        load_text_judge(write_siglip(folder / "siglip", **SIGLIP), "SigLIP"),
+        load_text_evaluator(write_clip(folder / "clip", **CLIP), "CLIP"),
+        load_text_evaluator(write_siglip(folder / "siglip", **SIGLIP), "SigLIP"),
     ]
     for module in [*networks, *(text.model for text in texts)]:
         module.eval().requires_grad_(False).to("cuda" if GPU else "cpu")
-    return [Judge(network, key=network.name) for network in (*networks, *texts)]
+    return [Evaluator(network, key=network.name) for network in (*networks, *texts)]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +68,18 @@ def requests(tmp_path_factory):
     portrait = astronaut()
     for number in range(PICTURES):
         turn = cv2.getRotationMatrix2D((256, 256), number % 21 - 10, 0.8 + 0.005 * number)
-        save_png(folder / f"{number}.png", cv2.warpAffine(portrait, turn, (512, 512), borderMode=cv2.BORDER_REFLECT))
+        save_png(
+            folder / f"{number}.png",
+            cv2.warpAffine(portrait, turn, (512, 512), borderMode=cv2.BORDER_REFLECT),
+        )
     save_png(folder / "photo.png", portrait)
     save_png(folder / "base.png", np.ascontiguousarray(portrait[:, ::-1]))
     return [
         Request(
-            str(folder / f"{number}.png"), str(folder / "photo.png"), f"A photo of a person, {number // SEEDS}", str(folder / "base.png")
+            str(folder / f"{number}.png"),
+            str(folder / "photo.png"),
+            f"A photo of a person, {number // SEEDS}",
+            str(folder / "base.png"),
         )
         for number in range(PICTURES)
     ]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.detection import YuNet
+from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.image import to_signed
 from skimage.data import astronaut
 from support.official import write_mapper, write_msid
@@ -13,7 +13,9 @@ from support.server import HOW_TO_GET_COMFYUI, checkout_version, find_checkouts,
 from support.timing import time_in_turn
 
 # Of scikit-image's portrait, px; so that no detector is needed.
-LANDMARKS = np.array([(200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)], np.float32)
+LANDMARKS = np.array(
+    [(200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)], np.float32
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,9 @@ def test_encoding_aligned_faces_is_not_slower_than_the_official_way(files, batch
     crops = [encoder.find(astronaut(), landmarks=LANDMARKS).crop] * batch
     with torch.no_grad():
         pair = time_in_turn(lambda: encoder.encode(crops), lambda: official(to_signed(crops)))
-    print(f"encode, batch {batch}: {pair.first * 1e3:.1f} ms, the official way {pair.second * 1e3:.1f} ms, ratio {pair.ratio:.2f}")
+    print(
+        f"encode, batch {batch}: {pair.first * 1e3:.1f} ms, the official way {pair.second * 1e3:.1f} ms, ratio {pair.ratio:.2f}"
+    )
     assert pair.ratio < 1.1
 
 
@@ -41,7 +45,9 @@ def test_encoding_on_a_gpu_takes_under_2_ms(files):
     encoder = FaceEncoder.load(*files, device="cuda")
     crops = [encoder.find(astronaut(), landmarks=LANDMARKS).crop]
     pair = time_in_turn(lambda: encoder.encode(crops), lambda: encoder.encode(crops * 8), rounds=50)
-    print(f"encode on {torch.cuda.get_device_name()}: batch 1 {pair.first * 1e3:.2f} ms, batch 8 {pair.second * 1e3:.2f} ms")
+    print(
+        f"encode on {torch.cuda.get_device_name()}: batch 1 {pair.first * 1e3:.2f} ms, batch 8 {pair.second * 1e3:.2f} ms"
+    )
     assert pair.first < 2e-3
 
 
@@ -52,12 +58,16 @@ def test_detection_and_alignment_of_12_megapixels(files, detector_file):
     whole = cv2.FaceDetectorYN.create(str(detector_file), "", (4000, 3000), 0.6)
     bgr = np.ascontiguousarray(photo[..., ::-1])
     pair = time_in_turn(lambda: encoder.find(photo), lambda: whole.detect(bgr), rounds=5)
-    print(f"12 megapixels: find {pair.first * 1e3:.0f} ms, detection at full size {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}")
+    print(
+        f"12 megapixels: find {pair.first * 1e3:.0f} ms, detection at full size {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
+    )
     assert isinstance(encoder.detector, YuNet)
     assert pair.ratio < 0.5
 
 
-@pytest.mark.parametrize("checkout", find_checkouts() or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+@pytest.mark.parametrize(
+    "checkout", find_checkouts() or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui"
+)
 def test_the_cost_in_comfyui(checkout):
     """InjectSStar + CLIPTextEncode over CLIPTextEncode alone, and what the pack adds to the start."""
     if checkout is None:

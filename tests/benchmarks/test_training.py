@@ -15,16 +15,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.expression import load_expression
 from face2diffusion.f2d.image import to_signed, to_unit
-from face2diffusion.f2d.msid import MSIDEncoder, load_msid
-from face2diffusion.training import mapper as training
-from face2diffusion.training.cache import LatentCache
+from face2diffusion.f2d.networks.expression import load_expression
+from face2diffusion.f2d.networks.msid import MSIDEncoder, load_msid
 from face2diffusion.training.config import IDENTITY_CLASSES, MapperTrainingConfig
-from face2diffusion.training.diffusion import FrozenDiffusion
-from face2diffusion.training.faces import open_faces
+from face2diffusion.training.data.cache import LatentCache
+from face2diffusion.training.data.face_datasets import open_faces
+from face2diffusion.training.data.parsing import load_parser
 from face2diffusion.training.losses import arcface_loss
-from face2diffusion.training.parsing import load_parser
+from face2diffusion.training.mapper import train as training
+from face2diffusion.training.mapper.denoising import FrozenDiffusion
 from support.cache import write_cache
 from support.identities import write_records
 from support.official import write_expression, write_msid
@@ -63,7 +63,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def config(folder):
-    return MapperTrainingConfig(cache=str(folder / "cache"), base=str(folder / "sd"), out="unused", batch_size=BATCH)
+    return MapperTrainingConfig(
+        cache=str(folder / "cache"), base=str(folder / "sd"), out="unused", batch_size=BATCH
+    )
 
 
 def make_step(config, batches):
@@ -84,7 +86,7 @@ def make_step(config, batches):
 
 def cached_batches(config):
     """Batches from the cache, one after the other, loaded in this process."""
-    samples = training.Samples(LatentCache(config.cache), config, 1000)
+    samples = training.MapperDataset(LatentCache(config.cache), config, 1000)
     start = 0
     while True:
         yield default_collate([samples[number] for number in range(start, start + BATCH)])
@@ -128,14 +130,16 @@ def test_a_step_is_near_its_floor(config):
         diffusion.predict(batch["latent"], batch["time"], words).square().mean().backward()
 
     pair = time_in_turn(step, floor, rounds=15)
-    print(f"training step {pair.first * 1e3:.0f} ms, its floor {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}")
+    print(
+        f"training step {pair.first * 1e3:.0f} ms, its floor {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
+    )
     assert pair.ratio < 1.15
 
 
 def test_the_loader_is_faster_than_the_steps(config):
     config = replace(config, steps=200)
-    samples = training.Samples(LatentCache(config.cache), config, 1000)
-    numbers = training.Numbers(config.batch_size, 0, config.steps, 0, 1)
+    samples = training.MapperDataset(LatentCache(config.cache), config, 1000)
+    numbers = training.ResumableBatchSampler(config.batch_size, 0, config.steps, 0, 1)
     start = time.perf_counter()
     count = sum(len(batch["latent"]) for batch in DataLoader(samples, batch_sampler=numbers, num_workers=0))
     rate = count / (time.perf_counter() - start)
@@ -157,8 +161,14 @@ def test_recordio_is_read_faster_than_it_is_decoded(tmp_path):
     write_records(tmp_path / "faces", [(jpeg, number % 100) for number in range(2000)])
     faces = open_faces(tmp_path / "faces")
     order = generator.permutation(len(faces)).tolist()
-    pair = time_in_turn(lambda: [faces.encoded(index) for index in order], lambda: [faces.load(index, 112) for index in order], rounds=5)
-    print(f"RecordIO, {len(jpeg)} bytes each: {len(faces) / pair.first:.0f} records/s read, {len(faces) / pair.second:.0f} decoded")
+    pair = time_in_turn(
+        lambda: [faces.encoded(index) for index in order],
+        lambda: [faces.load(index, 112) for index in order],
+        rounds=5,
+    )
+    print(
+        f"RecordIO, {len(jpeg)} bytes each: {len(faces) / pair.first:.0f} records/s read, {len(faces) / pair.second:.0f} decoded"
+    )
     assert pair.ratio < 0.5
 
 
@@ -174,7 +184,9 @@ def test_a_step_of_msid_at_full_size(tmp_path):
     def step() -> None:
         with torch.autocast(device, torch.bfloat16):
             features = encoder(faces)
-        cosines = torch.nn.functional.normalize(features.float()) @ torch.nn.functional.normalize(classifier).T
+        cosines = (
+            torch.nn.functional.normalize(features.float()) @ torch.nn.functional.normalize(classifier).T
+        )
         arcface_loss(cosines, labels).backward()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -186,7 +198,9 @@ def test_a_step_of_msid_at_full_size(tmp_path):
 
 def print_peak(folder: str, plain: bool) -> None:
     """Take three steps in this process, and print the most memory it has held, MiB."""
-    config = MapperTrainingConfig(cache=f"{folder}/cache", base=f"{folder}/sd", out="unused", batch_size=BATCH)
+    config = MapperTrainingConfig(
+        cache=f"{folder}/cache", base=f"{folder}/sd", out="unused", batch_size=BATCH
+    )
     step, *_ = make_step(config, encoded_batches(config, Path(folder)) if plain else cached_batches(config))
     for _ in range(3):
         step()
@@ -199,9 +213,13 @@ def test_the_cache_saves_memory(folder):
     peaks = []
     for plain in (True, False):
         code = f"import sys; sys.path[:0] = {paths}; import test_training; test_training.print_peak({str(folder)!r}, {plain})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+        )
         peaks.append(int(done.stdout.split()[-1]))
-    print(f"peak memory of training: plain {peaks[0]} MiB, from the cache {peaks[1]} MiB, ratio {peaks[0] / peaks[1]:.2f}")
+    print(
+        f"peak memory of training: plain {peaks[0]} MiB, from the cache {peaks[1]} MiB, ratio {peaks[0] / peaks[1]:.2f}"
+    )
     assert peaks[1] < peaks[0]
 
 
@@ -210,17 +228,24 @@ def test_the_papers_run_on_a_gpu(tmp_path):
     """Stable Diffusion 1.4's shapes with random weights, bf16, batch 32: what the paper's 100K steps would take."""
     batch, steps = MapperTrainingConfig.batch_size, 20
     diffusion = random_pipeline().diffusion
-    text = CLIPTextConfig(**diffusion.text_encoder.config.to_dict() | {"num_hidden_layers": 12, "intermediate_size": 3072})
+    text = CLIPTextConfig(
+        **diffusion.text_encoder.config.to_dict() | {"num_hidden_layers": 12, "intermediate_size": 3072}
+    )
     unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)  # diffusers' defaults are SD 1.4's
     diffusion.register_modules(text_encoder=CLIPTextModel(text), unet=unet)
     diffusion.save_pretrained(tmp_path / "sd")
     write_cache(tmp_path / "cache", count=64, latent_size=64)
-    config = MapperTrainingConfig(cache=str(tmp_path / "cache"), base=str(tmp_path / "sd"), out="unused", precision="bf16")
+    config = MapperTrainingConfig(
+        cache=str(tmp_path / "cache"), base=str(tmp_path / "sd"), out="unused", precision="bf16"
+    )
     frozen = FrozenDiffusion(config.base, config.prompt, config.class_prompt).to("cuda", torch.bfloat16)
     mapper = training.build_mapper(config, LatentCache(config.cache), frozen.word_dim).cuda()
     optimizer = training.make_optimizer(mapper, config)
-    samples = training.Samples(LatentCache(config.cache), config, frozen.steps)
-    inputs = {name: tensor.cuda() for name, tensor in default_collate([samples[number] for number in range(batch)]).items()}
+    samples = training.MapperDataset(LatentCache(config.cache), config, frozen.steps)
+    inputs = {
+        name: tensor.cuda()
+        for name, tensor in default_collate([samples[number] for number in range(batch)]).items()
+    }
 
     def step() -> None:
         optimizer.zero_grad()

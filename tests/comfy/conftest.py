@@ -14,7 +14,12 @@ from support import sd1
 from support.official import write_expression, write_mapper, write_msid
 from support.server import ComfyServer
 
-MSID, MAPPER, EXPRESSION, DETECTOR = "msid.pt", "mapping.pt", "epoch_20.pth", "face_detection_yunet_2023mar.onnx"
+MSID, MAPPER, EXPRESSION, DETECTOR = (
+    "msid.pt",
+    "mapping.pt",
+    "epoch_20.pth",
+    "face_detection_yunet_2023mar.onnx",
+)
 CHECKPOINT, CONTROLNET = "sd-v1-4.ckpt", "control_sd15_landmarks.pth"  # the names in the bundled workflows
 
 Prompt = dict[str, Any]
@@ -61,7 +66,9 @@ def pack(comfy: ComfyServer, files: Files, detector_file: Path) -> ComfyServer:
     comfy.place(detector_file, "models", "face2diffusion", DETECTOR)
     comfy.place(files.checkpoint, "models", "checkpoints", CHECKPOINT)
     comfy.place(files.controlnet, "models", "controlnet", CONTROLNET)
-    comfy.place(files.photo.read_bytes(), "input", "example.png")  # newer versions refuse links in the input folder
+    comfy.place(
+        files.photo.read_bytes(), "input", "example.png"
+    )  # newer versions refuse links in the input folder
     return comfy
 
 
@@ -86,5 +93,7 @@ def graph() -> Prompt:
             face_index=0,
             min_score=0.6,
         ),
-        "inject": node("InjectSStar", clip=["model", 1], identity=["identity", 0], strength=1.0, placeholder="S*"),
+        "inject": node(
+            "InjectSStar", clip=["model", 1], identity=["identity", 0], strength=1.0, placeholder="S*"
+        ),
     }

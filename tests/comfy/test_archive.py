@@ -17,7 +17,15 @@ from PIL import Image
 from support import graph
 from support.archive import copy_pack, shipped_files
 from support.schema import COMMITTED
-from support.server import REPOSITORY, ComfyServer, MissingComfyUI, checkout_version, find_checkouts, find_python, run_inside
+from support.server import (
+    REPOSITORY,
+    ComfyServer,
+    MissingComfyUI,
+    checkout_version,
+    find_checkouts,
+    find_python,
+    run_inside,
+)
 
 OURS = REPOSITORY / "requirements.txt"
 UNNAMED = "requests\n"  # ComfyUI 0.3.64 imports it and does not name it
@@ -34,8 +42,14 @@ class Fresh:
     versions: dict[str, str]  # of what ComfyUI brings
 
 
-@pytest.fixture(scope="module", params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
-def fresh(request: pytest.FixtureRequest, comfy_checkouts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+@pytest.fixture(
+    scope="module",
+    params=CHECKOUTS or [None],
+    ids=lambda path: checkout_version(path) if path else "no-comfyui",
+)
+def fresh(
+    request: pytest.FixtureRequest, comfy_checkouts: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Fresh:
     """Environments with the same files as after an installation, linked from the checkout's own: gigabytes need no download."""
     original: Path = request.param
     try:
@@ -58,7 +72,9 @@ def make_environment(original: Path, target: Path, requirements: list[str]) -> d
     found = run_inside(original, "closure", requirements)
     subprocess.run([find_python(original), "-m", "venv", "--without-pip", target], check=True)
     (packages,) = (target / "lib").glob("python*/site-packages")
-    for entry in {entry for distribution in found.values() for entry in distribution["entries"] if os.path.exists(entry)}:
+    for entry in {
+        entry for distribution in found.values() for entry in distribution["entries"] if os.path.exists(entry)
+    }:
         (packages / Path(entry).name).symlink_to(entry)
     return {name: distribution["version"] for name, distribution in found.items()}
 
@@ -69,7 +85,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if COMFY_CLI is None:
         pytest.skip("No comfy-cli: pip install comfy-cli")
     folder = tmp_path_factory.mktemp("archive")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, folder / name)
@@ -108,12 +126,26 @@ def test_installing_changes_nothing_that_comfyui_brought(fresh: Fresh, tmp_path:
     if importlib.util.find_spec("pip") is None:
         pytest.skip("No pip in this environment: python -m ensurepip")
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "pip", "--python", str(fresh.bare / "bin" / "python"), "install", "--dry-run", "--quiet"]
-    done = subprocess.run([*command, "--report", str(report), "-r", str(OURS)], capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(fresh.bare / "bin" / "python"),
+        "install",
+        "--dry-run",
+        "--quiet",
+    ]
+    done = subprocess.run(
+        [*command, "--report", str(report), "-r", str(OURS)], capture_output=True, text=True, timeout=300
+    )
     if done.returncode and "No matching distribution found" in done.stderr:
         pytest.skip("Needs a package index that has timm and opencv-python.")
     assert done.returncode == 0, done.stderr
-    installed = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in json.loads(report.read_text())["install"]}
+    installed = {
+        item["metadata"]["name"].lower(): item["metadata"]["version"]
+        for item in json.loads(report.read_text())["install"]
+    }
     assert {name: version for name, version in installed.items() if name in fresh.versions} == {}
     assert set(installed) == {"timm", "opencv-python"}
 
@@ -135,15 +167,26 @@ def test_the_unpacked_archive_runs_the_first_workflow(
     with server:
         assert server.failed_packs() == []
         everything = server.object_info()
-        ours = {name for name, info in everything.items() if info["python_module"] == "custom_nodes.face2diffusion"}
+        ours = {
+            name
+            for name, info in everything.items()
+            if info["python_module"] == "custom_nodes.face2diffusion"
+        }
         assert ours == set(json.loads(COMMITTED.read_text(encoding="utf-8")))
-        prompt = graph.to_api(json.loads((unpacked / "workflows" / "one_face.json").read_text(encoding="utf-8")), everything)
+        prompt = graph.to_api(
+            json.loads((unpacked / "workflows" / "one_face.json").read_text(encoding="utf-8")), everything
+        )
         for node in prompt.values():
-            node["inputs"] |= {"EmptyLatentImage": {"width": 128, "height": 128}, "KSampler": {"steps": 2}}.get(node["class_type"], {})
+            node["inputs"] |= {
+                "EmptyLatentImage": {"width": 128, "height": 128},
+                "KSampler": {"steps": 2},
+            }.get(node["class_type"], {})
         result = server.run(prompt, timeout=300)
         assert result.status == "success", result.message
         (saved,) = (name for name, node in prompt.items() if node["class_type"] == "SaveImage")
         with Image.open(result.file(saved)) as image:
             assert image.size == (128, 128)
         assert server.get_bytes("/extensions/face2diffusion/docs/InjectSStar.md").startswith(b"# ")
-        assert server.get_bytes("/api/workflow_templates/face2diffusion/one_face.jpg").startswith(b"\xff\xd8\xff")
+        assert server.get_bytes("/api/workflow_templates/face2diffusion/one_face.jpg").startswith(
+            b"\xff\xd8\xff"
+        )

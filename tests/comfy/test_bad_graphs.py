@@ -25,7 +25,10 @@ def png(array: np.ndarray) -> bytes:
 def run(pack: ComfyServer, graph: Prompt, text: str = "A photo of S*") -> Result:
     """Encode a prompt with S*, as far as the graph allows."""
     graph["text"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["inject", 0], "text": text}}
-    graph["probe"] = {"class_type": "F2DProbeSaveConditioning", "inputs": {"conditioning": ["text", 0], "name": "bad"}}
+    graph["probe"] = {
+        "class_type": "F2DProbeSaveConditioning",
+        "inputs": {"conditioning": ["text", 0], "name": "bad"},
+    }
     return pack.run(graph)
 
 
@@ -58,9 +61,19 @@ def conditioning(**inputs: Any) -> Callable[[ComfyServer, Prompt], None]:
     """F2D Conditioning in place of the prompt node."""
 
     def change(pack: ComfyServer, graph: Prompt) -> None:
-        values = {"clip": ["inject", 0], "prompt": "S*", "negative_prompt": "", "class_words": "a person", "subject_from": 0.0, **inputs}
+        values = {
+            "clip": ["inject", 0],
+            "prompt": "S*",
+            "negative_prompt": "",
+            "class_words": "a person",
+            "subject_from": 0.0,
+            **inputs,
+        }
         graph["f2d"] = {"class_type": "F2DConditioning", "inputs": values}
-        graph["f2d probe"] = {"class_type": "F2DProbeSaveConditioning", "inputs": {"conditioning": ["f2d", 0], "name": "bad f2d"}}
+        graph["f2d probe"] = {
+            "class_type": "F2DProbeSaveConditioning",
+            "inputs": {"conditioning": ["f2d", 0], "name": "bad f2d"},
+        }
 
     return change
 
@@ -73,7 +86,10 @@ def twice(pack: ComfyServer, graph: Prompt) -> None:
 
 def reference(pack: ComfyServer, graph: Prompt) -> None:
     """An expression reference without its network."""
-    graph["look"] = {"class_type": "ExpressionReference", "inputs": {"encoder": ["encoder", 0], "image": ["photo", 0], "strength": 1.0}}
+    graph["look"] = {
+        "class_type": "ExpressionReference",
+        "inputs": {"encoder": ["encoder", 0], "image": ["photo", 0], "strength": 1.0},
+    }
     graph["inject"]["inputs"]["expression"] = ["look", 0]
 
 
@@ -84,7 +100,11 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     # what is done: (how, which node complains, what it says)
     "no face": (photo(NOISE), "identity", "Photo 1 of 1: Expected a face with score 0.60"),
     "one pixel": (photo(NOISE[:1, :1]), "identity", "at least 16 px a side, got 1x1 px"),
-    "index too large": (value("identity", face_index=3), "identity", "Expected a face index from 0 to 0, got 3"),
+    "index too large": (
+        value("identity", face_index=3),
+        "identity",
+        "Expected a face index from 0 to 0, got 3",
+    ),
     "index below zero": (value("identity", face_index=-1), "identity", "-1"),
     "an unknown order": (value("identity", face_order="smallest"), "identity", "smallest"),
     "an unknown alignment": (value("identity", alignment="none"), "identity", "none"),
@@ -93,31 +113,71 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
         "identity",
         "which is square, got 256x128",
     ),
-    "no detector": (value("encoder", detector="none"), "identity", "Expected a detector to find faces, got none"),
+    "no detector": (
+        value("encoder", detector="none"),
+        "identity",
+        "Expected a detector to find faces, got none",
+    ),
     "FAN without its package": (value("encoder", detector="FAN"), "encoder", "pip install face-alignment"),
-    "swapped files": (value("encoder", msid="mapping.pt", mapper="msid.pt"), "encoder", "this is a mapping network, not an MSID encoder"),
-    "an expression network as mapper": (value("encoder", mapper="epoch_20.pth"), "encoder", "this is an expression network"),
-    "a mapper as expression network": (value("encoder", expression="mapping.pt"), "encoder", "not an expression network"),
+    "swapped files": (
+        value("encoder", msid="mapping.pt", mapper="msid.pt"),
+        "encoder",
+        "this is a mapping network, not an MSID encoder",
+    ),
+    "an expression network as mapper": (
+        value("encoder", mapper="epoch_20.pth"),
+        "encoder",
+        "this is an expression network",
+    ),
+    "a mapper as expression network": (
+        value("encoder", expression="mapping.pt"),
+        "encoder",
+        "not an expression network",
+    ),
     "a missing file": (value("encoder", msid="gone.pt"), "encoder", "gone.pt"),
     "a name with ..": (value("encoder", msid="../checkpoints/tiny_sd1.safetensors"), "encoder", "tiny_sd1"),
     "zero bytes": (file(b"", "msid", "empty.pt"), "encoder", "with 0 bytes. Download it again"),
-    "a truncated file": (file(b"PK\x03\x04" + bytes(1000), "mapper", "cut.pt"), "encoder", "cut.pt', which is damaged"),
+    "a truncated file": (
+        file(b"PK\x03\x04" + bytes(1000), "mapper", "cut.pt"),
+        "encoder",
+        "cut.pt', which is damaged",
+    ),
     "a web page": (file(b"<!DOCTYPE html><html>", "msid", "page.pt"), "encoder", "which is a web page"),
     "an LFS pointer": (file(LFS, "detector", "pointer.onnx"), "encoder", "a Git-LFS pointer of"),
-    "a detector that is none": (file(b"onnx" * 500, "detector", "other.onnx"), "encoder", "Expected the YuNet detector"),
+    "a detector that is none": (
+        file(b"onnx" * 500, "detector", "other.onnx"),
+        "encoder",
+        "Expected the YuNet detector",
+    ),
     "a mapper for SD 2": (
         value("encoder", mapper="wide.pt"),
         "inject",
         "Expected a CLIP 1024 wide (the mapper's words), got an SD1 CLIP 768 wide",
     ),
-    "an empty placeholder": (value("inject", placeholder=" "), "inject", "Expected a placeholder such as 'S*', got an empty text"),
+    "an empty placeholder": (
+        value("inject", placeholder=" "),
+        "inject",
+        "Expected a placeholder such as 'S*', got an empty text",
+    ),
     "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "without parentheses"),
     "one placeholder for two": (twice, "inject", "a placeholder of its own for each person, got 'S*' twice"),
     "an expression without its network": (reference, "look", "Expected an expression network, got none"),
-    "S* inside a word": (value("inject"), "text", "Expected 'S*' as a word of its own, got 'classS*' in the prompt"),
-    "F2D without S*": (conditioning(prompt="A photo of a chef"), "f2d", "Expected 'S*' in the prompt, got 'A photo of a chef'"),
+    "S* inside a word": (
+        value("inject"),
+        "text",
+        "Expected 'S*' as a word of its own, got 'classS*' in the prompt",
+    ),
+    "F2D without S*": (
+        conditioning(prompt="A photo of a chef"),
+        "f2d",
+        "Expected 'S*' in the prompt, got 'A photo of a chef'",
+    ),
     "F2D with an empty prompt": (conditioning(prompt=""), "f2d", "Expected 'S*' in the prompt, got ''"),
-    "F2D with a plain CLIP": (conditioning(clip=["model", 1]), "f2d", "Expected a CLIP that knows S*, got a plain one"),
+    "F2D with a plain CLIP": (
+        conditioning(clip=["model", 1]),
+        "f2d",
+        "Expected a CLIP that knows S*, got a plain one",
+    ),
     "F2D without class words": (
         conditioning(class_words=" ", subject_from=0.2),
         "f2d",
@@ -140,13 +200,19 @@ def test_the_right_node_says_what_is_wrong(pack: ComfyServer, graph: Prompt, nam
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P"])
 def test_pictures_of_every_mode_give_the_same_person(pack: ComfyServer, graph: Prompt, mode: str) -> None:
     picture = Image.open(pack.input / "example.png").convert("L")
-    picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+    picture = (
+        Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else picture.convert(mode)
+    )
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     pack.place(stream.getvalue(), "input", "mode.png")
     graph["photo"]["inputs"]["image"] = "mode.png"
     result = run(pack, graph)
-    if mode == "I;16" and result.errors:  # some versions of LoadImage clip 16 bits to white: then there is no face to find
+    if (
+        mode == "I;16" and result.errors
+    ):  # some versions of LoadImage clip 16 bits to white: then there is no face to find
         assert "Expected a face" in result.message
         return
     assert result.status == "success", result.message

@@ -14,7 +14,12 @@ from support.server import REPOSITORY, ComfyServer, Result
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 (BLUEPRINT,) = (REPOSITORY / "subgraphs").glob("*.json")
-SHOWN = ("SaveImage", "PreviewImage", "EncodeFaceIdentity", "F2DFaceLandmarks")  # nodes on which pictures stand after a run
+SHOWN = (
+    "SaveImage",
+    "PreviewImage",
+    "EncodeFaceIdentity",
+    "F2DFaceLandmarks",
+)  # nodes on which pictures stand after a run
 
 TYPES = "() => app.graph.nodes.map(node => node.type).sort()"
 SHRINK = """score => {
@@ -48,7 +53,9 @@ def types(path: Path) -> list[str]:
 def open_from_gallery(desk: Frontend, path: Path) -> None:
     """Opens a template by clicks, and looks at its thumbnail on the way."""
     page = desk.page
-    page.evaluate("() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
+    page.evaluate(
+        "() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }"
+    )
     page.get_by_role("dialog").get_by_text("face2diffusion", exact=True).first.click()
     card = page.get_by_test_id(f"template-workflow-{path.stem}")
     card.scroll_into_view_if_needed()  # pictures are loaded when they come into sight
@@ -56,14 +63,18 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
     thumbnail.wait_for()
     page.wait_for_function("image => image.naturalWidth === 640", arg=thumbnail.element_handle())
     card.click()
-    page.wait_for_function(f"wanted => JSON.stringify(({TYPES})()) === JSON.stringify(wanted)", arg=types(path))
+    page.wait_for_function(
+        f"wanted => JSON.stringify(({TYPES})()) === JSON.stringify(wanted)", arg=types(path)
+    )
     page.get_by_role("dialog").wait_for(state="hidden")
     page.wait_for_load_state("networkidle")
 
 
 def press_run(desk: Frontend) -> Result:
     """Clicks the Queue button and waits for the end."""
-    with desk.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+    with desk.page.expect_response(
+        lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+    ) as sent:
         desk.page.get_by_test_id("queue-button").click()
     return desk.server.follow(sent.value.json(), timeout=300)
 
@@ -85,7 +96,9 @@ def test_a_saved_and_reopened_workflow_is_unchanged(desk: Frontend, workflow: Pa
     page.get_by_role("dialog").locator("input").wait_for()
     page.keyboard.press("Control+A")
     page.keyboard.type(f"kept {workflow.stem}")
-    with page.expect_response(lambda response: "userdata" in response.url and response.request.method == "POST") as sent:
+    with page.expect_response(
+        lambda response: "userdata" in response.url and response.request.method == "POST"
+    ) as sent:
         page.keyboard.press("Enter")
     assert sent.value.ok
     saved = desk.server.get(f"/api/userdata/workflows%2Fkept%20{workflow.stem}.json")
@@ -98,7 +111,11 @@ def test_a_saved_and_reopened_workflow_is_unchanged(desk: Frontend, workflow: Pa
 def content(workflow: dict[str, Any]) -> dict[str, Any]:
     """What makes up a saved workflow, without the view and the drawing order."""
     nodes = [{key: value for key, value in node.items() if key != "order"} for node in workflow["nodes"]]
-    return {"nodes": sorted(nodes, key=lambda node: node["id"]), "links": sorted(workflow["links"]), "groups": workflow["groups"]}
+    return {
+        "nodes": sorted(nodes, key=lambda node: node["id"]),
+        "links": sorted(workflow["links"]),
+        "groups": workflow["groups"],
+    }
 
 
 def test_a_help_page_opens(desk: Frontend) -> None:
@@ -122,7 +139,9 @@ def test_node_names_change_with_the_language(desk: Frontend, language: str) -> N
     names = json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
     try:
         switch_language(desk, language)
-        titles = page.evaluate("ids => Object.fromEntries(ids.map(id => [id, LiteGraph.createNode(id).title]))", list(names))
+        titles = page.evaluate(
+            "ids => Object.fromEntries(ids.map(id => [id, LiteGraph.createNode(id).title]))", list(names)
+        )
         assert titles == {name: entry["display_name"] for name, entry in names.items()}
         assert titles["InjectSStar"] in help_page(desk, "InjectSStar")
     finally:
@@ -143,7 +162,11 @@ def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
     page, server = desk.page, desk.server
     if tuple(map(int, server.version.split("."))) < (0, 3, 67):
         pytest.skip("ComfyUI 0.3.67 is the first that serves the blueprints of packs.")
-    listed = [key for key, entry in server.get("/global_subgraphs").items() if entry["info"]["node_pack"] == "custom_nodes.face2diffusion"]
+    listed = [
+        key
+        for key, entry in server.get("/global_subgraphs").items()
+        if entry["info"]["node_pack"] == "custom_nodes.face2diffusion"
+    ]
     assert len(listed) == 1
     assert server.get(f"/global_subgraphs/{listed[0]}")["data"] == BLUEPRINT.read_text(encoding="utf-8")
 
@@ -154,9 +177,12 @@ def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
     desk.load(workflow)
     page.evaluate(SHRINK, 0.4)
     page.evaluate(
-        "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))", list(kept)
+        "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))",
+        list(kept),
     )
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; app.canvas.setDirty(true, true); }")  # an empty place
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; app.canvas.setDirty(true, true); }"
+    )  # an empty place
     page.mouse.dblclick(640, 360)
     page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
     page.keyboard.type("Face to Prompt")
@@ -174,7 +200,12 @@ def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
         blueprint.connect(2, find("PreviewImage"), "images");
     }""")
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert {node["class_type"] for node in prompt.values()} >= {"LoadFaceEncoder", "EncodeFaceIdentity", "InjectSStar", "F2DConditioning"}
+    assert {node["class_type"] for node in prompt.values()} >= {
+        "LoadFaceEncoder",
+        "EncodeFaceIdentity",
+        "InjectSStar",
+        "F2DConditioning",
+    }
     result = press_run(desk)
     assert result.status == "success", result.message
     assert len(result.files) == 3, "the saved picture, the face and the numbered boxes"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.cli import main
-from face2diffusion.f2d.injection import delayed_ranges
+from face2diffusion.f2d.prompt.injection import delayed_ranges
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.reference_clip import S_STAR, ReferenceCLIP, relative_error
@@ -31,7 +31,16 @@ def clip(comfy: ComfyServer, sd1_checkpoint: Path) -> ReferenceCLIP:
 def words(files, detector_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     """S* of the portrait from the command line, shape (2, 768)."""
     out = tmp_path_factory.mktemp("words") / "s.safetensors"
-    weights = ["--msid", str(files.msid), "--mapper", str(files.mapper), "--detector", str(detector_file), "--device", "cpu"]
+    weights = [
+        "--msid",
+        str(files.msid),
+        "--mapper",
+        str(files.mapper),
+        "--detector",
+        str(detector_file),
+        "--device",
+        "cpu",
+    ]
     assert main(["encode", str(files.photo), *weights, "--out", str(out)]) == 0
     return load_file(out)["words"]
 
@@ -45,44 +54,70 @@ def mirrored_words(files, detector_file: Path) -> Tensor:
     return encoder.words(encoder.identify(load_photo(files.photo)[:, ::-1].copy()))
 
 
-def conditioning(pack: ComfyServer, graph: Prompt, text: str, clip: tuple[str, int] = ("inject", 0)) -> dict[str, Tensor]:
+def conditioning(
+    pack: ComfyServer, graph: Prompt, text: str, clip: tuple[str, int] = ("inject", 0)
+) -> dict[str, Tensor]:
     """Encode a prompt with core CLIPTextEncode and read the conditioning."""
     graph |= {
         "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": list(clip), "text": text}},
-        "probe": {"class_type": "F2DProbeSaveConditioning", "inputs": {"conditioning": ["text", 0], "name": "conditioning"}},
+        "probe": {
+            "class_type": "F2DProbeSaveConditioning",
+            "inputs": {"conditioning": ["text", 0], "name": "conditioning"},
+        },
     }
     result = pack.run(graph)
     assert result.status == "success", result.message
     return load_file(result.file("probe"))
 
 
-def test_the_node_gives_the_words_of_the_command_line(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor) -> None:
-    graph["probe"] = {"class_type": "F2DProbeSaveTokens", "inputs": {"clip": ["inject", 0], "text": "A photo of S*", "name": "tokens"}}
+def test_the_node_gives_the_words_of_the_command_line(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor
+) -> None:
+    graph["probe"] = {
+        "class_type": "F2DProbeSaveTokens",
+        "inputs": {"clip": ["inject", 0], "text": "A photo of S*", "name": "tokens"},
+    }
     found = load_file(pack.run(graph).file("probe"))
     assert found["ids"][:7].tolist() == [49406, 320, 1125, 539, -1, -1, 49407]
     positions = clip.text.embeddings.position_embedding.weight[4:6].detach()
     assert torch.allclose(found["vectors"] + positions, words, atol=1e-6)
 
 
-def test_s_star_overwrites_token_and_position_embedding(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor) -> None:
+def test_s_star_overwrites_token_and_position_embedding(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor
+) -> None:
     found = conditioning(pack, graph, "A photo of S* as a chef")
     expected = clip.encode([*clip.ids("A photo of"), *words, *clip.ids("as a chef")])
     assert relative_error(found["0.cond"], expected) < EXACT
     uncompensated = clip.encode(
-        [*clip.ids("A photo of"), *(words + clip.text.embeddings.position_embedding.weight[4:6].detach()), *clip.ids("as a chef")]
+        [
+            *clip.ids("A photo of"),
+            *(words + clip.text.embeddings.position_embedding.weight[4:6].detach()),
+            *clip.ids("as a chef"),
+        ]
     )
-    assert relative_error(uncompensated, expected) > 100 * EXACT, "this test could not see a wrong position embedding"
+    assert relative_error(uncompensated, expected) > 100 * EXACT, (
+        "this test could not see a wrong position embedding"
+    )
 
 
 @pytest.mark.parametrize("text", ["A photo of S*, smiling", "S*'s face", "s* (in paris)", "\\(S*\\)"])
-def test_punctuation_may_touch_s_star(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, text: str) -> None:
+def test_punctuation_may_touch_s_star(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, text: str
+) -> None:
     found = conditioning(pack, graph, text)
-    plain = text.replace("\\", "").lower().replace("s*", " s* ")  # as if someone had set the spaces; a bare parenthesis is emphasis
+    plain = (
+        text.replace("\\", "").lower().replace("s*", " s* ")
+    )  # as if someone had set the spaces; a bare parenthesis is emphasis
     ids = clip.ids(plain.replace("(in paris)", "in paris"))
     start = next(place for place in range(len(ids)) if tuple(ids[place : place + 2]) == S_STAR)
     content: list[Any] = [*ids]
     content[start : start + 2] = list(words)
-    expected = clip.weighted(content, range(start + 3, start + 5), 1.1) if "in paris" in plain else clip.encode(content)
+    expected = (
+        clip.weighted(content, range(start + 3, start + 5), 1.1)
+        if "in paris" in plain
+        else clip.encode(content)
+    )
     assert relative_error(found["0.cond"], expected) < EXACT
 
 
@@ -92,7 +127,9 @@ def test_emphasis(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: 
     assert relative_error(found["0.cond"], expected) < EXACT
 
 
-def test_a_long_prompt_with_s_star_in_the_second_chunk(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor) -> None:
+def test_a_long_prompt_with_s_star_in_the_second_chunk(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor
+) -> None:
     found = conditioning(pack, graph, "a " * 80 + "S* in paris")
     (a,) = clip.ids("a")
     second = [a] * 5 + [*words, *clip.ids("in paris")]
@@ -101,21 +138,33 @@ def test_a_long_prompt_with_s_star_in_the_second_chunk(pack: ComfyServer, graph:
     assert relative_error(found["0.cond"], expected) < EXACT
 
 
-def test_s_star_is_not_torn_by_the_end_of_a_chunk(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor) -> None:
+def test_s_star_is_not_torn_by_the_end_of_a_chunk(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor
+) -> None:
     found = conditioning(pack, graph, "a " * 74 + "S* in paris")
     (a,) = clip.ids("a")
     expected = torch.cat([clip.encode([a] * 74), clip.encode([*words, *clip.ids("in paris")])], dim=1)
     assert relative_error(found["0.cond"], expected) < EXACT
 
 
-def test_two_people(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, mirrored_words: Tensor) -> None:
+def test_two_people(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, mirrored_words: Tensor
+) -> None:
     graph["inject"]["inputs"]["placeholder"] = "S1*"
     pack.place(_mirrored(pack.input / "example.png"), "input", "mirrored.png")
     graph["photo 2"] = {"class_type": "LoadImage", "inputs": {"image": "mirrored.png"}}
-    graph["identity 2"] = {**graph["identity"], "inputs": {**graph["identity"]["inputs"], "image": ["photo 2", 0]}}
+    graph["identity 2"] = {
+        **graph["identity"],
+        "inputs": {**graph["identity"]["inputs"], "image": ["photo 2", 0]},
+    }
     graph["inject 2"] = {
         "class_type": "InjectSStar",
-        "inputs": {"clip": ["inject", 0], "identity": ["identity 2", 0], "strength": 1.0, "placeholder": "S2*"},
+        "inputs": {
+            "clip": ["inject", 0],
+            "identity": ["identity 2", 0],
+            "strength": 1.0,
+            "placeholder": "S2*",
+        },
     }
     found = conditioning(pack, graph, "S2* and S1*, S2*", ("inject 2", 0))
     expected = clip.encode([*mirrored_words, *clip.ids("and"), *words, *clip.ids(","), *mirrored_words])
@@ -133,7 +182,10 @@ def _mirrored(photo: Path) -> bytes:
 
 
 def test_clip_skip(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor) -> None:
-    graph["skip"] = {"class_type": "CLIPSetLastLayer", "inputs": {"clip": ["inject", 0], "stop_at_clip_layer": -2}}
+    graph["skip"] = {
+        "class_type": "CLIPSetLastLayer",
+        "inputs": {"clip": ["inject", 0], "stop_at_clip_layer": -2},
+    }
     found = conditioning(pack, graph, "A photo of S*", ("skip", 0))
     assert relative_error(found["0.cond"], clip.encode([*clip.ids("A photo of"), *words], skip=2)) < EXACT
 
@@ -143,17 +195,27 @@ def test_a_lora_before_or_after_gives_the_same(pack: ComfyServer, graph: Prompt,
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     down, up = torch.randn(4, 768, generator=generator), torch.randn(3072, 4, generator=generator)
     save_file(
-        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}, tmp_path / "lora.safetensors"
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)},
+        tmp_path / "lora.safetensors",
     )
     pack.place(tmp_path / "lora.safetensors", "models", "loras", "test.safetensors")
     text = "A photo of S*"
     plain = conditioning(pack, dict(graph), text)
     lora = {
         "class_type": "LoraLoader",
-        "inputs": {"lora_name": "test.safetensors", "strength_model": 0.0, "strength_clip": 0.01, "model": ["model", 0]},
+        "inputs": {
+            "lora_name": "test.safetensors",
+            "strength_model": 0.0,
+            "strength_clip": 0.01,
+            "model": ["model", 0],
+        },
     }
     after = conditioning(pack, {**graph, "lora": _with(lora, clip=["inject", 0])}, text, ("lora", 1))
-    before_graph = {**graph, "lora": _with(lora, clip=["model", 1]), "inject": _with(graph["inject"], clip=["lora", 1])}
+    before_graph = {
+        **graph,
+        "lora": _with(lora, clip=["model", 1]),
+        "inject": _with(graph["inject"], clip=["lora", 1]),
+    }
     before = conditioning(pack, before_graph, text)
     assert torch.equal(after["0.cond"], before["0.cond"])
     assert not torch.allclose(after["0.cond"], plain["0.cond"], atol=1e-3)
@@ -163,7 +225,9 @@ def _with(node: dict[str, Any], **inputs: Any) -> dict[str, Any]:
     return {**node, "inputs": {**node["inputs"], **inputs}}
 
 
-def test_an_embedding_in_the_same_prompt(pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, tmp_path: Path) -> None:
+def test_an_embedding_in_the_same_prompt(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, tmp_path: Path
+) -> None:
     rows = torch.randn(3, 768, generator=torch.Generator().manual_seed(1)) * 0.02
     save_file({"emb": rows}, tmp_path / "emb.safetensors")
     pack.place(tmp_path / "emb.safetensors", "models", "embeddings", "style.safetensors")
@@ -172,10 +236,12 @@ def test_an_embedding_in_the_same_prompt(pack: ComfyServer, graph: Prompt, clip:
     assert relative_error(found["0.cond"], clip.encode([*words, *(rows + positions)])) < EXACT
 
 
-def test_own_embeddings_change_nothing(pack: ComfyServer, graph: Prompt, files, clip: ReferenceCLIP, tmp_path: Path) -> None:
+def test_own_embeddings_change_nothing(
+    pack: ComfyServer, graph: Prompt, files, clip: ReferenceCLIP, tmp_path: Path
+) -> None:
     """A mapper that always answers with the tokens' own embeddings, and stands before the position embedding: difference 0.0."""
     from face2diffusion.f2d.checkpoint import read, save
-    from face2diffusion.f2d.mapping import MapperConfig
+    from face2diffusion.f2d.networks.mapping import MapperConfig
 
     tensors = {name: torch.zeros_like(tensor) for name, tensor in read(files.mapper).tensors.items()}
     tensors["i2t_first.fc_out.bias"], tensors["i2t_last.fc_out.bias"] = clip.token_rows[list(S_STAR)]
@@ -197,7 +263,10 @@ def test_strength_zero_is_a_person(pack: ComfyServer, graph: Prompt) -> None:
 
 
 def test_the_original_clip_is_untouched(pack: ComfyServer, graph: Prompt) -> None:
-    probe = {"class_type": "F2DProbeSaveTokens", "inputs": {"clip": ["model", 1], "text": "A photo of S*", "name": "original"}}
+    probe = {
+        "class_type": "F2DProbeSaveTokens",
+        "inputs": {"clip": ["model", 1], "text": "A photo of S*", "name": "original"},
+    }
     before = pack.run({"model": graph["model"], "probe": probe}).file("probe")
     first, first_hash = load_file(before), _hash(before)
     conditioning(pack, graph, "A photo of S*")
@@ -215,7 +284,9 @@ def _hash(file: Path) -> str:
 # --- F2DConditioning ---
 
 
-def f2d_conditioning(pack: ComfyServer, graph: Prompt, output: int = 0, **inputs: Any) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def f2d_conditioning(
+    pack: ComfyServer, graph: Prompt, output: int = 0, **inputs: Any
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Run F2D Conditioning; returns the tensors and the options of each entry."""
     values = {
         "clip": ["inject", 0],
@@ -226,7 +297,10 @@ def f2d_conditioning(pack: ComfyServer, graph: Prompt, output: int = 0, **inputs
         **inputs,
     }
     graph["f2d"] = {"class_type": "F2DConditioning", "inputs": values}
-    graph["probe"] = {"class_type": "F2DProbeSaveConditioning", "inputs": {"conditioning": ["f2d", output], "name": "f2d"}}
+    graph["probe"] = {
+        "class_type": "F2DProbeSaveConditioning",
+        "inputs": {"conditioning": ["f2d", output], "name": "f2d"},
+    }
     result = pack.run(graph)
     assert result.status == "success", result.message
     file = result.file("probe")
@@ -245,8 +319,12 @@ def test_f2d_conditioning_equals_clip_text_encode(pack: ComfyServer, graph: Prom
 
 def test_delayed_subject_conditioning_has_the_class_prompt_first(pack: ComfyServer, graph: Prompt) -> None:
     found, options = f2d_conditioning(pack, dict(graph), subject_from=0.2, class_words="a man")
-    assert [(entry["start_percent"], entry["end_percent"]) for entry in options] == [tuple(times) for times in delayed_ranges(0.2)]
-    assert torch.equal(found["0.cond"], conditioning(pack, dict(graph), "A photo of a man", ("model", 1))["0.cond"])
+    assert [(entry["start_percent"], entry["end_percent"]) for entry in options] == [
+        tuple(times) for times in delayed_ranges(0.2)
+    ]
+    assert torch.equal(
+        found["0.cond"], conditioning(pack, dict(graph), "A photo of a man", ("model", 1))["0.cond"]
+    )
     assert torch.equal(found["1.cond"], conditioning(pack, dict(graph), "A photo of S*")["0.cond"])
 
 

@@ -23,9 +23,19 @@ from support.server import ComfyServer, MissingComfyUI, Result, checkout_version
 SEED = 0
 MANY, FEW = int(os.environ.get("FUZZ", 500)), 60  # graphs: in the last of the checkouts, in the others
 ROUND = 25  # graphs, after which files that were saved meanwhile are among the choices
-GROWTH = 100 * 2**20  # bytes, by which the server at rest may hold more in the second half of the rounds than in the first
+GROWTH = (
+    100 * 2**20
+)  # bytes, by which the server at rest may hold more in the second half of the rounds than in the first
 CLEAR = re.compile(r"Expected .+, got .+[.;] \S", re.DOTALL)
-WRITABLE = ("output/", "temp/", "user/", "models/face2diffusion/identities/", "models/embeddings/", "server.log", "comfyui.db")
+WRITABLE = (
+    "output/",
+    "temp/",
+    "user/",
+    "models/face2diffusion/identities/",
+    "models/embeddings/",
+    "server.log",
+    "comfyui.db",
+)
 CHECKOUTS = find_checkouts()
 
 BASE = {
@@ -34,7 +44,12 @@ BASE = {
     "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
     "encoder": {
         "class_type": "LoadFaceEncoder",
-        "inputs": {"msid": "msid.pt", "mapper": "mapping.pt", "expression": "epoch_20.pth", "detector": "yunet.onnx"},
+        "inputs": {
+            "msid": "msid.pt",
+            "mapper": "mapping.pt",
+            "expression": "epoch_20.pth",
+            "detector": "yunet.onnx",
+        },
     },
 }
 FACE = [value for number in range(70) for value in (100 + number % 10 * 8, 90 + number // 10 * 10, 1.0)]
@@ -59,7 +74,14 @@ HELPERS: dict[str, dict[str, Any]] = {
     "CLIPTextEncode": {},
     "CLIPSetLastLayer": {"stop_at_clip_layer": (-1, -2, -12)},
     "ConditioningCombine": {},
-    "KSampler": {"seed": (0, 1), "steps": (1, 2), "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0},
+    "KSampler": {
+        "seed": (0, 1),
+        "steps": (1, 2),
+        "cfg": 7.0,
+        "sampler_name": "euler_ancestral",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    },
     "VAEDecode": {},
     "MaskToImage": {},
     "F2DProbeReadPose": {"json": tuple(map(json.dumps, POSES))},
@@ -96,7 +118,12 @@ def bench(
     pack = copy_pack(tmp_path / "pack")
     # With the results of the last graph in the cache; by default, newer versions fill the RAM with results before they drop any.
     server = ComfyServer(request.param, tmp_path / "comfyui", pack, "--cache-classic")
-    weights = {"msid.pt": files.msid, "mapping.pt": files.mapper, "epoch_20.pth": files.expression, "yunet.onnx": detector_file}
+    weights = {
+        "msid.pt": files.msid,
+        "mapping.pt": files.mapper,
+        "epoch_20.pth": files.expression,
+        "yunet.onnx": detector_file,
+    }
     for name, file in {**weights, "wide.pt": files.wide_mapper}.items():
         server.place(file, "models", "face2diffusion", name)
     server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
@@ -117,7 +144,11 @@ def bench(
 @pytest.mark.timeout(3600)
 def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: Path) -> None:
     server = bench.server
-    tested = {kind for kind, info in server.object_info().items() if info["python_module"] == "custom_nodes.face2diffusion"}
+    tested = {
+        kind
+        for kind, info in server.object_info().items()
+        if info["python_module"] == "custom_nodes.face2diffusion"
+    }
     before = tree(server.base), tree(bench.pack), tree(server.checkout)
     outcomes: Counter[str] = Counter()
     worked: Counter[str] = Counter()
@@ -139,7 +170,10 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
             memory.append(memory_at_rest(server))
 
     print(f"\nComfyUI {server.version}: {dict(outcomes)}; results by node {dict(worked)}")
-    assert not bad, f"{len(bad)} graphs ended badly. POST /prompt takes each as {{'prompt': graph}}.\n" + "\n\n".join(bad[:5])
+    assert not bad, (
+        f"{len(bad)} graphs ended badly. POST /prompt takes each as {{'prompt': graph}}.\n"
+        + "\n\n".join(bad[:5])
+    )
     assert bench.graphs < MANY or set(worked) == tested, f"Expected results with every node, got {worked}"
     assert outcomes["clear error"] > bench.graphs // 20
 
@@ -148,8 +182,15 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
         half = len(memory) // 2
         assert median(memory[half:]) - median(memory[:half]) < GROWTH
 
-    new = [after - old for after, old in zip((tree(server.base), tree(bench.pack), tree(server.checkout)), before, strict=True)]
-    assert [name for name in new[0] if not name.startswith(WRITABLE) or Path(name).name.startswith(".f2d-")] == []
+    new = [
+        after - old
+        for after, old in zip(
+            (tree(server.base), tree(bench.pack), tree(server.checkout)), before, strict=True
+        )
+    ]
+    assert [
+        name for name in new[0] if not name.startswith(WRITABLE) or Path(name).name.startswith(".f2d-")
+    ] == []
     assert new[1] == new[2] == set()
     assert tree(bench.temporary) == set()
 

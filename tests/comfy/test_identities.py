@@ -43,16 +43,26 @@ def people(pack: ComfyServer, graph: Prompt) -> Prompt:
 
 def words(pack: ComfyServer, graph: Prompt, identity: tuple[str, int]) -> Tensor:
     """The rows of S* that Inject S* puts into a prompt."""
-    graph = {**graph, "inject": node("InjectSStar", **{**graph["inject"]["inputs"], "identity": list(identity)})}
+    graph = {
+        **graph,
+        "inject": node("InjectSStar", **{**graph["inject"]["inputs"], "identity": list(identity)}),
+    }
     graph["probe"] = node("F2DProbeSaveTokens", clip=["inject", 0], text="A photo of S*", name="words")
     result = pack.run(graph)
     assert result.status == "success", result.message
     return load_file(result.file("probe"))["vectors"]
 
 
-def save(pack: ComfyServer, graph: Prompt, filename: str, identity: str = "identity", overwrite: bool = False) -> Result:
+def save(
+    pack: ComfyServer, graph: Prompt, filename: str, identity: str = "identity", overwrite: bool = False
+) -> Result:
     """Save an identity of the graph."""
-    return pack.run({**graph, "save": node("F2DSaveIdentity", identity=[identity, 0], filename=filename, overwrite=overwrite)})
+    return pack.run(
+        {
+            **graph,
+            "save": node("F2DSaveIdentity", identity=[identity, 0], filename=filename, overwrite=overwrite),
+        }
+    )
 
 
 def saved(pack: ComfyServer, *name: str) -> Path:
@@ -71,33 +81,51 @@ def test_saved_and_loaded_identity_has_the_same_words_to_the_bit(pack: ComfyServ
     assert set(read(saved(pack, "friends", "alice.safetensors")).tensors) == {"v_id"}, "and no photo"
     assert name in pack.object_info("F2DLoadIdentity")["input"]["required"]["identity_file"][1]["options"]
     for slot in ("msid", "mapper"):
-        assert not any("alice" in file for file in pack.object_info("LoadFaceEncoder")["input"]["required"][slot][1]["options"])
+        assert not any(
+            "alice" in file
+            for file in pack.object_info("LoadFaceEncoder")["input"]["required"][slot][1]["options"]
+        )
     loaded = {**graph, "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file=name)}
     assert torch.equal(words(pack, loaded, ("load", 0)), words(pack, graph, ("identity", 0)))
 
 
 def again(people: Prompt) -> Prompt:
     """The graph with the same people, which the server has not cached."""
-    return {**people, "identity": node("EncodeFaceIdentity", **{**people["identity"]["inputs"], "min_score": 0.5})}
+    return {
+        **people,
+        "identity": node("EncodeFaceIdentity", **{**people["identity"]["inputs"], "min_score": 0.5}),
+    }
 
 
-def test_an_identity_with_a_taken_name_gets_a_number_and_the_first_one_lives_on(pack: ComfyServer, people: Prompt) -> None:
+def test_an_identity_with_a_taken_name_gets_a_number_and_the_first_one_lives_on(
+    pack: ComfyServer, people: Prompt
+) -> None:
     save(pack, people, "taken")
     first = FaceIdentity.load(saved(pack, "taken.safetensors"))
     same = save(pack, again(people), "taken")
     other = save(pack, people, "taken", "other")
-    assert "save" not in same.cached and same.outputs["save"]["text"][0].startswith("Saved as taken.safetensors in ")
+    assert "save" not in same.cached and same.outputs["save"]["text"][0].startswith(
+        "Saved as taken.safetensors in "
+    )
     assert other.outputs["save"]["text"][0].startswith("Saved as taken_00002.safetensors in ")
     assert torch.equal(FaceIdentity.load(saved(pack, "taken.safetensors")).v_id, first.v_id)
-    assert sorted(path.name for path in saved(pack).glob("taken*")) == ["taken.safetensors", "taken_00002.safetensors"]
+    assert sorted(path.name for path in saved(pack).glob("taken*")) == [
+        "taken.safetensors",
+        "taken_00002.safetensors",
+    ]
     save(pack, people, "taken", "other", overwrite=True)
-    replaced, second = (FaceIdentity.load(saved(pack, name)).v_id for name in ("taken.safetensors", "taken_00002.safetensors"))
+    replaced, second = (
+        FaceIdentity.load(saved(pack, name)).v_id for name in ("taken.safetensors", "taken_00002.safetensors")
+    )
     assert torch.equal(replaced, second) and not torch.equal(replaced, first.v_id)
 
 
 def test_a_replaced_file_is_read_again(pack: ComfyServer, people: Prompt) -> None:
     save(pack, people, "replaced")
-    graph = {**people, "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="replaced.safetensors")}
+    graph = {
+        **people,
+        "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="replaced.safetensors"),
+    }
     before = words(pack, graph, ("load", 0))
     save(pack, people, "replaced", "other", overwrite=True)
     after = words(pack, graph, ("load", 0))
@@ -136,7 +164,9 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_names_that_lead_elsewhere_or_that_some_system_cannot_store_are_refused(pack: ComfyServer, graph: Prompt, name: str) -> None:
+def test_names_that_lead_elsewhere_or_that_some_system_cannot_store_are_refused(
+    pack: ComfyServer, graph: Prompt, name: str
+) -> None:
     before = sorted(pack.base.rglob("*.safetensors"))
     result = save(pack, graph, name)
     assert result.status == "error"
@@ -147,7 +177,10 @@ def test_names_that_lead_elsewhere_or_that_some_system_cannot_store_are_refused(
 def test_endings_may_be_in_capitals(pack: ComfyServer, graph: Prompt) -> None:
     save(pack, graph, "capitals.SafeTensors")
     saved(pack, "capitals.safetensors").rename(saved(pack, "CAPITALS.SAFETENSORS"))
-    loaded = {**graph, "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="CAPITALS.SAFETENSORS")}
+    loaded = {
+        **graph,
+        "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="CAPITALS.SAFETENSORS"),
+    }
     found = words(pack, loaded, ("load", 0))
     saved(pack, "CAPITALS.SAFETENSORS").unlink()
     assert torch.equal(found, words(pack, graph, ("identity", 0)))
@@ -160,7 +193,9 @@ def test_a_folder_that_cannot_be_written_to_is_named(pack: ComfyServer, graph: P
     assert f"Expected a folder that can be written to, got '{saved(pack, 'blocked')}'" in result.message
 
 
-def identity_file(pack: ComfyServer, name: str, tensors: dict[str, Tensor] | None = None, **metadata: str) -> None:
+def identity_file(
+    pack: ComfyServer, name: str, tensors: dict[str, Tensor] | None = None, **metadata: str
+) -> None:
     """Write an identity file with any metadata."""
     entries = {"f2d.kind": "identity", "version": "1", "msid": "f00dcafe99", "photos": "1", **metadata}
     saved(pack).mkdir(parents=True, exist_ok=True)
@@ -175,11 +210,23 @@ def identity_file(pack: ComfyServer, name: str, tensors: dict[str, Tensor] | Non
         ({"msid_file": "mine.pt"}, "got '{path}' of another (mine.pt, f00dcafe)"),
         ({"version": "2"}, "Expected an identity of format 1, got '{path}' of format 2. Update the pack."),
         ({"version": "two"}, "with damaged metadata"),
-        ({"f2d.kind": "words"}, "Expected a saved identity, got '{path}': this is the words S* of one person"),
+        (
+            {"f2d.kind": "words"},
+            "Expected a saved identity, got '{path}': this is the words S* of one person",
+        ),
     ],
-    ids=["another encoder", "named encoders", "another encoder of a known name", "a newer format", "a broken version", "another kind"],
+    ids=[
+        "another encoder",
+        "named encoders",
+        "another encoder of a known name",
+        "a newer format",
+        "a broken version",
+        "another kind",
+    ],
 )
-def test_identity_files_that_do_not_fit_are_refused(pack: ComfyServer, graph: Prompt, metadata: dict[str, str], message: str) -> None:
+def test_identity_files_that_do_not_fit_are_refused(
+    pack: ComfyServer, graph: Prompt, metadata: dict[str, str], message: str
+) -> None:
     identity_file(pack, "bad.safetensors", **metadata)
     graph["load"] = node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="bad.safetensors")
     graph["inject"]["inputs"]["identity"] = ["load", 0]
@@ -198,7 +245,9 @@ def test_files_that_are_no_identities_are_not_found(pack: ComfyServer, graph: Pr
     assert not saved(pack, "copy.safetensors").exists()
 
 
-def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to(comfy: ComfyServer, tmp_path: Path) -> None:
+def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to(
+    comfy: ComfyServer, tmp_path: Path
+) -> None:
     for folder, name in (("models/face2diffusion", "own"), ("weights", "theirs")):
         identities = tmp_path / folder / "identities"
         identities.mkdir(parents=True)
@@ -212,12 +261,17 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     assert sorted(found["weights"]) == ["miniature (built in)", "msid-own.pt", "msid-theirs.pt"]
     assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice.safetensors"
     found = run_inside(comfy.checkout, "folders", [weights, None, models])
-    assert Path(found["writes"]) == tmp_path / "models" / "face2diffusion" / "identities" / "friends" / "alice.safetensors"
+    assert (
+        Path(found["writes"])
+        == tmp_path / "models" / "face2diffusion" / "identities" / "friends" / "alice.safetensors"
+    )
     hidden = tmp_path / "weights" / "identities" / "friends" / "alice.safetensors"
     hidden.parent.mkdir()
     save_file({"v_id": torch.zeros(2)}, hidden)
     found = run_inside(comfy.checkout, "folders", [weights, shared, models])
-    assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice_00002.safetensors", "the first would hide the one in weights"
+    assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice_00002.safetensors", (
+        "the first would hide the one in weights"
+    )
 
 
 # --- Mixes -----------------------------------------------------------------------------------------------------------------------
@@ -248,14 +302,19 @@ def test_mix_of_three_is_that_of_the_library(pack: ComfyServer, people: Prompt, 
     graph = mixed(people, weight_1=0.5, identity_5=["other", 0], weight_5=0.3)
     save(pack, graph, "three", "mix")
     encoder = FaceEncoder.load(files.msid, files.mapper)
-    one, two, three = (FaceIdentity.load(saved(pack, f"{name}.safetensors"), encoder) for name in ("one", "two", "three"))
+    one, two, three = (
+        FaceIdentity.load(saved(pack, f"{name}.safetensors"), encoder) for name in ("one", "two", "three")
+    )
     torch.testing.assert_close(three.v_id, mix([one, two, two], (0.5, 1.0, 0.3)).v_id)
     assert three.photos == 3
 
 
 BAD_MIXES = {
     "all weights zero": ({"weight_1": 0.0, "weight_2": 0.0}, "Expected weights with a sum above 0, got 0, 0"),
-    "a negative sum": ({"weight_1": -1.0, "weight_2": 0.5, "interpolation": "linear"}, "with a sum above 0, got -1, 0.5"),
+    "a negative sum": (
+        {"weight_1": -1.0, "weight_2": 0.5, "interpolation": "linear"},
+        "with a sum above 0, got -1, 0.5",
+    ),
     "a negative weight on the sphere": ({"weight_2": -0.5}, "Expected weights from 0 for a spherical mix"),
     "a weight out of range": ({"weight_1": 99.0}, "99"),
     "not a number": ({"weight_1": "NaN"}, "nan"),
@@ -279,13 +338,22 @@ def test_identities_of_two_encoders_are_not_mixed(pack: ComfyServer, people: Pro
     graph = mixed(people, identity_2=["identity", 0], identity_5=["other", 0], weight_5=1.0)
     result = save(pack, graph, "nonsense", "mix")
     assert result.errors[0].node == "mix"
-    assert re.search(r"got identity_1 of one \(msid\.pt, \w{8}\) and identity_5 of another \(msid2\.pt, \w{8}\)", result.message)
+    assert re.search(
+        r"got identity_1 of one \(msid\.pt, \w{8}\) and identity_5 of another \(msid2\.pt, \w{8}\)",
+        result.message,
+    )
 
 
 # --- Several people, a picture each ----------------------------------------------------------------------------------------------
 
 
-def drawn(pack: ComfyServer, graph: Prompt, conditioning: tuple[str, int], latent: dict[str, Any], sink: dict[str, Any]) -> Result:
+def drawn(
+    pack: ComfyServer,
+    graph: Prompt,
+    conditioning: tuple[str, int],
+    latent: dict[str, Any],
+    sink: dict[str, Any],
+) -> Result:
     """Two steps of Euler with a prompt."""
     graph = {
         **graph,
@@ -333,7 +401,9 @@ def alone(people: Prompt, identity: str) -> Prompt:
 def test_picture_i_of_a_batch_is_the_one_of_person_i_alone(pack: ComfyServer, people: Prompt) -> None:
     graph = listed(people)
     graph["batch"] = node("F2DBatchConditioning", conditioning=["text", 0])
-    batch = drawn(pack, graph, ("batch", 0), node("EmptyLatentImage", **EMPTY, batch_size=["batch", 1]), LATENTS)
+    batch = drawn(
+        pack, graph, ("batch", 0), node("EmptyLatentImage", **EMPTY, batch_size=["batch", 1]), LATENTS
+    )
     together = load_file(batch.file("sink"))["latent"]
     assert together.shape == (2, 4, 8, 8)
     for index, identity in enumerate(("identity", "other")):
@@ -351,17 +421,33 @@ def test_picture_i_of_a_batch_is_the_one_of_person_i_alone(pack: ComfyServer, pe
 
 def test_a_list_of_people_gives_a_picture_each(pack: ComfyServer, people: Prompt) -> None:
     pictures = node("SaveImage", images=["decode", 0], filename_prefix="people")
-    result = drawn(pack, listed(people), ("text", 0), node("EmptyLatentImage", **EMPTY, batch_size=1), pictures)
+    result = drawn(
+        pack, listed(people), ("text", 0), node("EmptyLatentImage", **EMPTY, batch_size=1), pictures
+    )
     found = [np.asarray(Image.open(file)) for file in result.files["sink"]]
     assert len(found) == 2
     for identity, picture in zip(("identity", "other"), found, strict=True):
-        single = drawn(pack, alone(people, identity), ("text", 0), node("EmptyLatentImage", **EMPTY, batch_size=1), pictures)
+        single = drawn(
+            pack,
+            alone(people, identity),
+            ("text", 0),
+            node("EmptyLatentImage", **EMPTY, batch_size=1),
+            pictures,
+        )
         assert np.array_equal(picture, np.asarray(Image.open(single.file("sink"))))
 
 
-def test_delayed_subject_conditioning_has_both_its_parts_in_a_batch(pack: ComfyServer, people: Prompt) -> None:
+def test_delayed_subject_conditioning_has_both_its_parts_in_a_batch(
+    pack: ComfyServer, people: Prompt
+) -> None:
     graph = listed(people)
-    values = {"clip": ["inject", 0], "prompt": "S* as a chef", "negative_prompt": "", "class_words": "a person", "subject_from": 0.2}
+    values = {
+        "clip": ["inject", 0],
+        "prompt": "S* as a chef",
+        "negative_prompt": "",
+        "class_words": "a person",
+        "subject_from": 0.2,
+    }
     graph["text"] = node("F2DConditioning", **values)
     graph["batch"] = node("F2DBatchConditioning", conditioning=["text", 0])
     graph["probe"] = node("F2DProbeSaveConditioning", conditioning=["batch", 0], name="batch")
@@ -400,14 +486,23 @@ def test_prompts_of_different_lengths_are_not_batched(pack: ComfyServer, people:
 def conditioning(pack: ComfyServer, graph: Prompt, clip: tuple[str, int], text: Any) -> Tensor:
     """Encode a prompt."""
     graph = {**graph, "text": node("CLIPTextEncode", clip=list(clip), text=text)}
-    result = pack.run({**graph, "probe": node("F2DProbeSaveConditioning", conditioning=["text", 0], name="export")})
+    result = pack.run(
+        {**graph, "probe": node("F2DProbeSaveConditioning", conditioning=["text", 0], name="export")}
+    )
     assert result.status == "success", result.message
     return load_file(result.file("probe"))["0.cond"]
 
 
 def exported(graph: Prompt, filename: str, **inputs: Any) -> Prompt:
     """The graph with Export Embedding."""
-    values = {"identity": ["identity", 0], "clip": ["model", 1], "filename": filename, "place": 4, "overwrite": False, **inputs}
+    values = {
+        "identity": ["identity", 0],
+        "clip": ["model", 1],
+        "filename": filename,
+        "place": 4,
+        "overwrite": False,
+        **inputs,
+    }
     return {**graph, "export": node("F2DExportEmbedding", **values)}
 
 
@@ -421,12 +516,17 @@ def test_exported_embedding_is_s_star_at_its_place(pack: ComfyServer, graph: Pro
     exact = conditioning(pack, graph, ("inject", 0), text.format("S*"))
     assert relative_error(found, exact) < 1e-5
     elsewhere = conditioning(pack, graph, ("model", 1), "A cat and embedding:people/alice in paris, a photo")
-    assert relative_error(elsewhere, conditioning(pack, graph, ("inject", 0), "A cat and S* in paris, a photo")) < 1e-5, "place 4 too"
+    assert (
+        relative_error(elsewhere, conditioning(pack, graph, ("inject", 0), "A cat and S* in paris, a photo"))
+        < 1e-5
+    ), "place 4 too"
     moved = conditioning(pack, graph, ("model", 1), "embedding:people/alice as a chef")
     assert relative_error(moved, conditioning(pack, graph, ("inject", 0), "S* as a chef")) > 1e-3
 
 
-def test_the_word_can_be_wired_into_a_prompt_and_a_clip_that_knows_s_star_exports_the_same(pack: ComfyServer, graph: Prompt) -> None:
+def test_the_word_can_be_wired_into_a_prompt_and_a_clip_that_knows_s_star_exports_the_same(
+    pack: ComfyServer, graph: Prompt
+) -> None:
     graph = exported(graph, "wired", clip=["inject", 0], place=1)
     graph["join"] = node("StringConcatenate", string_a=["export", 0], string_b="as a chef", delimiter=" ")
     found = conditioning(pack, graph, ("model", 1), ["join", 0])
@@ -453,8 +553,15 @@ def test_an_embedding_hides_no_other_of_the_name(pack: ComfyServer, graph: Promp
 
 def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, people: Prompt) -> None:
     pack.run(exported(people, "drawn/alice", identity=["other", 0]))
-    named = {**people, "inject": node("InjectSStar", **{**people["inject"]["inputs"], "placeholder": "alice"})}
-    for text in ("A photo of {}, with embedding:drawn/alice", "(embedding:drawn/alice:1.2) and ({}:1.1)", "embedding:drawn/alice, {}"):
+    named = {
+        **people,
+        "inject": node("InjectSStar", **{**people["inject"]["inputs"], "placeholder": "alice"}),
+    }
+    for text in (
+        "A photo of {}, with embedding:drawn/alice",
+        "(embedding:drawn/alice:1.2) and ({}:1.1)",
+        "embedding:drawn/alice, {}",
+    ):
         found = conditioning(pack, named, ("inject", 0), text.format("alice"))
         assert torch.equal(found, conditioning(pack, people, ("inject", 0), text.format("S*")))
 
@@ -462,7 +569,10 @@ def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, peo
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"filename": "my friend"}, "Expected a name of letters, digits and the signs _ - . /, got 'my friend'"),
+        (
+            {"filename": "my friend"},
+            "Expected a name of letters, digits and the signs _ - . /, got 'my friend'",
+        ),
         ({"filename": "../alice"}, "Expected a file name such as 'alice'"),
         ({"filename": "(alice)"}, "Expected a name of letters"),
         ({"filename": "friends/__metadata__"}, "Expected the name of a tensor, got '__metadata__'"),
@@ -470,7 +580,9 @@ def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, peo
         ({"place": 0}, "0"),
     ],
 )
-def test_exports_that_no_prompt_could_use_are_refused(pack: ComfyServer, graph: Prompt, inputs: dict[str, Any], message: str) -> None:
+def test_exports_that_no_prompt_could_use_are_refused(
+    pack: ComfyServer, graph: Prompt, inputs: dict[str, Any], message: str
+) -> None:
     result = pack.run(exported(graph, **{"filename": "bad", **inputs}))
     assert result.errors[0].node == "export", result.message
     assert message in result.message

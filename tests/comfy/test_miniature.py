@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.image import load_photo
-from face2diffusion.f2d.miniature import SIZE, load_judges, portraits, write_checkpoint
+from face2diffusion.f2d.miniature import SIZE, load_evaluators, portraits, read_vocabulary, write_checkpoint
 from face2diffusion.f2d.miniature.comfyui import WORKFLOW, in_miniature, install
-from face2diffusion.f2d.miniature.judges import divide
+from face2diffusion.f2d.miniature.evaluators import divide
 from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
-from face2diffusion.training.miniature.language import vocabulary
 from support import graph
 from support.miniature import in_region, write_random_base
 from support.server import REPOSITORY, ComfyServer, run_inside
@@ -32,7 +31,9 @@ def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path:
     autoencoder, diffusion = write_random_base(tmp_path)
     write_checkpoint(tmp_path / "miniature.safetensors", tmp_path)
     prompts = [describe(facts, "a person") for facts in PROMPTS]
-    tokens = [diffusion.tokenizer(prompt, padding="max_length", max_length=77).input_ids for prompt in prompts]
+    tokens = [
+        diffusion.tokenizer(prompt, padding="max_length", max_length=77).input_ids for prompt in prompts
+    ]
     states = diffusion.text_encoder(torch.tensor(tokens[:2]))[0]
     noisy, time, image = torch.randn(2, 4, 16, 16), torch.tensor([17, 803]), torch.rand(1, 3, 64, 64) * 2 - 1
     latent = autoencoder.encode(image)
@@ -47,11 +48,15 @@ def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path:
         "decoded": autoencoder.decode(latent),
     }
     torch.save(narrow, tmp_path / "narrow.pt")
-    numbers = list(vocabulary().values())
+    numbers = list(read_vocabulary().values())
     for checkout in comfy_checkouts:
-        found = run_inside(checkout, "widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")])
+        found = run_inside(
+            checkout, "widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")]
+        )
         assert found["family"] == "SD15"
-        assert found["ids"] == [[numbers[token] for token in row] for row in tokens], "our words are whole tokens of CLIP"
+        assert found["ids"] == [[numbers[token] for token in row] for row in tokens], (
+            "our words are whole tokens of CLIP"
+        )
         assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
 
 
@@ -83,19 +88,21 @@ def pictures(server: ComfyServer, prompt: Prompt) -> list[np.ndarray]:
 
 def likeness(images: Sequence[np.ndarray], *names: str) -> np.ndarray:
     """The judge's cosines of pictures, in rows, with portraits."""
-    verifier, _ = load_judges()
-    return (verifier.embed(images) @ verifier.embed([load_photo(portraits()[name]) for name in names]).T).numpy()
+    verifier, _ = load_evaluators()
+    return (
+        verifier.embed(images) @ verifier.embed([load_photo(portraits()[name]) for name in names]).T
+    ).numpy()
 
 
-def test_two_people_are_told_apart_and_the_place_is_recognised(installed: ComfyServer, demo: Prompt):
+def test_two_people_are_told_apart_and_the_place_is_recognized(installed: ComfyServer, demo: Prompt):
     found = {}
     for name in ("ada", "chidi"):
         of_kind(demo, "LoadImage")[0]["image"] = f"miniature_{name}.png"
         images = pictures(installed, demo)
         assert [image.shape for image in images] == [(SIZE, SIZE, 3)] * 4
         found[name] = likeness(images, "ada", "chidi")
-        _, attributes = load_judges()
-        places = [facts.place for facts in attributes.recognise(images)]
+        _, attributes = load_evaluators()
+        places = [facts.place for facts in attributes.recognize(images)]
         assert places.count("at the taj mahal in india") >= 3, places
     assert (found["ada"][:, 0] > found["ada"][:, 1]).all(), found
     assert (found["chidi"][:, 1] > found["chidi"][:, 0]).all(), found
@@ -112,8 +119,11 @@ def test_each_region_has_its_person(installed: ComfyServer):
     """The bundled workflow two_people; and, for comparison, both people in one prompt without regions."""
     bundled = json.loads((REPOSITORY / "workflows" / "two_people.json").read_text())
     found = {}
-    for name, say in {"regions": in_region, "one prompt": lambda text: "a photo of S1* and S2*" if text else ""}.items():
-        workflow = in_miniature(bundled, ("ada", "chidi"), say, (SIZE * 3 // 2, SIZE))
+    for name, log in {
+        "regions": in_region,
+        "one prompt": lambda text: "a photo of S1* and S2*" if text else "",
+    }.items():
+        workflow = in_miniature(bundled, ("ada", "chidi"), log, (SIZE * 3 // 2, SIZE))
         prompt = graph.to_api(workflow, installed.object_info())
         of_kind(prompt, "EmptyLatentImage")[0]["batch_size"] = 4
         images = pictures(installed, prompt)

@@ -18,7 +18,7 @@ from support.server import ComfyServer, Result, run_inside
 from torch import Tensor
 
 Prompt = dict[str, Any]
-RECOGNISER, PROJECTION, VISION = "sphere20a_20171020.pth", "clip_l.safetensors", "clip_vision_l.pt"
+RECOGNIZER, PROJECTION, VISION = "sphere20a_20171020.pth", "clip_l.safetensors", "clip_vision_l.pt"
 PROMPT, TEXT = "A photo of S* as a chef", "A photo of a person as a chef"
 WIDTH, SPACE = 1024, 768  # of the vision encoder and of the joint space
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -41,13 +41,19 @@ def vision() -> dict[str, Tensor]:
     zero, one = torch.zeros((), dtype=torch.half), torch.ones((), dtype=torch.half)
     layers = [f"vision_model.encoder.layers.{number}." for number in range(24)]
     for norm in ("pre_layrnorm", "post_layernorm"):
-        state |= {f"vision_model.{norm}.weight": one.expand(WIDTH), f"vision_model.{norm}.bias": zero.expand(WIDTH)}
+        state |= {
+            f"vision_model.{norm}.weight": one.expand(WIDTH),
+            f"vision_model.{norm}.bias": zero.expand(WIDTH),
+        }
     for norm in (f"{layer}layer_norm{number}" for layer in layers for number in (1, 2)):
         state |= {f"{norm}.weight": one.expand(WIDTH), f"{norm}.bias": zero.expand(WIDTH)}
     attention = [(f"self_attn.{part}_proj", WIDTH, WIDTH) for part in ("q", "k", "v", "out")]
     for name, outputs, inputs in (*attention, ("mlp.fc1", 4 * WIDTH, WIDTH), ("mlp.fc2", WIDTH, 4 * WIDTH)):
         for layer in layers:
-            state = {f"{layer}{name}.weight": zero.expand(outputs, inputs), f"{layer}{name}.bias": zero.expand(outputs)} | state
+            state = {
+                f"{layer}{name}.weight": zero.expand(outputs, inputs),
+                f"{layer}{name}.bias": zero.expand(outputs),
+            } | state
     return state
 
 
@@ -62,11 +68,20 @@ def pictures(files) -> dict[str, np.ndarray]:
     """Noise without a face, another face (the portrait's mirror image, tinted), and the portrait itself."""
     portrait = np.asarray(Image.open(files.photo))
     noise = np.random.default_rng(0).integers(0, 256, portrait.shape, dtype=np.uint8)
-    return dict(zip(NAMES, (noise, (portrait[:, ::-1] * (0.6, 0.8, 1.0)).astype(np.uint8), portrait), strict=True))
+    return dict(
+        zip(NAMES, (noise, (portrait[:, ::-1] * (0.6, 0.8, 1.0)).astype(np.uint8), portrait), strict=True)
+    )
 
 
 @pytest.fixture
-def picking(pack: ComfyServer, graph: Prompt, pictures: dict[str, np.ndarray], vision: dict, projection: Tensor, tmp_path: Path) -> Prompt:
+def picking(
+    pack: ComfyServer,
+    graph: Prompt,
+    pictures: dict[str, np.ndarray],
+    vision: dict,
+    projection: Tensor,
+    tmp_path: Path,
+) -> Prompt:
     """Three pictures judged by identity alone; "vision" and "model" are there to be connected."""
     for name, picture in pictures.items():
         stream = io.BytesIO()
@@ -79,7 +94,9 @@ def picking(pack: ComfyServer, graph: Prompt, pictures: dict[str, np.ndarray], v
         pack.place(stream.getvalue(), "models", "clip_vision", VISION)
         save_file({"text_projection.weight": projection}, tmp_path / PROJECTION)
         pack.place((tmp_path / PROJECTION).read_bytes(), "models", "text_encoders", PROJECTION)
-        pack.place(write_sphereface(tmp_path / RECOGNISER).read_bytes(), "models", "face2diffusion", RECOGNISER)
+        pack.place(
+            write_sphereface(tmp_path / RECOGNIZER).read_bytes(), "models", "face2diffusion", RECOGNIZER
+        )
     graph["two"] = {"class_type": "ImageBatch", "inputs": {"image1": [NAMES[0], 0], "image2": [NAMES[1], 0]}}
     graph["batch"] = {"class_type": "ImageBatch", "inputs": {"image1": ["two", 0], "image2": [NAMES[2], 0]}}
     graph["vision"] = {"class_type": "CLIPVisionLoader", "inputs": {"clip_name": VISION}}
@@ -111,9 +128,17 @@ def pick(pack: ComfyServer, graph: Prompt, **inputs: Any) -> Result:
 def scores(result: Result) -> list[tuple[int, list[float]]]:
     """The picture's place in the batch and its numbers, line by line."""
     assert result.status == "success", result.message
-    lines = [line for line in result.outputs["text"]["text"][0].splitlines() if "picture" in line and line[0].isdigit()]
+    lines = [
+        line
+        for line in result.outputs["text"]["text"][0].splitlines()
+        if "picture" in line and line[0].isdigit()
+    ]
     found = [re.fullmatch(r"\d+\. picture (\d+): (.*)", line) for line in lines]
-    return [(int(match[1]) - 1, [float(number) for number in re.findall(r"\d\.\d+", match[2])]) for match in found if match]
+    return [
+        (int(match[1]) - 1, [float(number) for number in re.findall(r"\d\.\d+", match[2])])
+        for match in found
+        if match
+    ]
 
 
 def best(result: Result) -> np.ndarray:
@@ -122,7 +147,9 @@ def best(result: Result) -> np.ndarray:
     return np.rint(load_file(result.file("probe"))["image"].numpy() * 255).astype(np.uint8)
 
 
-def test_the_portrait_itself_is_first_and_a_picture_without_a_face_last(pack: ComfyServer, picking: Prompt, pictures: dict) -> None:
+def test_the_portrait_itself_is_first_and_a_picture_without_a_face_last(
+    pack: ComfyServer, picking: Prompt, pictures: dict
+) -> None:
     result = pick(pack, picking)
     found = scores(result)
     assert [index for index, _ in found] == [2, 1, 0]
@@ -155,7 +182,9 @@ def test_text_is_judged_in_the_joint_space_of_clip(
         expected = max(float(image @ text / image.norm() / text.norm()), 0)
         score, identity, by_text = found[index]
         assert by_text == pytest.approx(expected, abs=2e-3), name
-        assert score == pytest.approx(2 * identity * by_text / (identity + by_text) if identity and by_text else 0, abs=2e-3), name
+        assert score == pytest.approx(
+            2 * identity * by_text / (identity + by_text) if identity and by_text else 0, abs=2e-3
+        ), name
     assert any(numbers[2] > 0.01 for numbers in found.values()), "else the test compares zeros"
 
 
@@ -172,10 +201,18 @@ def encode_image(vision: dict[str, Tensor], picture: np.ndarray) -> Tensor:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=1, num_attention_heads=16, patch_size=14, projection_dim=SPACE
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=SPACE,
     )
     model = CLIPVisionModelWithProjection(config).eval()
-    model.load_state_dict({key: vision[key].float() for key in model.state_dict() if not key.endswith("position_ids")}, strict=False)
+    model.load_state_dict(
+        {key: vision[key].float() for key in model.state_dict() if not key.endswith("position_ids")},
+        strict=False,
+    )
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
     pixels = (interpolate(pixels, (224, 224), mode="bicubic", antialias=True).clamp(0, 1) * 255).round() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -189,9 +226,9 @@ def test_s_star_in_the_prompt_counts_as_a_person(pack: ComfyServer, picking: Pro
     assert scores(pick(pack, picking, prompt="A red car in the snow", clip=["model", 1])) != with_s_star
 
 
-def test_a_recogniser_judges_beside_msid(pack: ComfyServer, picking: Prompt) -> None:
+def test_a_recognizer_judges_beside_msid(pack: ComfyServer, picking: Prompt) -> None:
     alone = dict(scores(pick(pack, picking)))
-    both = scores(pick(pack, picking, recogniser=RECOGNISER, reference_photo=["photo", 0]))
+    both = scores(pick(pack, picking, recogniser=RECOGNIZER, reference_photo=["photo", 0]))
     assert [index for index, _ in both] == [2, 1, 0]
     assert both[0][1] == [1.0]
     assert dict(both)[1] != alone[1]
@@ -199,15 +236,27 @@ def test_a_recogniser_judges_beside_msid(pack: ComfyServer, picking: Prompt) -> 
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no clip": ({**WITH_TEXT, "clip": None}, "Expected clip_vision, clip, text_projection together to judge the text, got none for clip."),
+    "no clip": (
+        {**WITH_TEXT, "clip": None},
+        "Expected clip_vision, clip, text_projection together to judge the text, got none for clip.",
+    ),
     "no vision": ({**WITH_TEXT, "clip_vision": None}, "got none for clip_vision"),
     "no projection": ({**WITH_TEXT, "text_projection": "none"}, "got none for text_projection"),
     "a lost projection": ({**WITH_TEXT, "text_projection": "gone.safetensors"}, "gone.safetensors"),
-    "a file without projection": ({**WITH_TEXT, "text_projection": VISION}, f"Expected one 'text_projection' in '.*{VISION}', got 0"),
-    "an empty prompt": ({**WITH_TEXT, "prompt": "  "}, "Expected a prompt to judge the text by, got an empty one"),
-    "no photo for the recogniser": ({"recogniser": RECOGNISER}, "Expected a reference photo for SphereFace, got none"),
+    "a file without projection": (
+        {**WITH_TEXT, "text_projection": VISION},
+        f"Expected one 'text_projection' in '.*{VISION}', got 0",
+    ),
+    "an empty prompt": (
+        {**WITH_TEXT, "prompt": "  "},
+        "Expected a prompt to judge the text by, got an empty one",
+    ),
+    "no photo for the recogniser": (
+        {"recogniser": RECOGNIZER},
+        "Expected a reference photo for SphereFace, got none",
+    ),
     "a photo without a face": (
-        {"recogniser": RECOGNISER, "reference_photo": [NAMES[0], 0]},
+        {"recogniser": RECOGNIZER, "reference_photo": [NAMES[0], 0]},
         "The reference photo: Expected a face with score",
     ),
     "a mapper as recogniser": (
@@ -239,4 +288,7 @@ def test_an_encoder_without_detector_is_refused(pack: ComfyServer, picking: Prom
 def test_clips_of_other_families_are_refused(comfy: ComfyServer) -> None:
     messages = run_inside(comfy.checkout, "judging_families")
     for family, encoders in (("SDXL", "g, l"), ("SD3", "g, l, t5xxl"), ("Flux", "l, t5xxl")):
-        assert f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({encoders})" in messages[family]
+        assert (
+            f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({encoders})"
+            in messages[family]
+        )

@@ -13,8 +13,14 @@ UPDATE = "F2D_UPDATE_SCHEMA=1 pytest tests/comfy/test_schema.py"
 
 def test_the_interface_is_the_committed_one(pack: ComfyServer) -> None:
     everything = pack.object_info()
-    found = {name: read_schema(info) for name, info in sorted(everything.items()) if info["python_module"] == "custom_nodes.face2diffusion"}
+    found = {
+        name: read_schema(info)
+        for name, info in sorted(everything.items())
+        if info["python_module"] == "custom_nodes.face2diffusion"
+    }
     if os.environ.get("F2D_UPDATE_SCHEMA"):
         COMMITTED.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     committed = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    assert found == committed, f"Expected the interface of {COMMITTED.name}. Is this change meant? Then run: {UPDATE}"
+    assert found == committed, (
+        f"Expected the interface of {COMMITTED.name}. Is this change meant? Then run: {UPDATE}"
+    )

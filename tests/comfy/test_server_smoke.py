@@ -22,8 +22,20 @@ TEXT = "A photo of a person as a (chef:1.0), in the street"
 
 def prompt(text: str = TEXT, seed: int = 0, decoder_input: str = "sampler") -> dict[str, Any]:
     """Text to image with core nodes; "save" writes a PNG."""
-    sampling = {"seed": seed, "steps": 2, "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}
-    links = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    sampling = {
+        "seed": seed,
+        "steps": 2,
+        "cfg": 7.0,
+        "sampler_name": "euler_ancestral",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
+    links = {
+        "model": ["model", 0],
+        "positive": ["positive", 0],
+        "negative": ["negative", 0],
+        "latent_image": ["latent", 0],
+    }
     nodes = {
         "model": ("CheckpointLoaderSimple", {"ckpt_name": sd1.CHECKPOINT}),
         "positive": ("CLIPTextEncode", {"clip": ["model", 1], "text": text}),
@@ -71,7 +83,10 @@ def test_conditioning_equals_transformers(comfy: ComfyServer, sd1_checkpoint: Pa
     from transformers import CLIPTokenizer
 
     request = prompt()
-    request["probe"] = {"class_type": "F2DProbeSaveConditioning", "inputs": {"conditioning": ["range", 0], "name": "smoke"}}
+    request["probe"] = {
+        "class_type": "F2DProbeSaveConditioning",
+        "inputs": {"conditioning": ["range", 0], "name": "smoke"},
+    }
     request["range"] = {
         "class_type": "ConditioningSetTimestepRange",
         "inputs": {"conditioning": ["positive", 0], "start": 0.25, "end": 1.0},
@@ -83,7 +98,9 @@ def test_conditioning_equals_transformers(comfy: ComfyServer, sd1_checkpoint: Pa
     assert (options["start_percent"], options["end_percent"]) == (0.25, 1.0)
 
     tokenizer = CLIPTokenizer.from_pretrained(comfy.checkout / "comfy" / "sd1_tokenizer")
-    tokens = tokenizer(TEXT.replace("(chef:1.0)", "chef"), padding="max_length", max_length=77, return_tensors="pt")
+    tokens = tokenizer(
+        TEXT.replace("(chef:1.0)", "chef"), padding="max_length", max_length=77, return_tensors="pt"
+    )
     with torch.no_grad():
         expected = sd1.load_text_encoder(sd1_checkpoint)(tokens.input_ids)
     assert relative_error(found["0.cond"], expected.last_hidden_state) < 1e-5
@@ -97,7 +114,10 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_token_probe_counts_tokens_and_hashes_weights(comfy: ComfyServer) -> None:
     request = {
         "model": prompt()["model"],
-        "probe": {"class_type": "F2DProbeSaveTokens", "inputs": {"clip": ["model", 1], "text": "(S*:1.5)", "name": "smoke"}},
+        "probe": {
+            "class_type": "F2DProbeSaveTokens",
+            "inputs": {"clip": ["model", 1], "text": "(S*:1.5)", "name": "smoke"},
+        },
     }
     file = comfy.run(request).file("probe")
     found = load_file(file)
@@ -110,8 +130,16 @@ def test_token_probe_counts_tokens_and_hashes_weights(comfy: ComfyServer) -> Non
 def test_controlnet_changes_the_picture(comfy: ComfyServer) -> None:
     request = prompt()
     request["net"] = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": sd1.CONTROLNET}}
-    request["hint"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0xFF8000}}
-    links = {"positive": ["positive", 0], "negative": ["negative", 0], "control_net": ["net", 0], "image": ["hint", 0]}
+    request["hint"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0xFF8000},
+    }
+    links = {
+        "positive": ["positive", 0],
+        "negative": ["negative", 0],
+        "control_net": ["net", 0],
+        "image": ["hint", 0],
+    }
     request["apply"] = {
         "class_type": "ControlNetApplyAdvanced",
         "inputs": {**links, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
@@ -149,7 +177,9 @@ def test_converted_workflow_runs(comfy: ComfyServer, picture_name: str) -> None:
     assert Image.open(result.file("10")).size == (64, 64)
 
 
-def test_frontend_opens_converts_and_runs_the_workflow(frontend: Frontend, picture_name: str, tmp_path: Path) -> None:
+def test_frontend_opens_converts_and_runs_the_workflow(
+    frontend: Frontend, picture_name: str, tmp_path: Path
+) -> None:
     workflow = core_workflow(picture_name)
     opened = frontend.load(workflow)
     assert opened.missing_nodes == []

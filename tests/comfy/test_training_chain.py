@@ -22,15 +22,41 @@ def trained(files, detector_file: Path, tmp_path_factory: pytest.TempPathFactory
     """A folder with a mapper that was trained on two photos, for the same files as in the server."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "photos").mkdir()
-    for name, photo in (("a", astronaut()), ("b", astronaut()[:300, 80:380]), ("none", np.zeros((256, 256, 3), np.uint8))):
+    for name, photo in (
+        ("a", astronaut()),
+        ("b", astronaut()[:300, 80:380]),
+        ("none", np.zeros((256, 256, 3), np.uint8)),
+    ):
         Image.fromarray(photo).save(folder / "photos" / f"{name}.png")
     random_pipeline().diffusion.save_pretrained(folder / "sd")
     write_bisenet(folder / "79999_iter.pth")
-    weights = ["--msid", str(files.msid), "--expression", str(files.expression), "--parser", str(folder / "79999_iter.pth")]
-    weights += ["--detector", str(detector_file), "--base", str(folder / "sd"), "--device", "cpu", "--image-size", "64"]
-    assert f2d_train(["prepare", "--photos", str(folder / "photos"), "--out", str(folder / "cache"), *weights]) == 0
+    weights = [
+        "--msid",
+        str(files.msid),
+        "--expression",
+        str(files.expression),
+        "--parser",
+        str(folder / "79999_iter.pth"),
+    ]
+    weights += [
+        "--detector",
+        str(detector_file),
+        "--base",
+        str(folder / "sd"),
+        "--device",
+        "cpu",
+        "--image-size",
+        "64",
+    ]
+    assert (
+        f2d_train(["prepare", "--photos", str(folder / "photos"), "--out", str(folder / "cache"), *weights])
+        == 0
+    )
     run = ["--cache", str(folder / "cache"), "--base", str(folder / "sd"), "--out", str(folder / "run")]
-    assert f2d_train(["mapper", *run, "--steps", "2", "--batch-size", "2", "--workers", "0", "--lr", "1e-3"]) == 0
+    assert (
+        f2d_train(["mapper", *run, "--steps", "2", "--batch-size", "2", "--workers", "0", "--lr", "1e-3"])
+        == 0
+    )
     return folder
 
 
@@ -51,20 +77,45 @@ def test_the_command_line_draws_with_the_trained_mapper(trained: Path, files, de
         "--detector",
         str(detector_file),
     ]
-    draw = ["--model", str(trained / "sd"), "--steps", "1", "--size", "64x64", "--device", "cpu", "--out", str(trained / "a.png")]
+    draw = [
+        "--model",
+        str(trained / "sd"),
+        "--steps",
+        "1",
+        "--size",
+        "64x64",
+        "--device",
+        "cpu",
+        "--out",
+        str(trained / "a.png"),
+    ]
     assert f2d(["generate", str(files.photo), "S* here", *weights, *draw]) == 0
     assert Image.open(trained / "a.png").size == (64, 64)
 
 
-def test_comfyui_takes_the_trained_mapper(pack: ComfyServer, graph: dict[str, Any], trained: Path, files, detector_file: Path) -> None:
+def test_comfyui_takes_the_trained_mapper(
+    pack: ComfyServer, graph: dict[str, Any], trained: Path, files, detector_file: Path
+) -> None:
     mapper = trained / "run" / "mapper-00000002.safetensors"
     pack.place(mapper, "models", "face2diffusion", "trained.safetensors")
     graph["encoder"]["inputs"]["mapper"] = "trained.safetensors"
-    graph["probe"] = {"class_type": "F2DProbeSaveTokens", "inputs": {"clip": ["inject", 0], "text": "S*", "name": "trained"}}
+    graph["probe"] = {
+        "class_type": "F2DProbeSaveTokens",
+        "inputs": {"clip": ["inject", 0], "text": "S*", "name": "trained"},
+    }
     result = pack.run(graph)
     assert result.status == "success", result.message
     out = trained / "words.safetensors"
-    weights = ["--msid", str(files.msid), "--mapper", str(mapper), "--detector", str(detector_file), "--device", "cpu"]
+    weights = [
+        "--msid",
+        str(files.msid),
+        "--mapper",
+        str(mapper),
+        "--detector",
+        str(detector_file),
+        "--device",
+        "cpu",
+    ]
     assert f2d(["encode", str(files.photo), *weights, "--out", str(out)]) == 0
     vectors, words = load_file(result.file("probe"))["vectors"], load_file(out)["words"]
     positions = words - vectors  # the same for any person: CLIP's position embedding at places 1 and 2

@@ -56,7 +56,9 @@ def test_it_runs_to_a_picture_and_the_second_time_from_the_cache(pack: ComfyServ
         assert image.size == (128, 128)
         assert np.asarray(image).std() > 1
         stored = json.loads(image.text["prompt"])
-    assert {name: node["inputs"] for name, node in stored.items()} == {name: node["inputs"] for name, node in prompt.items()}
+    assert {name: node["inputs"] for name, node in stored.items()} == {
+        name: node["inputs"] for name, node in prompt.items()
+    }
     assert str(pack.base) not in json.dumps(stored), "a shared picture must not tell the paths of its machine"
     second = pack.run(prompt)
     assert second.cached == set(prompt)
@@ -67,7 +69,13 @@ def test_its_settings_are_the_authors(pack: ComfyServer, workflow: Path) -> None
     prompt = graph.to_api(json.loads(workflow.read_text()), pack.object_info())
     kinds = {node["class_type"]: node["inputs"] for node in prompt.values()}
     sampler, latent = kinds["KSampler"], kinds["EmptyLatentImage"]
-    assert (sampler["sampler_name"], sampler["scheduler"], sampler["steps"], sampler["cfg"], sampler["denoise"]) == (
+    assert (
+        sampler["sampler_name"],
+        sampler["scheduler"],
+        sampler["steps"],
+        sampler["cfg"],
+        sampler["denoise"],
+    ) == (
         "euler_ancestral",
         "normal",
         30,
@@ -101,7 +109,9 @@ def test_it_has_a_thumbnail(pack: ComfyServer, workflow: Path) -> None:
     assert image[:3] == b"\xff\xd8\xff"
 
 
-def test_it_opens_without_missing_nodes_and_red_widgets(pack: ComfyServer, frontend: Frontend, workflow: Path) -> None:
+def test_it_opens_without_missing_nodes_and_red_widgets(
+    pack: ComfyServer, frontend: Frontend, workflow: Path
+) -> None:
     opened = frontend.load_template(workflow.stem)
     assert opened.missing_nodes == []
     assert opened.unknown_values == []
@@ -149,7 +159,9 @@ def test_the_translations_fit_the_schemas(pack: ComfyServer) -> None:
                 assert {key: value["tooltip"] for key, value in definition["inputs"].items()} == {
                     key: options[1]["tooltip"] for key, options in inputs.items()
                 }
-                assert [definition["outputs"][str(index)]["tooltip"] for index in range(len(info["output"]))] == info["output_tooltips"]
+                assert [
+                    definition["outputs"][str(index)]["tooltip"] for index in range(len(info["output"]))
+                ] == info["output_tooltips"]
 
 
 def test_node_names_follow_the_language(pack: ComfyServer, browser: Browser) -> None:

@@ -24,4 +24,8 @@ def copy_pack(target: Path) -> Path:
 
 def _tracked(*options: str) -> set[str]:
     command = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "-z", *options]
-    return {name for name in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0") if name}
+    return {
+        name
+        for name in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+        if name
+    }

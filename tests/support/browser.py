@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Page, Response
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-HOW_TO_GET_CHROMIUM = "Install playwright (pip install playwright) and Chromium (or name it in F2D_TEST_CHROMIUM)."
+HOW_TO_GET_CHROMIUM = (
+    "Install playwright (pip install playwright) and Chromium (or name it in F2D_TEST_CHROMIUM)."
+)
 QUIET = "--no-first-run --disable-gpu --disable-quic --disable-background-networking --disable-component-update --disable-sync"
 ARGUMENTS = ["--no-sandbox", *QUIET.split()]
 TIMEOUT_MS = 60_000
@@ -48,7 +50,9 @@ HIDE_ALL_BUT_GRAPH = """
 .comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-body-bottom, .comfy-menu-hamburger,
 .fixed.top-0.right-0, #comfyui-body-top { display: none !important }
 """
-READY = "() => window.app?.extensionManager?.spinner === false"  # asking for app.graph before that logs an error
+READY = (
+    "() => window.app?.extensionManager?.spinner === false"  # asking for app.graph before that logs an error
+)
 LOAD = """async workflow => {
     await app.refreshComboInNodes();  // files placed since the page was opened, as pressing R does
     await app.loadGraphData(workflow);
@@ -120,7 +124,9 @@ class Browser:
         self._chromium = self._playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._chromium.close()
         self._playwright.stop()
 
@@ -147,7 +153,9 @@ class Frontend:
     def __enter__(self) -> Frontend:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -166,12 +174,16 @@ class Frontend:
         """Opens the workflow template <name> of a pack from the address where the template gallery finds it."""
         answer = self.page.request.get(f"{self.server.url}/api/workflow_templates/{pack}/{name}.json")
         if not answer.ok:
-            raise FileNotFoundError(f"Expected the template {name} at {answer.url}, got status {answer.status}.")
+            raise FileNotFoundError(
+                f"Expected the template {name} at {answer.url}, got status {answer.status}."
+            )
         return self.load(answer.json())
 
     def run(self, timeout: float = 120) -> Result:
         """Presses "Run" and waits for the end; previews then stand on the nodes."""
-        with self.page.expect_response(lambda response: response.url.endswith("/prompt") and response.request.method == "POST") as sent:
+        with self.page.expect_response(
+            lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+        ) as sent:
             self.page.evaluate("() => { app.queuePrompt(0) }")
         result = self.server.follow(sent.value.json(), timeout)
         self.page.wait_for_load_state("networkidle")

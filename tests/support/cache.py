@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from face2diffusion.f2d.checkpoint import fingerprint, read
-from face2diffusion.f2d.msid import load_msid
-from face2diffusion.training.cache import CachedPhoto, CacheInfo, Skipped, begin_cache, write_report, write_shard
+from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.files import fingerprint
+from face2diffusion.f2d.networks.msid import load_msid
+from face2diffusion.training.data.cache import (
+    CachedPhoto,
+    CacheInfo,
+    Skipped,
+    begin_cache,
+    write_report,
+    write_shard,
+)
 from support.official import write_msid
 
 VAE = "5" * 64
@@ -39,7 +47,9 @@ def write_cache(
         vae: fingerprint of the VAE that the latents claim to come from.
     """
     folder = Path(folder)
-    msid = load_msid(read(write_msid(folder / "msid.pt", seed=seed, patch_size=16, depth=4, layers=(0, 1, 2, 3))))
+    msid = load_msid(
+        read(write_msid(folder / "msid.pt", seed=seed, patch_size=16, depth=4, layers=(0, 1, 2, 3)))
+    )
     generator = torch.Generator().manual_seed(seed)
     shards = -(-count // shard_size)
     info = CacheInfo(
@@ -75,7 +85,11 @@ def write_cache(
     begin_cache(folder, info)
     for shard in range(shards):
         numbers = range(shard * shard_size, min((shard + 1) * shard_size, count))
-        missed = [Skipped(f"bad/{number}.jpg", "no face") for number in range(skipped)] if shard == shards - 1 else []
+        missed = (
+            [Skipped(f"bad/{number}.jpg", "no face") for number in range(skipped)]
+            if shard == shards - 1
+            else []
+        )
         write_shard(folder, shard, [photo(number) for number in numbers], missed)
     write_report(folder)
     return folder

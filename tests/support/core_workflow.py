@@ -12,9 +12,32 @@ Workflow = dict[str, Any]
 def core_workflow(image: str) -> Workflow:
     """Returns text to image through notes, a primitive, a reroute and a bypassed LoRA, and a muted branch that encodes `image`."""
     nodes = [
-        node(1, "CheckpointLoaderSimple", (0, 0), [], [("MODEL", [1]), ("CLIP", [2, 3]), ("VAE", [4, 16])], [CHECKPOINT]),
-        node(2, "LoraLoader", (0, 150), [("model", "MODEL", 1), ("clip", "CLIP", 2)], [("MODEL", [5]), ("CLIP", [6])], ["", 1, 1], mode=4),
-        node(3, "CLIPTextEncode", (400, 0), [("clip", "CLIP", 6)], [("CONDITIONING", [7])], ["A photo of a person"], title="Prompt"),
+        node(
+            1,
+            "CheckpointLoaderSimple",
+            (0, 0),
+            [],
+            [("MODEL", [1]), ("CLIP", [2, 3]), ("VAE", [4, 16])],
+            [CHECKPOINT],
+        ),
+        node(
+            2,
+            "LoraLoader",
+            (0, 150),
+            [("model", "MODEL", 1), ("clip", "CLIP", 2)],
+            [("MODEL", [5]), ("CLIP", [6])],
+            ["", 1, 1],
+            mode=4,
+        ),
+        node(
+            3,
+            "CLIPTextEncode",
+            (400, 0),
+            [("clip", "CLIP", 6)],
+            [("CONDITIONING", [7])],
+            ["A photo of a person"],
+            title="Prompt",
+        ),
         node(4, "CLIPTextEncode", (400, 220), [("clip", "CLIP", 3)], [("CONDITIONING", [8])], [""]),
         node(5, "PrimitiveNode", (0, 450), [], [("INT", [9])], [64, "fixed"]),
         node(6, "EmptyLatentImage", (400, 450), [("height", "INT", 9)], [("LATENT", [10])], [64, 512, 1]),
@@ -22,7 +45,12 @@ def core_workflow(image: str) -> Workflow:
             7,
             "KSampler",
             (750, 0),
-            [("model", "MODEL", 5), ("positive", "CONDITIONING", 7), ("negative", "CONDITIONING", 8), ("latent_image", "LATENT", 10)],
+            [
+                ("model", "MODEL", 5),
+                ("positive", "CONDITIONING", 7),
+                ("negative", "CONDITIONING", 8),
+                ("latent_image", "LATENT", 10),
+            ],
             [("LATENT", [11])],
             [42, "fixed", 2, 7.0, "euler_ancestral", "normal", 1.0],
         ),
@@ -32,7 +60,14 @@ def core_workflow(image: str) -> Workflow:
         node(11, "Note", (0, 600), [], [], ["A note"]),
         node(12, "MarkdownNote", (0, 720), [], [], ["**A note**"]),
         node(13, "LoadImage", (400, 620), [], [("IMAGE", [14]), ("MASK", [])], [image, "image"]),
-        node(14, "VAEEncode", (750, 620), [("pixels", "IMAGE", 14), ("vae", "VAE", 16)], [("LATENT", [15])], mode=2),
+        node(
+            14,
+            "VAEEncode",
+            (750, 620),
+            [("pixels", "IMAGE", 14), ("vae", "VAE", 16)],
+            [("LATENT", [15])],
+            mode=2,
+        ),
         node(15, "SaveLatent", (1100, 620), [("samples", "LATENT", 15)], [], ["latents/core"]),
     ]
     return workflow(nodes)
@@ -75,7 +110,14 @@ def workflow(nodes: list[dict[str, Any]]) -> Workflow:
             for link in slot["links"]:
                 target, target_index, _ = targets[link]
                 links.append([link, item["id"], index, target, target_index, slot["type"]])
-    return {"last_node_id": len(nodes), "last_link_id": len(links), "nodes": nodes, "links": links, "extra": {}, "version": 0.4}
+    return {
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": nodes,
+        "links": links,
+        "extra": {},
+        "version": 0.4,
+    }
 
 
 def _input(name: str, kind: str, link: int | None) -> dict[str, Any]:

@@ -28,7 +28,10 @@ class HashScorer:
     def score(self, requests: Sequence[Any], progress: bool = True) -> list[dict[str, float]]:
         found = []
         for request in requests:
-            pixels = [np.asarray(Image.open(path)).tobytes() for path in (request.image, request.reference, request.base)]
+            pixels = [
+                np.asarray(Image.open(path)).tobytes()
+                for path in (request.image, request.reference, request.base)
+            ]
             seen = hashlib.sha256(b"".join(pixels) + request.prompt.encode() + request.base_prompt.encode())
             found.append({name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)})
         return found
@@ -41,7 +44,9 @@ def load_hash_scorer(**weights: Any) -> HashScorer:
 def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
     """Squares that stand for FFHQ crops."""
     for place, name in enumerate(names):
-        save_png(folder / f"{name}.png", cv2.resize(draw(place, 0), (128, 128), interpolation=cv2.INTER_CUBIC))
+        save_png(
+            folder / f"{name}.png", cv2.resize(draw(place, 0), (128, 128), interpolation=cv2.INTER_CUBIC)
+        )
     return folder
 
 

@@ -47,10 +47,20 @@ TEXTS = (
 class Maker:
     """Draws graphs of the tested nodes and their helpers."""
 
-    def __init__(self, object_info: ObjectInfo, tested: Collection[str], helpers: dict[str, dict[str, Any]], base: Prompt) -> None:
+    def __init__(
+        self,
+        object_info: ObjectInfo,
+        tested: Collection[str],
+        helpers: dict[str, dict[str, Any]],
+        base: Prompt,
+    ) -> None:
         """Takes /object_info of all the nodes, those to test, others with the widget values they keep, and what every graph begins with."""
         self.info = {kind: info for kind, info in object_info.items() if not _is_empty(info)}
-        self.tested, self.helpers, self.base = [kind for kind in sorted(tested) if kind in self.info], helpers, base
+        self.tested, self.helpers, self.base = (
+            [kind for kind in sorted(tested) if kind in self.info],
+            helpers,
+            base,
+        )
         self.usable = [*self.tested, *sorted(helpers)]
         self.lists = {kind for kind, info in self.info.items() if any(info["output_is_list"])}
 
@@ -65,7 +75,8 @@ class _Graph:
     def __init__(self, maker: Maker, rng: random.Random) -> None:
         self.maker, self.rng, self.depth = maker, rng, 0
         self.prompt: Prompt = {
-            name: {"class_type": node["class_type"], "inputs": dict(node["inputs"])} for name, node in maker.base.items()
+            name: {"class_type": node["class_type"], "inputs": dict(node["inputs"])}
+            for name, node in maker.base.items()
         }
 
     def through(self, target: str) -> Prompt:
@@ -89,10 +100,17 @@ class _Graph:
         self.depth += 1
         slot = self.rng.randrange(len(self.maker.info[self.kind(name)]["output"]))
         wanted = self.maker.info[self.kind(name)]["output"][slot]
-        takers = [(kind, port) for kind in self.usable() for port, spec, _ in _inputs(self.maker.info[kind]) if _fits(wanted, spec)]
+        takers = [
+            (kind, port)
+            for kind in self.usable()
+            for port, spec, _ in _inputs(self.maker.info[kind])
+            if _fits(wanted, spec)
+        ]
         typed = [(kind, port) for kind, port in takers if not self.accepts_all(kind, port)] or takers
         helpers = [(kind, port) for kind, port in typed if kind in self.maker.helpers]
-        kind, port = self.rng.choice(helpers if helpers and (self.depth > DEEPEST or self.rng.random() < 0.6) else typed)
+        kind, port = self.rng.choice(
+            helpers if helpers and (self.depth > DEEPEST or self.rng.random() < 0.6) else typed
+        )
         return self.add(kind, {port: [name, slot]})
 
     def accepts_all(self, kind: str, port: str) -> bool:
@@ -107,10 +125,14 @@ class _Graph:
                 continue
             if _is_widget(spec):
                 if kept is not None and port in kept:
-                    inputs[port] = self.rng.choice(kept[port]) if isinstance(kept[port], tuple) else kept[port]
+                    inputs[port] = (
+                        self.rng.choice(kept[port]) if isinstance(kept[port], tuple) else kept[port]
+                    )
                 elif required or self.rng.random() < 0.8:
                     inputs[port] = self.widget(spec, kept is not None)
-            elif (required or (self.depth < LARGE and self.rng.random() < 0.5)) and (link := self.source(spec[0])):
+            elif (required or (self.depth < LARGE and self.rng.random() < 0.5)) and (
+                link := self.source(spec[0])
+            ):
                 inputs[port] = link
         name = f"{len(self.prompt)} {kind}"
         self.prompt[name] = {"class_type": kind, "inputs": inputs}
@@ -118,7 +140,11 @@ class _Graph:
 
     def found(self, wanted: str) -> list[list[Any]]:
         """Returns the outputs of a type that are there."""
-        return [[name, slot] for name in self.prompt for slot in _outputs(self.maker.info[self.kind(name)], wanted)]
+        return [
+            [name, slot]
+            for name in self.prompt
+            for slot in _outputs(self.maker.info[self.kind(name)], wanted)
+        ]
 
     def source(self, wanted: str) -> list[Any] | None:
         """Returns a link to an output of a type: of a node that is there, or of a new one; None where no node has such an output."""
@@ -130,7 +156,10 @@ class _Graph:
         if not makers:
             return None
         if self.depth > LARGE:  # what needs the fewest new nodes
-            kind, slot = min(makers, key=lambda maker: sum(not self.found(need) for need in _needs(self.maker.info[maker[0]])))
+            kind, slot = min(
+                makers,
+                key=lambda maker: sum(not self.found(need) for need in _needs(self.maker.info[maker[0]])),
+            )
             return [self.add(kind, {}), slot]
         ours = [(kind, slot) for kind, slot in makers if kind not in self.maker.helpers]
         kind, slot = self.rng.choice(ours if ours and self.rng.random() < 0.7 else makers)
@@ -157,14 +186,18 @@ class _Graph:
         low, step = options.get("min", 0), options.get("step", 1)
         high = min(options.get("max", LARGEST), max(LARGEST, low))
         steps = math.floor((high - low) / step + 1e-9)
-        value = low + step * self.rng.choice((0, steps, self.rng.randint(0, steps), self.rng.randint(0, min(steps, 4))))
+        value = low + step * self.rng.choice(
+            (0, steps, self.rng.randint(0, steps), self.rng.randint(0, min(steps, 4)))
+        )
         return round(value) if kind == "INT" else min(round(value, 6), high)
 
 
 def _inputs(info: dict[str, Any]) -> Iterator[tuple[str, list[Any], bool]]:
     """Yields (name, specification, required) of each input."""
     for section in ("required", "optional"):
-        yield from ((name, spec, section == "required") for name, spec in info["input"].get(section, {}).items())
+        yield from (
+            (name, spec, section == "required") for name, spec in info["input"].get(section, {}).items()
+        )
 
 
 def _outputs(info: dict[str, Any], wanted: str) -> list[int]:
@@ -177,11 +210,17 @@ def _outputs(info: dict[str, Any], wanted: str) -> list[int]:
 
 
 def _fits(wanted: str, spec: list[Any]) -> bool:
-    return isinstance(spec[0], str) and not _is_widget(spec) and (spec[0] == "*" or bool(set(wanted.split(",")) & set(spec[0].split(","))))
+    return (
+        isinstance(spec[0], str)
+        and not _is_widget(spec)
+        and (spec[0] == "*" or bool(set(wanted.split(",")) & set(spec[0].split(","))))
+    )
 
 
 def _is_widget(spec: list[Any]) -> bool:
-    return isinstance(spec[0], list) or (spec[0] in WIDGETS and not (len(spec) > 1 and spec[1].get("forceInput")))
+    return isinstance(spec[0], list) or (
+        spec[0] in WIDGETS and not (len(spec) > 1 and spec[1].get("forceInput"))
+    )
 
 
 def _choices(spec: list[Any]) -> list[Any]:
@@ -200,4 +239,7 @@ def _is_loader(info: dict[str, Any]) -> bool:
 
 def _is_empty(info: dict[str, Any]) -> bool:
     """Tells whether a node cannot be used legally yet, as a required choice of files has none."""
-    return any(required and (isinstance(spec[0], list) or spec[0] == "COMBO") and not _choices(spec) for _, spec, required in _inputs(info))
+    return any(
+        required and (isinstance(spec[0], list) or spec[0] == "COMBO") and not _choices(spec)
+        for _, spec, required in _inputs(info)
+    )

@@ -22,7 +22,11 @@ DYNAMIC = re.compile(r"[{}]|//|/\*")  # what the frontend would choose at random
 def to_api(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
     """Returns the prompt of a workflow, as the frontend's graphToPrompt does, with /object_info of all its nodes."""
     graph = _Graph(workflow)
-    active = [node for node in graph.nodes.values() if node["type"] not in VIRTUAL and node.get("mode", 0) not in (MUTED, BYPASSED)]
+    active = [
+        node
+        for node in graph.nodes.values()
+        if node["type"] not in VIRTUAL and node.get("mode", 0) not in (MUTED, BYPASSED)
+    ]
     if missing := sorted({node["type"] for node in active} - object_info.keys()):
         raise ValueError(f"Expected only node types that the server has; it lacks {', '.join(missing)}.")
     prompt = {
@@ -34,7 +38,9 @@ def to_api(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
         for node in active
     }
     for entry in prompt.values():
-        entry["inputs"] = {name: value for name, value in entry["inputs"].items() if not _dangles(value, prompt)}
+        entry["inputs"] = {
+            name: value for name, value in entry["inputs"].items() if not _dangles(value, prompt)
+        }
     return prompt
 
 
@@ -65,7 +71,9 @@ def _widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]
     for name, kind, options in _widgets(info):
         value = named.get(name, _default(kind, options))
         if options.get("dynamicPrompts") and isinstance(value, str) and DYNAMIC.search(value):
-            raise ValueError(f"Node {node['id']}: expected a prompt without braces and comments, got {value!r}.")
+            raise ValueError(
+                f"Node {node['id']}: expected a prompt without braces and comments, got {value!r}."
+            )
         values[name] = {"__value__": value} if isinstance(value, list) else value
     return values
 
@@ -99,7 +107,9 @@ def _widget_slots(info: dict[str, Any]) -> Iterator[str]:
 def _default(kind: Any, options: dict[str, Any]) -> Any:
     """Returns what the frontend shows in a new widget."""
     choices = (kind if isinstance(kind, list) else options.get("options")) or [None]
-    return options.get("default", {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}.get(str(kind), choices[0]))
+    return options.get(
+        "default", {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}.get(str(kind), choices[0])
+    )
 
 
 class _Constant:

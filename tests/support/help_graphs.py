@@ -42,7 +42,11 @@ def _node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def _encoder(detector: str = "none") -> Prompt:
-    return {"encoder": _node("LoadFaceEncoder", msid=BUILT_IN, mapper=BUILT_IN, expression=BUILT_IN, detector=detector)}
+    return {
+        "encoder": _node(
+            "LoadFaceEncoder", msid=BUILT_IN, mapper=BUILT_IN, expression=BUILT_IN, detector=detector
+        )
+    }
 
 
 def _person(name: str) -> Prompt:
@@ -65,7 +69,9 @@ def _pictures(identity: str, text: str, count: Any = 1, positive: str = "text") 
     """From an identity to pictures."""
     return {
         "model": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "inject": _node("InjectSStar", clip=["model", 1], identity=[identity, 0], strength=1.0, placeholder="S*"),
+        "inject": _node(
+            "InjectSStar", clip=["model", 1], identity=[identity, 0], strength=1.0, placeholder="S*"
+        ),
         "text": _node("CLIPTextEncode", clip=["inject", 0], text=text),
         "nothing": _node("CLIPTextEncode", clip=["model", 1], text=""),
         "latent": _node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=count),
@@ -93,14 +99,24 @@ GRAPHS = {
             **_encoder(),
             **_person("ada"),
             "photo dora": _node("LoadImage", image="miniature_dora.png"),
-            "expression": _node("ExpressionReference", encoder=["encoder", 0], image=["photo dora", 0], strength=1.0, alignment="FFHQ"),
+            "expression": _node(
+                "ExpressionReference",
+                encoder=["encoder", 0],
+                image=["photo dora", 0],
+                strength=1.0,
+                alignment="FFHQ",
+            ),
             "face": _node("PreviewImage", images=["ada", 1]),
             "measured": _node("PreviewImage", images=["expression", 1]),
         },
         (("encoder",), ("photo ada", "photo dora"), ("ada", "expression"), ("face", "measured")),
     ),
     "F2DSaveIdentity": HelpGraph(
-        {**_encoder(), **_person("ada"), "save": _node("F2DSaveIdentity", identity=["ada", 0], filename="friends/ada", overwrite=True)},
+        {
+            **_encoder(),
+            **_person("ada"),
+            "save": _node("F2DSaveIdentity", identity=["ada", 0], filename="friends/ada", overwrite=True),
+        },
         (("photo ada",), ("ada",), ("save",)),
     ),
     "F2DLoadIdentity": HelpGraph(
@@ -153,7 +169,14 @@ GRAPHS = {
             **_encoder(),
             **_person("ada"),
             "model": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-            "export": _node("F2DExportEmbedding", identity=["ada", 0], clip=["model", 1], filename="ada", place=4, overwrite=True),
+            "export": _node(
+                "F2DExportEmbedding",
+                identity=["ada", 0],
+                clip=["model", 1],
+                filename="ada",
+                place=4,
+                overwrite=True,
+            ),
         },
         (("photo ada", "model"), ("ada",), ("export",)),
     ),

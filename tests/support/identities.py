@@ -25,11 +25,15 @@ def encode(picture: np.ndarray, ending: str = ".png") -> bytes:
     return cv2.imencode(ending, picture[:, :, ::-1])[1].tobytes()
 
 
-def write_folders(folder: Path, identities: int = 6, photos: int = 8, size: int = 16, first_photo: int = 0) -> Path:
+def write_folders(
+    folder: Path, identities: int = 6, photos: int = 8, size: int = 16, first_photo: int = 0
+) -> Path:
     for identity in range(identities):
         (folder / f"person-{identity:03d}").mkdir(parents=True)
         for photo in range(first_photo, first_photo + photos):
-            (folder / f"person-{identity:03d}" / f"{photo}.png").write_bytes(encode(draw(identity, photo, size)))
+            (folder / f"person-{identity:03d}" / f"{photo}.png").write_bytes(
+                encode(draw(identity, photo, size))
+            )
     return folder
 
 
@@ -43,11 +47,14 @@ def pack_record(data: bytes) -> bytes:
     parts.append(data[start:])
     kinds = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), 3]
     return b"".join(
-        MAGIC + struct.pack("<I", kind << 29 | len(part)) + part + bytes(-len(part) % 4) for kind, part in zip(kinds, parts, strict=True)
+        MAGIC + struct.pack("<I", kind << 29 | len(part)) + part + bytes(-len(part) % 4)
+        for kind, part in zip(kinds, parts, strict=True)
     )
 
 
-def write_records(folder: Path, faces: list[tuple[bytes, int]], about: bool = True, listed: bool = False) -> Path:
+def write_records(
+    folder: Path, faces: list[tuple[bytes, int]], about: bool = True, listed: bool = False
+) -> Path:
     """train.rec and train.idx.
 
     Args:
@@ -67,7 +74,9 @@ def write_records(folder: Path, faces: list[tuple[bytes, int]], about: bool = Tr
         labels = sorted({label for _, label in faces})
         end = len(faces) + 1
         records.insert(0, struct.pack("<IfQQ", 2, 0, 0, 0) + struct.pack("<2f", end, end + len(labels)))
-        records += [struct.pack("<IfQQ", 2, 0, end + i, 0) + struct.pack("<2f", 1, end) for i in range(len(labels))]
+        records += [
+            struct.pack("<IfQQ", 2, 0, end + i, 0) + struct.pack("<2f", 1, end) for i in range(len(labels))
+        ]
     offset, lines = 0, []
     with open(folder / "train.rec", "wb") as file:
         for key, record in enumerate(records):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from face2diffusion.training.miniature.autoencoder import Autoencoder
-from face2diffusion.training.miniature.export import write_base
-from face2diffusion.training.miniature.text_to_image import Diffusion
+from face2diffusion.training.miniature.models.autoencoder import Autoencoder
+from face2diffusion.training.miniature.models.export import write_base
+from face2diffusion.training.miniature.models.text_to_image import Diffusion
 
 
 def write_random_base(folder: Path, seed: int = 0) -> tuple[Autoencoder, Diffusion]:
@@ -22,4 +22,8 @@ def write_random_base(folder: Path, seed: int = 0) -> tuple[Autoencoder, Diffusi
 
 def in_region(text: str) -> str:
     """Say a prompt of the workflow two_people in the miniature's words."""
-    return "a photo of a person and a person" if "two people" in text else text.replace("A photo", "a photo").replace(" in a park", "")
+    return (
+        "a photo of a person and a person"
+        if "two people" in text
+        else text.replace("A photo", "a photo").replace(" in a park", "")
+    )

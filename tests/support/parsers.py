@@ -22,7 +22,10 @@ def bisenet_state(seed: int = 0) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
 
     def conv(name: str, outputs: int, inputs: int, size: int) -> None:
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) * (2 / (inputs * size * size)) ** 0.5
+        state[f"{name}.weight"] = (
+            torch.randn(outputs, inputs, size, size, generator=generator)
+            * (2 / (inputs * size * size)) ** 0.5
+        )
 
     def norm(name: str, width: int) -> None:
         state[f"{name}.weight"] = 1 + 0.1 * torch.randn(width, generator=generator)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["face2diffusion.training.msid", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"])
+_CONTEXT.set_forkserver_preload(
+    ["face2diffusion.training.msid.train", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
+)
 
 
 def free_port() -> int:
@@ -25,7 +27,13 @@ def free_port() -> int:
 def _main(job: Callable, arguments: tuple, rank: int, world: int, port: int, answers: Any) -> None:
     import torch
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(world),
+        LOCAL_RANK=str(rank),
+    )
     torch.set_num_threads(1)
     try:
         answers.send(job(*arguments))
@@ -43,7 +51,9 @@ class Processes:
         port, self.ends, self.processes = free_port(), [], []
         for rank in range(world):
             end, other = _CONTEXT.Pipe(duplex=False)
-            process = _CONTEXT.Process(target=_main, args=(job, arguments, rank, world, port, other), daemon=False)
+            process = _CONTEXT.Process(
+                target=_main, args=(job, arguments, rank, world, port, other), daemon=False
+            )
             process.start()
             other.close()
             self.ends.append(end)
@@ -82,23 +92,25 @@ def run(job: Callable, *arguments: Any, world: int = 2) -> list[Any]:
 
 def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Path:
     """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that is logged."""
-    from face2diffusion.training import msid
     from face2diffusion.training.config import MSIDTrainingConfig
+    from face2diffusion.training.msid import train as msid
 
     if hang:
         msid.HANG = timedelta(seconds=hang)
-    return msid.train_msid(MSIDTrainingConfig(**settings), say=lambda message: time.sleep(pause))
+    return msid.train_msid(MSIDTrainingConfig(**settings), log=lambda message: time.sleep(pause))
 
 
 def classify(batches: list[tuple[Any, Any]], classes: int, sample_rate: float, margin: float) -> list[tuple]:
     """Losses, gradients of the features and of the own rows of W, for some batches in float64."""
     import torch.distributed as dist
-    from face2diffusion.training.partial_fc import ShardedClassifier
+    from face2diffusion.training.msid.partial_fc import ShardedClassifier
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         dist.init_process_group("gloo")
-    classifier = ShardedClassifier(classes, batches[0][0].shape[1], 64.0, margin, sample_rate, 3, rank, world).double()
+    classifier = ShardedClassifier(
+        classes, batches[0][0].shape[1], 64.0, margin, sample_rate, 3, rank, world
+    ).double()
     found = []
     for step, (features, labels) in enumerate(batches):
         size = len(features) // world
@@ -112,24 +124,29 @@ def classify(batches: list[tuple[Any, Any]], classes: int, sample_rate: float, m
     return found
 
 
-def normalise(batch: Any, weights: Any) -> tuple:
-    """Output, gradient, running mean and variance of batch normalisation in training mode, in float32."""
+def normalize(batch: Any, weights: Any) -> tuple:
+    """Output, gradient, running mean and variance of batch normalization in training mode, in float32."""
     import torch
     import torch.distributed as dist
-    from face2diffusion.training.partial_fc import synchronise_norms
+    from face2diffusion.training.msid.partial_fc import synchronize_norms
     from torch import nn
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         dist.init_process_group("gloo")
     norm = nn.Sequential(nn.BatchNorm1d(batch.shape[1]))
-    synchronise_norms(norm)
+    synchronize_norms(norm)
     norm[0].weight.data.copy_(torch.linspace(0.5, 2, batch.shape[1]))
     size = len(batch) // world
     own = batch[rank * size : (rank + 1) * size].clone().requires_grad_()
     output = norm(own)
     (output * weights[rank * size : (rank + 1) * size]).sum().backward()
-    found = output.detach().numpy(), own.grad.numpy(), norm[0].running_mean.numpy(), norm[0].running_var.numpy()
+    found = (
+        output.detach().numpy(),
+        own.grad.numpy(),
+        norm[0].running_mean.numpy(),
+        norm[0].running_var.numpy(),
+    )
     if world > 1:
         dist.destroy_process_group()
     return found

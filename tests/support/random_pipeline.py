@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 import torch
-from face2diffusion.f2d.pipeline import F2DPipeline
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 
 
 def random_pipeline(seed: int = 0) -> F2DPipeline:
@@ -22,7 +22,12 @@ def random_pipeline(seed: int = 0) -> F2DPipeline:
     Returns:
         The pipeline, float32 on the CPU, for pictures of 64 px and more.
     """
-    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        EulerAncestralDiscreteScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):
@@ -59,7 +64,9 @@ def random_pipeline(seed: int = 0) -> F2DPipeline:
             CLIPTextModel(text).eval(),
             tokenizer,
             unet.eval(),
-            EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+            EulerAncestralDiscreteScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+            ),
             None,
             None,
             requires_safety_checker=False,
@@ -73,7 +80,10 @@ def _letter_tokenizer() -> tuple[Any, int, int]:
 
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     order = printable + [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) if byte in printable else chr(256 + index - len(printable)) for index, byte in enumerate(order)]
+    letters = [
+        chr(byte) if byte in printable else chr(256 + index - len(printable))
+        for index, byte in enumerate(order)
+    ]
     names = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, "vocab.json"), "w", encoding="utf-8") as file:

@@ -34,7 +34,7 @@ def units(variant: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
-    """Draw each tensor by its name and rank, so that activations keep their size and every normalisation has its own statistics."""
+    """Draw each tensor by its name and rank, so that activations keep their size and every normalization has its own statistics."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, shape in shapes.items():
@@ -53,7 +53,11 @@ def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
 
 def norm_shapes(name: str, width: int, affine: bool = True) -> Shapes:
     shapes: Shapes = {f"{name}.weight": (width,), f"{name}.bias": (width,)} if affine else {}
-    return shapes | {f"{name}.running_mean": (width,), f"{name}.running_var": (width,), f"{name}.num_batches_tracked": ()}
+    return shapes | {
+        f"{name}.running_mean": (width,),
+        f"{name}.running_var": (width,),
+        f"{name}.num_batches_tracked": (),
+    }
 
 
 def batch_norm(state: State, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -65,13 +69,25 @@ def batch_norm(state: State, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def adaface_shapes(variant: str) -> Shapes:
-    shapes: Shapes = {"input_layer.0.weight": (64, 3, 3, 3), **norm_shapes("input_layer.1", 64), "input_layer.2.weight": (64,)}
+    shapes: Shapes = {
+        "input_layer.0.weight": (64, 3, 3, 3),
+        **norm_shapes("input_layer.1", 64),
+        "input_layer.2.weight": (64,),
+    }
     for name, inputs, width, _ in units(variant):
         if inputs != width:
-            shapes |= {f"{name}shortcut_layer.0.weight": (width, inputs, 1, 1), **norm_shapes(f"{name}shortcut_layer.1", width)}
-        shapes |= norm_shapes(f"{name}res_layer.0", inputs) | {f"{name}res_layer.1.weight": (width, inputs, 3, 3)}
+            shapes |= {
+                f"{name}shortcut_layer.0.weight": (width, inputs, 1, 1),
+                **norm_shapes(f"{name}shortcut_layer.1", width),
+            }
+        shapes |= norm_shapes(f"{name}res_layer.0", inputs) | {
+            f"{name}res_layer.1.weight": (width, inputs, 3, 3)
+        }
         shapes |= norm_shapes(f"{name}res_layer.2", width) | {f"{name}res_layer.3.weight": (width,)}
-        shapes |= {f"{name}res_layer.4.weight": (width, width, 3, 3), **norm_shapes(f"{name}res_layer.5", width)}
+        shapes |= {
+            f"{name}res_layer.4.weight": (width, width, 3, 3),
+            **norm_shapes(f"{name}res_layer.5", width),
+        }
     shapes |= norm_shapes("output_layer.0", 512)
     shapes |= {"output_layer.3.weight": (512, 25088), "output_layer.3.bias": (512,)}
     return shapes | norm_shapes("output_layer.4", 512, affine=False)
@@ -86,23 +102,34 @@ def write_adaface(path: Path, variant: str = "IR-50", seed: int = 0) -> Path:
         "head.batch_mean": torch.ones(1),
         "head.batch_std": torch.ones(1),
     }
-    torch.save({"epoch": 25, "global_step": 142_000, "pytorch-lightning_version": "1.8.6", "state_dict": state}, path)
+    torch.save(
+        {"epoch": 25, "global_step": 142_000, "pytorch-lightning_version": "1.8.6", "state_dict": state}, path
+    )
     return path
 
 
 def adaface(state: State, x: Tensor, variant: str) -> Tensor:
     """x: (B, 3, 112, 112) BGR in [-1, 1]."""
-    x = F.prelu(batch_norm(state, "input_layer.1", F.conv2d(x, state["input_layer.0.weight"], padding=1)), state["input_layer.2.weight"])
+    x = F.prelu(
+        batch_norm(state, "input_layer.1", F.conv2d(x, state["input_layer.0.weight"], padding=1)),
+        state["input_layer.2.weight"],
+    )
     for name, inputs, width, stride in units(variant):
         short = x[:, :, ::stride, ::stride]
         if inputs != width:
-            short = batch_norm(state, f"{name}shortcut_layer.1", F.conv2d(short, state[f"{name}shortcut_layer.0.weight"]))
-        x = F.conv2d(batch_norm(state, f"{name}res_layer.0", x), state[f"{name}res_layer.1.weight"], padding=1)
+            short = batch_norm(
+                state, f"{name}shortcut_layer.1", F.conv2d(short, state[f"{name}shortcut_layer.0.weight"])
+            )
+        x = F.conv2d(
+            batch_norm(state, f"{name}res_layer.0", x), state[f"{name}res_layer.1.weight"], padding=1
+        )
         x = F.prelu(batch_norm(state, f"{name}res_layer.2", x), state[f"{name}res_layer.3.weight"])
         x = F.conv2d(x, state[f"{name}res_layer.4.weight"], stride=stride, padding=1)
         x = batch_norm(state, f"{name}res_layer.5", x) + short
     x = batch_norm(state, "output_layer.0", x).flatten(1)
-    x = batch_norm(state, "output_layer.4", F.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"]))
+    x = batch_norm(
+        state, "output_layer.4", F.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"])
+    )
     return x / x.norm(dim=1, keepdim=True)
 
 
@@ -162,7 +189,9 @@ def facenet_graph(conv: Conv, x: Tensor) -> Tensor:
 
     def block8(name: str, x: Tensor, scale: float, relu: bool = True) -> Tensor:
         y = conv(f"{name}.branch1.0", x, 192, 1, 1, 0)
-        y = conv(f"{name}.branch1.2", conv(f"{name}.branch1.1", y, 192, (1, 3), 1, (0, 1)), 192, (3, 1), 1, (1, 0))
+        y = conv(
+            f"{name}.branch1.2", conv(f"{name}.branch1.1", y, 192, (1, 3), 1, (0, 1)), 192, (3, 1), 1, (1, 0)
+        )
         return residual(name, x, torch.cat([conv(f"{name}.branch0", x, 192, 1, 1, 0), y], 1), scale, relu)
 
     x = conv("conv2d_1a", x, 32, 3, 2, 0)
@@ -179,7 +208,9 @@ def facenet_graph(conv: Conv, x: Tensor) -> Tensor:
     x = torch.cat([a, conv("mixed_6a.branch1.2", b, 256, 3, 2, 0), F.max_pool2d(x, 3, 2)], 1)
     for name in (f"repeat_2.{index}" for index in range(10)):
         y = conv(f"{name}.branch1.0", x, 128, 1, 1, 0)
-        y = conv(f"{name}.branch1.2", conv(f"{name}.branch1.1", y, 128, (1, 7), 1, (0, 3)), 128, (7, 1), 1, (3, 0))
+        y = conv(
+            f"{name}.branch1.2", conv(f"{name}.branch1.1", y, 128, (1, 7), 1, (0, 3)), 128, (7, 1), 1, (3, 0)
+        )
         x = residual(name, x, torch.cat([conv(f"{name}.branch0", x, 128, 1, 1, 0), y], 1), 0.10)
     a = conv("mixed_7a.branch0.1", conv("mixed_7a.branch0.0", x, 256, 1, 1, 0), 384, 3, 2, 0)
     b = conv("mixed_7a.branch1.1", conv("mixed_7a.branch1.0", x, 256, 1, 1, 0), 256, 3, 2, 0)
@@ -231,7 +262,9 @@ _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "n
 _VISION = {**_TOWER, "image_size": 48, "patch_size": 16}
 
 
-def write_clip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER) -> Path:
+def write_clip(
+    folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER
+) -> Path:
     """Write a random CLIPModel, small unless told otherwise, with a tokenizer of single letters, as transformers lays it out."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
@@ -239,20 +272,26 @@ def write_clip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION,
     tokenizer_files.mkdir(parents=True)
     letters = [*string.printable[:95].replace(" ", "")]
     names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (tokenizer_files / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (tokenizer_files / "vocab.json").write_text(
+        json.dumps({name: number for number, name in enumerate(names)})
+    )
     (tokenizer_files / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_files, model_max_length=77)
     end = len(names) - 1
     words = {"vocab_size": len(names), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     config = CLIPConfig(
-        text_config={**text, **words, "hidden_act": "gelu"}, vision_config={**vision, "hidden_act": "gelu"}, projection_dim=24
+        text_config={**text, **words, "hidden_act": "gelu"},
+        vision_config={**vision, "hidden_act": "gelu"},
+        projection_dim=24,
     )
     side = config.vision_config.image_size
     processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return _save_folder(folder, CLIPModel, config, seed, tokenizer, processor)
 
 
-def write_siglip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER) -> Path:
+def write_siglip(
+    folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER
+) -> Path:
     """Write a random SiglipModel, small unless told otherwise, with a SentencePiece vocabulary of letters."""
     import sentencepiece
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipTokenizer
@@ -272,18 +311,31 @@ def write_siglip(folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISIO
     )
     (folder / "spiece.model").write_bytes(pieces.getvalue())
     tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
-    config = SiglipConfig(text_config={**text, "vocab_size": 64, "max_position_embeddings": 64}, vision_config=dict(vision))
+    config = SiglipConfig(
+        text_config={**text, "vocab_size": 64, "max_position_embeddings": 64}, vision_config=dict(vision)
+    )
     side = config.vision_config.image_size
-    return _save_folder(folder, SiglipModel, config, seed, tokenizer, SiglipImageProcessor(size={"height": side, "width": side}))
+    return _save_folder(
+        folder,
+        SiglipModel,
+        config,
+        seed,
+        tokenizer,
+        SiglipImageProcessor(size={"height": side, "width": side}),
+    )
 
 
-def _save_folder(folder: Path, model_class: Any, config: Any, seed: int, tokenizer: Any, processor: Any) -> Path:
+def _save_folder(
+    folder: Path, model_class: Any, config: Any, seed: int, tokenizer: Any, processor: Any
+) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5)  # else all pictures look alike
+                torch.nn.init.normal_(
+                    parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5
+                )  # else all pictures look alike
         if hasattr(model, "logit_bias"):
             model.logit_scale.data.fill_(2.3)
             model.logit_bias.data.fill_(-4.0)

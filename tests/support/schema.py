@@ -24,14 +24,19 @@ def read_schema(info: dict[str, Any]) -> Schema:
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
             options = {
-                key: value for key, value in (rest[0] if rest else {}).items() if key in KEPT and value is not None and value is not False
+                key: value
+                for key, value in (rest[0] if rest else {}).items()
+                if key in KEPT and value is not None and value is not False
             }
             if "options" in options:  # without the files of this machine
                 options["options"] = [value for value in options["options"] if not str(value).endswith(FILES)]
             if str(options.get("default", "")).endswith(FILES):
                 del options["default"]
             inputs[name] = {"type": kind, "required": section == "required", **options}
-    return {"inputs": inputs, "outputs": [list(pair) for pair in zip(info["output"], info["output_name"], strict=True)]}
+    return {
+        "inputs": inputs,
+        "outputs": [list(pair) for pair in zip(info["output"], info["output_name"], strict=True)],
+    }
 
 
 def breaking_changes(old: dict[str, Schema], new: dict[str, Schema]) -> list[str]:
@@ -43,7 +48,9 @@ def breaking_changes(old: dict[str, Schema], new: dict[str, Schema]) -> list[str
             continue
         found += [f"{node}.{change}" for change in _changed_inputs(was["inputs"], new[node]["inputs"])]
         before, after = _widgets(was["inputs"]), _widgets(new[node]["inputs"])
-        if set(before) <= set(after) and after[: len(before)] != before:  # saved graphs hold values by their places
+        if (
+            set(before) <= set(after) and after[: len(before)] != before
+        ):  # saved graphs hold values by their places
             found.append(f"{node}'s widgets are in another order")
         outputs = new[node]["outputs"]
         for slot, (kind, _) in enumerate(was["outputs"]):
@@ -73,5 +80,7 @@ def _changed_inputs(old: Schema, new: Schema) -> list[str]:
 
 
 if __name__ == "__main__":
-    changes = breaking_changes(*(json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:3]))
+    changes = breaking_changes(
+        *(json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:3])
+    )
     sys.exit("\n".join(["These changes break saved graphs:", *changes]) if changes else 0)

@@ -1,7 +1,7 @@
 """A small random checkpoint and ControlNet in Stable Diffusion 1's file layout, which an unpatched ComfyUI loads.
 
 ComfyUI reads a U-Net's depth and widths from the keys, so one level with one residual block is enough. It does not do that for
-the text encoder: CLIP-L keeps its full size. The autoencoder takes TAESD's small shape, which ComfyUI also recognises.
+the text encoder: CLIP-L keeps its full size. The autoencoder takes TAESD's small shape, which ComfyUI also recognizes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     unet = _random(_unet_shapes(), generator)
     _predict_input_as_noise(unet)
     vae = _random(_taesd_shapes(), generator)
-    _keep_images_mid_grey(vae)
+    _keep_images_mid_gray(vae)
     state = _prefixed(UNET, unet) | _prefixed(VAE, vae) | _prefixed(CLIP, _random_clip(generator))
     return _save(state, folder / CHECKPOINT)
 
@@ -55,11 +55,15 @@ def load_text_encoder(checkpoint: Path) -> CLIPTextModel:
     """Returns the checkpoint's CLIP-L as transformers' model, in float32."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig(hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_attention_heads=12, eos_token_id=49407)
+    config = CLIPTextConfig(
+        hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_attention_heads=12, eos_token_id=49407
+    )
     model = CLIPTextModel(config).eval()
     prefix = "text_model." if hasattr(model, "text_model") else ""  # transformers 4 has that level, 5 has not
     state = load_file(checkpoint).items()
-    model.load_state_dict({prefix + key.removeprefix(CLIP): value.float() for key, value in state if key.startswith(CLIP)})
+    model.load_state_dict(
+        {prefix + key.removeprefix(CLIP): value.float() for key, value in state if key.startswith(CLIP)}
+    )
     return model
 
 
@@ -75,7 +79,7 @@ def _random(shapes: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _random_clip(generator: torch.Generator) -> dict[str, Tensor]:
-    """Draws CLIP-L with the spread that CLIP is initialised with: matrices 0.02, positions 0.01."""
+    """Draws CLIP-L with the spread that CLIP is initialized with: matrices 0.02, positions 0.01."""
     state = _random(_clip_shapes(), generator)
     for key, value in state.items():
         if value.ndim == 2:
@@ -108,7 +112,7 @@ def _predict_input_as_noise(unet: dict[str, Tensor]) -> None:
     exit_[:, :8] *= math.sqrt(8 / GROUP)  # the two empty channels make the group's spread smaller than x's
 
 
-def _keep_images_mid_grey(vae: dict[str, Tensor]) -> None:
+def _keep_images_mid_gray(vae: dict[str, Tensor]) -> None:
     """Scales the decoder's ends so that pictures lie around 0.5 and are rarely clipped."""
     vae["vae_scale"] += 0.18215
     vae["taesd_decoder.19.weight"] *= 0.3
@@ -129,8 +133,14 @@ def _unet_shapes() -> Shapes:
 
 def _controlnet_shapes() -> Shapes:
     widths = (3, 16, 16, 32, 32, 96, 96, 256, CHANNELS)
-    hint = [_conv(f"input_hint_block.{2 * i}", *pair) for i, pair in enumerate(zip(widths, widths[1:], strict=False))]
-    zero = [_conv(key, CHANNELS, CHANNELS, 1) for key in ("zero_convs.0.0", "zero_convs.1.0", "middle_block_out.0")]
+    hint = [
+        _conv(f"input_hint_block.{2 * i}", *pair)
+        for i, pair in enumerate(zip(widths, widths[1:], strict=False))
+    ]
+    zero = [
+        _conv(key, CHANNELS, CHANNELS, 1)
+        for key in ("zero_convs.0.0", "zero_convs.1.0", "middle_block_out.0")
+    ]
     return _encoder_shapes() | {key: shape for part in hint + zero for key, shape in part.items()}
 
 
@@ -177,12 +187,22 @@ def _transformer(prefix: str) -> Shapes:
 
 def _taesd_shapes() -> Shapes:
     shapes: Shapes = {"vae_scale": (), "vae_shift": ()}
-    shapes |= _taesd_stack("taesd_encoder.", {0: 3, 14: 64}, blocks=(1, 3, 4, 5, 7, 8, 9, 11, 12, 13), resizes=(2, 6, 10), last=4)
-    shapes |= _taesd_stack("taesd_decoder.", {1: 4, 19: 64}, blocks=(3, 4, 5, 8, 9, 10, 13, 14, 15, 18), resizes=(7, 12, 17), last=3)
+    shapes |= _taesd_stack(
+        "taesd_encoder.", {0: 3, 14: 64}, blocks=(1, 3, 4, 5, 7, 8, 9, 11, 12, 13), resizes=(2, 6, 10), last=4
+    )
+    shapes |= _taesd_stack(
+        "taesd_decoder.",
+        {1: 4, 19: 64},
+        blocks=(3, 4, 5, 8, 9, 10, 13, 14, 15, 18),
+        resizes=(7, 12, 17),
+        last=3,
+    )
     return shapes
 
 
-def _taesd_stack(prefix: str, ends: dict[int, int], blocks: tuple[int, ...], resizes: tuple[int, ...], last: int) -> Shapes:
+def _taesd_stack(
+    prefix: str, ends: dict[int, int], blocks: tuple[int, ...], resizes: tuple[int, ...], last: int
+) -> Shapes:
     """Shapes of one half of TAESD: three-convolution blocks, bias-free resizing layers and the two `ends` (index: input width)."""
     (first, inputs), (final, _) = ends.items()
     shapes = _conv(f"{prefix}{first}", inputs, 64) | _conv(f"{prefix}{final}", 64, last)

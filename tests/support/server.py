@@ -58,7 +58,10 @@ def find_python(checkout: Path) -> Path:
         if candidate.is_file():
             return candidate
     here = Path(sys.executable)
-    if subprocess.run([here, "-c", f"import {RUNTIME_MODULES}"], capture_output=True, check=False).returncode == 0:
+    if (
+        subprocess.run([here, "-c", f"import {RUNTIME_MODULES}"], capture_output=True, check=False).returncode
+        == 0
+    ):
         return here
     raise MissingComfyUI(
         f"No Python for {checkout}: expected {own[0]}, COMFYUI_PYTHON, or a running Python with {RUNTIME_MODULES}. "
@@ -95,7 +98,9 @@ class Result:
         """Returns the only output file of a node."""
         found = self.files.get(node, [])
         if len(found) != 1:
-            raise LookupError(f"Node {node} wrote {len(found)} files, not one; status {self.status}. {self.message}")
+            raise LookupError(
+                f"Node {node} wrote {len(found)} files, not one; status {self.status}. {self.message}"
+            )
         return found[0]
 
 
@@ -117,7 +122,9 @@ class ComfyServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self, timeout: float = 300) -> None:
@@ -129,7 +136,15 @@ class ComfyServer:
             self._link_pack("face2diffusion", self.pack)
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [str(find_python(self.checkout)), "main.py", "--cpu", "--base-directory", str(self.base), "--port", str(port)]
+        command = [
+            str(find_python(self.checkout)),
+            "main.py",
+            "--cpu",
+            "--base-directory",
+            str(self.base),
+            "--port",
+            str(port),
+        ]
         command += [
             "--disable-auto-launch",
             "--disable-api-nodes",
@@ -171,12 +186,14 @@ class ComfyServer:
         return self.base / "output"
 
     def log_text(self) -> str:
-        """Returns all that the server has printed, without colours."""
+        """Returns all that the server has printed, without colors."""
         return re.sub(r"\x1b\[\d*m", "", self.log.read_text(errors="replace"))
 
     def failed_packs(self) -> list[str]:
         """Returns the folder names of custom node packs whose import failed."""
-        return [Path(line.strip()).name for line in re.findall(r"\(IMPORT FAILED\):?\s*(.+)", self.log_text())]
+        return [
+            Path(line.strip()).name for line in re.findall(r"\(IMPORT FAILED\):?\s*(.+)", self.log_text())
+        ]
 
     def place(self, source: Path | bytes, *where: str) -> Path:
         """Puts a file (as a link) or bytes at a path below the base folder, such as ("models", "checkpoints", "tiny.safetensors")."""
@@ -193,7 +210,11 @@ class ComfyServer:
         """Uploads a picture as the frontend does and returns the name to give to LoadImage."""
         boundary = uuid.uuid4().hex
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{image.name}"\r\n'
-        body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + image.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        body = (
+            f"{head}Content-Type: application/octet-stream\r\n\r\n".encode()
+            + image.read_bytes()
+            + f"\r\n--{boundary}--\r\n".encode()
+        )
         answer = self._request("/upload/image", body, f"multipart/form-data; boundary={boundary}")
         return str(json.loads(answer)["name"])
 
@@ -245,11 +266,17 @@ class ComfyServer:
         result.cached = {str(node) for node in events.get("execution_cached", {}).get("nodes", [])}
         for node, output in entry["outputs"].items():
             listed = [item for items in output.values() if isinstance(items, list) for item in items]
-            found = [self.base / item["type"] / item["subfolder"] / item["filename"] for item in listed if _is_file(item)]
+            found = [
+                self.base / item["type"] / item["subfolder"] / item["filename"]
+                for item in listed
+                if _is_file(item)
+            ]
             if found:
                 result.files[node] = found
         if failure := events.get("execution_error"):
-            result.errors.append(NodeError(failure["node_id"], failure["exception_type"], failure["exception_message"].strip()))
+            result.errors.append(
+                NodeError(failure["node_id"], failure["exception_type"], failure["exception_message"].strip())
+            )
         return result
 
     def _link_pack(self, name: str, source: Path) -> None:
@@ -272,15 +299,21 @@ class ComfyServer:
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.1)
         self.stop()
-        raise TimeoutError(f"ComfyUI {self.version} did not answer within {timeout:.0f} s.\n{self._log_tail()}")
+        raise TimeoutError(
+            f"ComfyUI {self.version} did not answer within {timeout:.0f} s.\n{self._log_tail()}"
+        )
 
     def _raise_if_ended(self) -> None:
         code = self._process.poll() if self._process else "none"
         if code is None:
             return
-        if missing := re.search(r"\nModuleNotFoundError: No module named '(\w+)\S*$", self.log_text().rstrip()):
+        if missing := re.search(
+            r"\nModuleNotFoundError: No module named '(\w+)\S*$", self.log_text().rstrip()
+        ):
             python = find_python(self.checkout)
-            raise MissingComfyUI(f"ComfyUI {self.version} needs a package: {python} -m pip install {missing.group(1)}")
+            raise MissingComfyUI(
+                f"ComfyUI {self.version} needs a package: {python} -m pip install {missing.group(1)}"
+            )
         raise RuntimeError(f"ComfyUI {self.version} has ended with exit status {code}.\n{self._log_tail()}")
 
     def _log_tail(self, lines: int = 40) -> str:
@@ -305,13 +338,17 @@ def _validation_errors(answer: dict[str, Any]) -> list[NodeError]:
         for error in entry["errors"]
     ]
     if not found and answer.get("error"):
-        found = [NodeError("", answer["error"]["type"], f"{answer['error']['message']}: {answer['error']['details']}")]
+        found = [
+            NodeError(
+                "", answer["error"]["type"], f"{answer['error']['message']}: {answer['error']['details']}"
+            )
+        ]
     return found
 
 
 def run_inside(checkout: Path, script: str, argument: Any = None) -> Any:
-    """Runs tests/inside/<script>.py in a checkout's Python and returns the JSON it prints."""
-    file = REPOSITORY / "tests" / "inside" / f"{script}.py"
+    """Runs tests/comfy/inside/<script>.py in a checkout's Python and returns the JSON it prints."""
+    file = REPOSITORY / "tests" / "comfy" / "inside" / f"{script}.py"
     command = [str(part) for part in (find_python(checkout), file, checkout, REPOSITORY)]
     if argument is not None:
         command.append(json.dumps(argument))

@@ -27,7 +27,9 @@ def small_sd1(seed: int = 0) -> StableDiffusionPipeline:
     diffusion = random_pipeline(seed).diffusion
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(block_out_channels=(32,) * 4, cross_attention_dim=768, norm_num_groups=8, sample_size=64)
+        unet = UNet2DConditionModel(
+            block_out_channels=(32,) * 4, cross_attention_dim=768, norm_num_groups=8, sample_size=64
+        )
         vae = AutoencoderKL(
             block_out_channels=(8, 8, 16, 16),
             down_block_types=("DownEncoderBlock2D",) * 4,
@@ -42,13 +44,23 @@ def small_sd1(seed: int = 0) -> StableDiffusionPipeline:
 
 def write_single_file(diffusion: StableDiffusionPipeline, path: Path) -> Path:
     """Write a pipeline's networks under the original names."""
-    text = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in diffusion.text_encoder.state_dict().items()}
+    text = {
+        f"text_model.{key.removeprefix('text_model.')}": value
+        for key, value in diffusion.text_encoder.state_dict().items()
+    }
     parts = {
-        "model.diffusion_model.": {_unet_name(key): value for key, value in diffusion.unet.state_dict().items()},
-        "first_stage_model.": {_vae_name(key): _vae_value(key, value) for key, value in diffusion.vae.state_dict().items()},
+        "model.diffusion_model.": {
+            _unet_name(key): value for key, value in diffusion.unet.state_dict().items()
+        },
+        "first_stage_model.": {
+            _vae_name(key): _vae_value(key, value) for key, value in diffusion.vae.state_dict().items()
+        },
         "cond_stage_model.transformer.": text,
     }
-    save_file({prefix + key: value.contiguous() for prefix, state in parts.items() for key, value in state.items()}, path)
+    save_file(
+        {prefix + key: value.contiguous() for prefix, state in parts.items() for key, value in state.items()},
+        path,
+    )
     return path
 
 
@@ -69,11 +81,23 @@ def _unet_name(key: str) -> str:
         key = re.sub(pattern, replacement, key)
     key = re.sub(r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}", key)
     key = re.sub(
-        r"^down_blocks\.(\d)\.(resnets|attentions)\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{_slot(m[2])}", key
+        r"^down_blocks\.(\d)\.(resnets|attentions)\.(\d)",
+        lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{_slot(m[2])}",
+        key,
     )
-    key = re.sub(r"^up_blocks\.(\d)\.(resnets|attentions)\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{_slot(m[2])}", key)
-    key = re.sub(r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op", key)
-    return re.sub(r"^up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}", key)
+    key = re.sub(
+        r"^up_blocks\.(\d)\.(resnets|attentions)\.(\d)",
+        lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{_slot(m[2])}",
+        key,
+    )
+    key = re.sub(
+        r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op", key
+    )
+    return re.sub(
+        r"^up_blocks\.(\d)\.upsamplers\.0",
+        lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}",
+        key,
+    )
 
 
 def _slot(kind: str) -> int:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 640, 360  # px
 _MARGIN, _GAP, _ARROW, _LINE = 20, 10, 56, 26  # px
-_PAPER, _INK, _GREY = (32, 33, 38), (240, 240, 244), (150, 152, 162)
+_PAPER, _INK, _GRAY = (32, 33, 38), (240, 240, 244), (150, 152, 162)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +67,12 @@ def _place_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, tiles: Sequence[Til
 def _place(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, where: tuple[int, int, int]) -> None:
     x, y, side = where
     sheet.paste(Image.fromarray(tile.image).resize((side, side), Image.Resampling.LANCZOS), (x, y))
-    pen.text((x + side // 2, y + side + 16), tile.words, _GREY, ImageFont.load_default(14), anchor="ms")
+    pen.text((x + side // 2, y + side + 16), tile.words, _GRAY, ImageFont.load_default(14), anchor="ms")
 
 
-def _place_rows(sheet: Image.Image, rows: Sequence[Sequence[np.ndarray]], area: tuple[int, int, int, int]) -> None:
+def _place_rows(
+    sheet: Image.Image, rows: Sequence[Sequence[np.ndarray]], area: tuple[int, int, int, int]
+) -> None:
     """Sets pictures of one size into an area, as large as they go."""
     left, top, right, bottom = area
     height, width = rows[0][0].shape[:2]

@@ -22,7 +22,9 @@ def time_in_turn(first: Callable, second: Callable, rounds: int = 15) -> Pair:
     first(), second()
     times = [(_seconds(first), _seconds(second)) for _ in range(rounds)]
     firsts, seconds = zip(*times, strict=True)
-    return Pair(statistics.median(firsts), statistics.median(seconds), statistics.median(a / b for a, b in times))
+    return Pair(
+        statistics.median(firsts), statistics.median(seconds), statistics.median(a / b for a, b in times)
+    )
 
 
 def _seconds(call: Callable) -> float:

@@ -1,4 +1,4 @@
-"""Eq. 3, whole and with its classes divided among processes, and batch normalisation over processes."""
+"""Eq. 3, whole and with its classes divided among processes, and batch normalization over processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from face2diffusion.training.losses import arcface_loss
-from face2diffusion.training.partial_fc import ShardedClassifier
+from face2diffusion.training.msid.partial_fc import ShardedClassifier
 from support import processes
 
 CLASSES = 7  # 4 + 3 rows on two processes, 3 + 3 + 1 on three
@@ -51,7 +51,10 @@ def test_the_loss_grows_with_the_margin_up_to_pi(cosines: torch.Tensor) -> None:
 def test_the_loss_falls_all_the_way_to_the_own_class(margin: float) -> None:
     """With cos(theta + m) alone it would fall towards the opposite side too, where all classes are as far: a collapsed encoder."""
     own = torch.linspace(-1, 1, 401, dtype=torch.float64)
-    losses = [float(arcface_loss(torch.tensor([[cosine, -1.0, -1.0]], dtype=torch.float64), LABELS[:1], 8, margin)) for cosine in own]
+    losses = [
+        float(arcface_loss(torch.tensor([[cosine, -1.0, -1.0]], dtype=torch.float64), LABELS[:1], 8, margin))
+        for cosine in own
+    ]
     assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False))
     assert losses[0] >= math.log(3)
 
@@ -68,7 +71,9 @@ def test_half_precision_cosines_are_taken_to_float32(cosines: torch.Tensor) -> N
 
 
 def test_gradient_agrees_with_differences(cosines: torch.Tensor) -> None:
-    assert torch.autograd.gradcheck(lambda values: arcface_loss(values, LABELS, 8, 0.5), cosines.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda values: arcface_loss(values, LABELS, 8, 0.5), cosines.requires_grad_()
+    )
 
 
 # --- The classifier ---
@@ -76,10 +81,18 @@ def test_gradient_agrees_with_differences(cosines: torch.Tensor) -> None:
 
 def batches(classes: int, number: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
     draws = torch.Generator().manual_seed(1)
-    return [(torch.randn(6, 8, generator=draws, dtype=torch.float64), torch.randint(classes, (6,), generator=draws)) for _ in range(number)]
+    return [
+        (
+            torch.randn(6, 8, generator=draws, dtype=torch.float64),
+            torch.randint(classes, (6,), generator=draws),
+        )
+        for _ in range(number)
+    ]
 
 
-@pytest.mark.parametrize(("world", "classes", "sample_rate"), [(2, CLASSES, 1.0), (2, CLASSES, 0.4), (3, 4, 1.0), (2, 2100, 0.1)])
+@pytest.mark.parametrize(
+    ("world", "classes", "sample_rate"), [(2, CLASSES, 1.0), (2, CLASSES, 0.4), (3, 4, 1.0), (2, 2100, 0.1)]
+)
 def test_divided_classifier_equals_the_whole_one(world: int, classes: int, sample_rate: float) -> None:
     """Three processes and four classes leave the last process without any."""
     job = batches(classes), classes, sample_rate, 0.5
@@ -132,14 +145,14 @@ def test_classifier_refuses_what_makes_no_sense() -> None:
         ShardedClassifier(5, 8, sample_rate=0)
 
 
-# --- Batch normalisation ---
+# --- Batch normalization ---
 
 
-def test_batch_normalisation_sees_the_batch_of_all_processes() -> None:
+def test_batch_normalization_sees_the_batch_of_all_processes() -> None:
     draws = torch.Generator().manual_seed(2)
     batch, weights = torch.randn(6, 5, generator=draws) * 3 + 1, torch.randn(6, 5, generator=draws)
-    output, gradient, mean, variance = processes.normalise(batch, weights)
-    divided = processes.run(processes.normalise, batch, weights)
+    output, gradient, mean, variance = processes.normalize(batch, weights)
+    divided = processes.run(processes.normalize, batch, weights)
     assert np.allclose(np.concatenate([part[0] for part in divided]), output, atol=1e-6)
     assert np.allclose(np.concatenate([part[1] for part in divided]), gradient, atol=1e-6)
     for part in divided:

@@ -10,8 +10,15 @@ import tarfile
 
 import pytest
 import torch
-from face2diffusion.training import cache as module
-from face2diffusion.training.cache import CacheInfo, LatentCache, begin_cache, read_info, write_report, write_shard
+from face2diffusion.training.data import cache as module
+from face2diffusion.training.data.cache import (
+    CacheInfo,
+    LatentCache,
+    begin_cache,
+    read_info,
+    write_report,
+    write_shard,
+)
 from safetensors.torch import load
 from support.cache import VAE, write_cache
 
@@ -35,7 +42,11 @@ def test_random_access_gives_what_was_written(folder):
     assert item["latent_mean"].shape == item["latent_std"].shape == (4, 8, 8)
     assert item["mask"].shape == (8, 8)
     assert (item["v_id"].shape, item["v_exp"].shape) == ((1536,), (64,))
-    assert [item[name].dtype for name in ("latent_mean", "mask", "v_id")] == [torch.float16, torch.float16, torch.float32]
+    assert [item[name].dtype for name in ("latent_mean", "mask", "v_id")] == [
+        torch.float16,
+        torch.float16,
+        torch.float32,
+    ]
     assert [cache.name(index) for index in (0, 3, 4, 5)] == [f"faces/{index}.jpg" for index in (0, 3, 4, 5)]
     for index in (-1, 6):
         with pytest.raises(IndexError, match=f"below 6, got {index}"):
@@ -67,7 +78,9 @@ def test_shards_are_plain_tar_files_for_webdataset(folder):
         assert names[:2] == ["00000000.safetensors", "00000000.json"] and len(names) == 8
         assert json.load(archive.extractfile("00000003.json")) == {"name": "faces/3.jpg"}
     webdataset = pytest.importorskip("webdataset", reason="pip install webdataset")
-    samples = list(webdataset.WebDataset([str(path) for path in sorted(folder.glob("*.tar"))], shardshuffle=False))
+    samples = list(
+        webdataset.WebDataset([str(path) for path in sorted(folder.glob("*.tar"))], shardshuffle=False)
+    )
     assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(6)]
     assert torch.equal(load(samples[4]["safetensors"])["v_id"][0], LatentCache(folder).load(4)["v_id"])
 
@@ -96,7 +109,8 @@ def test_the_report_counts_and_lists(folder):
 def test_missing_shards_are_named(folder):
     (folder / "shard-000001.json").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"Expected the shard 'shard-000001.json' .* not finished. Run the same `f2d-train prepare`"
+        FileNotFoundError,
+        match=r"Expected the shard 'shard-000001.json' .* not finished. Run the same `f2d-train prepare`",
     ):
         LatentCache(folder)
     (folder / "shard-000000.tar").unlink()
@@ -109,7 +123,8 @@ def test_truncated_shards_are_named(folder):
     content = shard.read_bytes()
     shard.write_bytes(content[:-1000])
     with pytest.raises(
-        ValueError, match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}: it breaks off"
+        ValueError,
+        match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}: it breaks off",
     ):
         LatentCache(folder)
 
@@ -121,7 +136,8 @@ def test_changed_shards_are_named(folder):
     shard.write_bytes(content)
     LatentCache(folder)
     with pytest.raises(
-        ValueError, match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}: it was changed. Delete shard-000000.tar"
+        ValueError,
+        match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}: it was changed. Delete shard-000000.tar",
     ):
         LatentCache(folder, verify=True)
     shard.write_bytes(bytes(len(content)))
@@ -150,7 +166,9 @@ def test_newer_and_damaged_caches_are_refused(folder):
 @pytest.mark.parametrize("name", ["", "nowhere"])
 def test_other_folders_are_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"Expected a cache of `f2d-train prepare`, got '{name}' without cache.json"):
+    with pytest.raises(
+        FileNotFoundError, match=f"Expected a cache of `f2d-train prepare`, got '{name}' without cache.json"
+    ):
         LatentCache(name)
 
 
@@ -166,7 +184,8 @@ def test_a_cache_is_not_gone_on_with_by_other_settings(folder):
     begin_cache(folder, info)
     other = CacheInfo(**{**info.__dict__, "vae": "7" * 64, "image_size": 512})
     with pytest.raises(
-        ValueError, match=r"begun with \(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out"
+        ValueError,
+        match=r"begun with \(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out",
     ):
         begin_cache(folder, other)
 
@@ -180,7 +199,14 @@ def test_a_full_disk_leaves_no_half_shard(folder, tmp_path, monkeypatch):
             super().write(bytes(content[:100]))
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "open", lambda path, mode: Full(path, mode) if mode == "wb" else real_open(path, mode), raising=False)
-    with pytest.raises(OSError, match=r"Expected to write '.*shard-000007.tar', got an error \(.*No space left"):
+    monkeypatch.setattr(
+        module,
+        "open",
+        lambda path, mode: Full(path, mode) if mode == "wb" else real_open(path, mode),
+        raising=False,
+    )
+    with pytest.raises(
+        OSError, match=r"Expected to write '.*shard-000007.tar', got an error \(.*No space left"
+    ):
         write_shard(tmp_path / "full", 7, photos)
     assert list((tmp_path / "full").iterdir()) == []

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from face2diffusion.f2d.injection import PLACEHOLDER
-from face2diffusion.f2d.pipeline import F2DPipeline
-from face2diffusion.training.diffusion import FrozenDiffusion
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
+from face2diffusion.f2d.prompt.injection import PLACEHOLDER
+from face2diffusion.training.mapper.denoising import FrozenDiffusion
 from support.random_pipeline import random_pipeline
 
 PROMPTS = "A photo of S*", "A photo of a person"
@@ -46,7 +46,9 @@ def test_gradients_reach_the_words_and_nothing_else(diffusion, words):
 
 
 def test_the_class_branch_holds_no_graph(diffusion):
-    assert not diffusion.predict_class(torch.randn(1, 4, 8, 8, requires_grad=True), torch.tensor([5])).requires_grad
+    assert not diffusion.predict_class(
+        torch.randn(1, 4, 8, 8, requires_grad=True), torch.tensor([5])
+    ).requires_grad
 
 
 def test_the_class_branch_sees_the_class_prompt(diffusion):

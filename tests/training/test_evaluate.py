@@ -82,7 +82,10 @@ def whole(folder: Path) -> list[Path]:
 
 def test_results_hold_a_score_of_each_picture(unbroken: Path, place: Path) -> None:
     found = Results.load(unbroken)
-    assert [slot.name for slot, _ in found.pictures[:5]] == [*(f"alice/2/{seed}.png" for seed in range(4)), "alice/13/0.png"]
+    assert [slot.name for slot, _ in found.pictures[:5]] == [
+        *(f"alice/2/{seed}.png" for seed in range(4)),
+        "alice/13/0.png",
+    ]
     assert len(found.pictures) == 24 and all(tuple(scores) == METRICS for _, scores in found.pictures)
     assert found.costs["parameters"] == 313_408
     assert found.details["generation"]["steps"] == 2
@@ -134,7 +137,9 @@ def test_a_process_that_dies_stops_the_other(place: Path) -> None:
     assert not Path(doomed["out"]).exists()
 
 
-def test_pictures_of_another_method_are_scored_with_their_gaps(place: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_pictures_of_another_method_are_scored_with_their_gaps(
+    place: Path, unbroken: Path, tmp_path: Path
+) -> None:
     images = tmp_path / "elite"
     for name in pictures(unbroken):
         save_png(images / name, load_photo(unbroken.parent / "images" / name)[:, ::-1])
@@ -142,7 +147,9 @@ def test_pictures_of_another_method_are_scored_with_their_gaps(place: Path, unbr
     save_png(images / "alice/2/1.png", load_photo(images / "alice/2/2.png")[:32, :32])
     (images / "bob/base/0.png").unlink()
     save_png(images / "carol/2/0.png", load_photo(images / "alice/2/2.png"))
-    options = settings(place, "elite", method="ELITE", images=str(images), base="", msid="", mapper="", parameters=7)
+    options = settings(
+        place, "elite", method="ELITE", images=str(images), base="", msid="", mapper="", parameters=7
+    )
     out, said = evaluation.evaluate(options)
     found = Results.load(out)
     assert found.gaps == {
@@ -168,12 +175,17 @@ def test_what_was_drawn_is_known_when_it_is_scored_later(place: Path, unbroken: 
     assert Results.load(place / "later/f2d.json").details["generation"]["base"] == "sd"
 
 
-def test_commands_from_faces_to_the_page(place: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_from_faces_to_the_page(
+    place: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With a judge of random weights in CLIP's layout in place of the one above."""
     write_clip(tmp_path / "clip", seed=1)
     out = tmp_path / "f2d.json"
     options = settings(place, "unbroken", out=str(out), clip=str(tmp_path / "clip"), prompts="2,13,33")
-    flags = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in options.items()]
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in options.items()
+    ]
     assert main(["evaluate", *flags]) == 0
     assert f"Evaluation -> {out}" in capsys.readouterr().out
     found = Results.load(out)
@@ -206,7 +218,9 @@ def test_commands_from_faces_to_the_page(place: Path, unbroken: Path, tmp_path: 
         ({"faces": "nowhere"}, "Expected --faces with a folder"),
     ],
 )
-def test_bad_orders_are_refused_before_any_work(place: Path, unbroken: Path, change: dict[str, Any], match: str) -> None:
+def test_bad_orders_are_refused_before_any_work(
+    place: Path, unbroken: Path, change: dict[str, Any], match: str
+) -> None:
     options = settings(place, "bad", **change)
     if change.get("images") is None and not options["base"]:
         options["images"] = str(unbroken.parent / "images")

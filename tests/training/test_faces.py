@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.image import to_signed
-from face2diffusion.training.faces import FaceSamples, open_faces
+from face2diffusion.training.data.face_datasets import FaceDataset, open_faces
 from support.identities import MAGIC, draw, encode, pack_record, write_folders, write_records, write_shard
 
 LABELS = [0, 1, 2, 0, 1, 2, 2]
@@ -39,12 +39,16 @@ def test_records_come_back_as_written(tmp_path: Path, faces, pictures, about: bo
 
 
 @pytest.mark.parametrize("before", range(4))
-def test_records_with_the_magic_number_in_them_are_joined(tmp_path: Path, faces, pictures, before: int) -> None:
+def test_records_with_the_magic_number_in_them_are_joined(
+    tmp_path: Path, faces, pictures, before: int
+) -> None:
     """Only a magic number at a multiple of 4 bytes splits a record."""
     tail = bytes(before) + MAGIC + b"between" + MAGIC + MAGIC
     faces = [(data + bytes(-len(data) % 4) + tail, label) for data, label in faces]
     if before == 0:
-        assert pack_record(faces[0][0]).count(MAGIC) == 2 + 2  # one split makes two parts; two magic numbers stand at odd places
+        assert (
+            pack_record(faces[0][0]).count(MAGIC) == 2 + 2
+        )  # one split makes two parts; two magic numbers stand at odd places
     found = open_faces(write_records(tmp_path, faces))
     assert [found.encoded(index)[0] for index in range(len(found))] == [data for data, _ in faces]
     assert np.array_equal(found.load(3, 16), pictures[3])
@@ -155,10 +159,15 @@ def test_a_shard_with_a_picture_without_label_is_refused(tmp_path: Path, faces) 
 
 
 @pytest.mark.parametrize("layout", ["records", "shards"])
-def test_labels_with_gaps_are_refused_or_numbered_anew(tmp_path: Path, faces, layout: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_with_gaps_are_refused_or_numbered_anew(
+    tmp_path: Path, faces, layout: str, caplog: pytest.LogCaptureFixture
+) -> None:
     gaps = [(data, 5 * label + 1) for data, label in faces]  # 1, 6, 11
     write_records(tmp_path, gaps) if layout == "records" else write_shard(tmp_path / "a.tar", gaps)
-    with pytest.raises(ValueError, match=r"labels 0 to 11 without gaps in .*, got 9 label\(s\) without a face \(the first is 0\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"labels 0 to 11 without gaps in .*, got 9 label\(s\) without a face \(the first is 0\)",
+    ):
         open_faces(tmp_path)
     found = open_faces(tmp_path, remap=True)
     assert found.labels.tolist() == LABELS
@@ -205,22 +214,22 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
     assert found.load(2, 32).shape == (32, 32, 3)
 
 
-# --- Samples ---
+# --- MapperDataset ---
 
 
 def test_an_epoch_shows_each_face_once_and_mirrors_half(tmp_path: Path) -> None:
-    samples = FaceSamples(open_faces(write_folders(tmp_path, identities=4, photos=50)), 16, seed=1)
+    samples = FaceDataset(open_faces(write_folders(tmp_path, identities=4, photos=50)), 16, seed=1)
     epochs = [[samples.index(number) for number in range(start, start + 200)] for start in (0, 200)]
     for epoch in epochs:
         assert sorted(index for index, _ in epoch) == list(range(200))
         assert 70 < sum(mirrored for _, mirrored in epoch) < 130
     assert epochs[0] != epochs[1]
-    assert FaceSamples(samples.faces, 16, seed=1).index(123) == epochs[0][123]
-    assert not any(FaceSamples(samples.faces, 16, flip=False).index(number)[1] for number in range(200))
+    assert FaceDataset(samples.faces, 16, seed=1).index(123) == epochs[0][123]
+    assert not any(FaceDataset(samples.faces, 16, flip=False).index(number)[1] for number in range(200))
 
 
 def test_samples_are_faces_and_mirrored_faces(tmp_path: Path) -> None:
-    samples = FaceSamples(open_faces(write_folders(tmp_path, identities=3, photos=4)), 16)
+    samples = FaceDataset(open_faces(write_folders(tmp_path, identities=3, photos=4)), 16)
     seen = set()
     for number in range(12):
         index, mirrored = samples.index(number)

@@ -8,15 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from face2diffusion.f2d.detection import Face, NoFaceError
+from face2diffusion.f2d.face.detection import Face, NoFaceError
+from face2diffusion.f2d.face.ffhq import align_ffhq
 from face2diffusion.f2d.image import load_photo, save_png
 from face2diffusion.training.config import EvaluateConfig
 from face2diffusion.training.evaluation import generate as module
 from face2diffusion.training.evaluation import references
-from face2diffusion.training.evaluation.generate import Painter, batches, generate, plan
+from face2diffusion.training.evaluation.generate import ImageGenerator, batches, generate, plan
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
 from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
-from face2diffusion.training.ffhq import align_ffhq
 from PIL import Image
 from support.evaluation import SIZE, write_faces, write_models
 
@@ -49,23 +49,31 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def painter(settings: dict) -> Painter:
-    return Painter(EvaluateConfig(**settings), "cpu")
+def painter(settings: dict) -> ImageGenerator:
+    return ImageGenerator(EvaluateConfig(**settings), "cpu")
 
 
-def draw(painter: Painter, settings: dict, folder: Path) -> int:
+def draw(painter: ImageGenerator, settings: dict, folder: Path) -> int:
     """Draw what is missing of PROTOCOL; gives how many pictures that were."""
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
     inventory = scan(folder, PROTOCOL)
-    todo = plan(inventory, {slot: painter.record(slot, found.hashes[slot.identity]) for slot in inventory.present}, folder)
+    todo = plan(
+        inventory,
+        {slot: painter.record(slot, found.hashes[slot.identity]) for slot in inventory.present},
+        folder,
+    )
     assert generate(painter, batches(todo, painter.batch_size), found, folder) == {}
     return len(todo)
 
 
-def test_pictures_are_what_the_pipeline_draws_and_say_how(painter: Painter, settings: dict, tmp_path: Path) -> None:
+def test_pictures_are_what_the_pipeline_draws_and_say_how(
+    painter: ImageGenerator, settings: dict, tmp_path: Path
+) -> None:
     assert draw(painter, settings, tmp_path) == 4
     assert scan(tmp_path, PROTOCOL).missing == ()
-    pictures = painter.pipeline.generate("A photo of S* sipping coffee at a café terrace", painter.settings, 0, 2, 2, progress=False)
+    pictures = painter.pipeline.generate(
+        "A photo of S* sipping coffee at a café terrace", painter.settings, 0, 2, 2, progress=False
+    )
     assert np.array_equal(load_photo(tmp_path / "alice/13/1.png"), pictures[1].image)
     (base,) = painter.pipeline.generate("A photo of S*", painter.settings, 0, progress=False)
     assert np.array_equal(load_photo(tmp_path / "alice/base/0.png"), base.image)
@@ -80,7 +88,9 @@ def test_pictures_are_what_the_pipeline_draws_and_say_how(painter: Painter, sett
     assert "café terrace" in text["parameters"]
 
 
-def test_whole_pictures_stay_and_only_the_others_are_drawn_with_the_same_bytes(painter: Painter, settings: dict, tmp_path: Path) -> None:
+def test_whole_pictures_stay_and_only_the_others_are_drawn_with_the_same_bytes(
+    painter: ImageGenerator, settings: dict, tmp_path: Path
+) -> None:
     draw(painter, settings, tmp_path)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.png")}
     (tmp_path / "alice/13/1.png").write_bytes(before[tmp_path / "alice/13/1.png"][0][:100])
@@ -92,9 +102,11 @@ def test_whole_pictures_stay_and_only_the_others_are_drawn_with_the_same_bytes(p
     assert draw(painter, settings, tmp_path) == 0
 
 
-def test_pictures_of_another_run_stop_this_one(painter: Painter, settings: dict, tmp_path: Path) -> None:
+def test_pictures_of_another_run_stop_this_one(
+    painter: ImageGenerator, settings: dict, tmp_path: Path
+) -> None:
     draw(painter, settings, tmp_path)
-    other = Painter(EvaluateConfig(**{**settings, "steps": 3}), "cpu")
+    other = ImageGenerator(EvaluateConfig(**{**settings, "steps": 3}), "cpu")
     with pytest.raises(ValueError, match=r"got 4 of another \(the first: alice/base/0.png: steps 2, not 3\)"):
         draw(other, settings, tmp_path)
     foreign = Slot("alice", 13, 0)
@@ -103,7 +115,7 @@ def test_pictures_of_another_run_stop_this_one(painter: Painter, settings: dict,
 
 
 def test_the_face_is_encoded_once_for_all_its_prompts(
-    painter: Painter, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    painter: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met: list[dict] = []
     monkeypatch.setattr(painter, "_met", "")
@@ -115,7 +127,7 @@ def test_the_face_is_encoded_once_for_all_its_prompts(
 
 
 def test_a_face_that_the_detector_misses_is_told_and_the_others_are_drawn(
-    painter: Painter, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    painter: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meet(face: str, face_hash: str) -> None:
         if Path(face).stem == "alice":
@@ -125,25 +137,35 @@ def test_a_face_that_the_detector_misses_is_told_and_the_others_are_drawn(
     monkeypatch.setattr(painter, "meet", meet)
     monkeypatch.setattr(painter, "draw", lambda slots, face_hash, folder: drawn.extend(slots))
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
-    failed = generate(painter, batches(sorted(Protocol(("alice", "bob"), (0,), 2).slots()), 2), found, tmp_path)
+    failed = generate(
+        painter, batches(sorted(Protocol(("alice", "bob"), (0,), 2).slots()), 2), found, tmp_path
+    )
     assert failed == {"alice": "Expected a face, got none."}
     assert [slot.name for slot in drawn] == ["bob/0/0.png", "bob/0/1.png"]
 
 
 def test_batches_are_the_same_whatever_is_missing() -> None:
-    slots = [Slot("a", BASE, 0), Slot("a", 0, 1), Slot("a", 0, 2), Slot("a", 0, 3), Slot("a", 1, 0), Slot("b", 1, 0)]
+    slots = [
+        Slot("a", BASE, 0),
+        Slot("a", 0, 1),
+        Slot("a", 0, 2),
+        Slot("a", 0, 3),
+        Slot("a", 1, 0),
+        Slot("b", 1, 0),
+    ]
     assert [[slot.seed for slot in batch] for batch in batches(slots, 2)] == [[0], [1], [2, 3], [0], [0]]
 
 
 @pytest.mark.parametrize(
-    ("change", "match"), [({"msid": ""}, "Expected --msid with --base"), ({"draw_batch": 0}, "draw-batch of at least 1")]
+    ("change", "match"),
+    [({"msid": ""}, "Expected --msid with --base"), ({"draw_batch": 0}, "draw-batch of at least 1")],
 )
 def test_what_cannot_draw_is_refused(settings: dict, change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        Painter(EvaluateConfig(**{**settings, **change}), "cpu")
+        ImageGenerator(EvaluateConfig(**{**settings, **change}), "cpu")
 
 
-def test_encoding_time_and_parameters_for_table_2(painter: Painter, settings: dict) -> None:
+def test_encoding_time_and_parameters_for_table_2(painter: ImageGenerator, settings: dict) -> None:
     found = module.describe(painter, str(Path(settings["faces"]) / "alice.png"))
     assert found["parameters"] == 313_408  # 2 x (320*128 + 128*128 + 128*768 + biases) + 64
     assert 0 < found["encoding_seconds"] < 1
@@ -211,7 +233,9 @@ def test_bad_faces_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Expected photos or videos"):
         list_faces(tmp_path)
     save_png(tmp_path / "wide.png", np.zeros((16, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: wide: Expected an FFHQ crop"):
+    with pytest.raises(
+        ValueError, match=r"got none that can be used of 1 \(the first: wide: Expected an FFHQ crop"
+    ):
         prepare_references(EvaluateConfig(faces=str(tmp_path), aligned=True), "", print)
     with pytest.raises(ValueError, match="Expected --detector"):
         prepare_references(EvaluateConfig(faces=str(tmp_path)), tmp_path / "crops", print)
@@ -220,14 +244,26 @@ def test_bad_faces_are_told(tmp_path: Path) -> None:
         list_faces(tmp_path)
 
 
-def test_a_portrait_goes_the_whole_way_with_a_real_detector(settings: dict, detector_file: Path, tmp_path: Path) -> None:
-    data = pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image")
+def test_a_portrait_goes_the_whole_way_with_a_real_detector(
+    settings: dict, detector_file: Path, tmp_path: Path
+) -> None:
+    data = pytest.importorskip(
+        "skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image"
+    )
     save_png(tmp_path / "faces/eileen.png", data.astronaut())
-    config = EvaluateConfig(**{**settings, "faces": str(tmp_path / "faces"), "aligned": False, "detector": str(detector_file), "steps": 1})
+    config = EvaluateConfig(
+        **{
+            **settings,
+            "faces": str(tmp_path / "faces"),
+            "aligned": False,
+            "detector": str(detector_file),
+            "steps": 1,
+        }
+    )
     found = prepare_references(config, tmp_path / "crops", lambda message: None)
     crop = load_photo(found.crops["eileen"])
     assert crop.shape == (512, 512, 3)
-    painter = Painter(config, "cpu")
+    painter = ImageGenerator(config, "cpu")
     aligned = painter._crop(crop).astype(float)  # found in the FFHQ crop, or in the photo: one face
     direct = painter.encoder.find(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4

@@ -17,7 +17,10 @@ def draws():
 
 def test_eq_7_with_a_full_mask_is_eq_1(draws):
     prediction, noise, class_prediction, mask = draws
-    assert torch.equal(cgdr_loss(prediction, noise, class_prediction, torch.ones_like(mask)), reconstruction_loss(prediction, noise))
+    assert torch.equal(
+        cgdr_loss(prediction, noise, class_prediction, torch.ones_like(mask)),
+        reconstruction_loss(prediction, noise),
+    )
 
 
 def test_eq_7_with_an_empty_mask_is_zero_where_the_predictions_agree(draws):
@@ -28,7 +31,9 @@ def test_eq_7_with_an_empty_mask_is_zero_where_the_predictions_agree(draws):
 
 def test_eq_8_is_eq_7_with_the_background_predicted_by_the_model_itself(draws):
     prediction, noise, _, mask = draws
-    assert torch.allclose(masked_loss(prediction, noise, mask), cgdr_loss(prediction, noise, prediction, mask))
+    assert torch.allclose(
+        masked_loss(prediction, noise, mask), cgdr_loss(prediction, noise, prediction, mask)
+    )
 
 
 def test_eq_7_wants_noise_inside_and_the_class_outside(draws):

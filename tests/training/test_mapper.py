@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.checkpoint import fingerprint, read
-from face2diffusion.f2d.mapping import load_mapper
-from face2diffusion.training import mapper as training
-from face2diffusion.training.cache import LatentCache
+from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.files import fingerprint
+from face2diffusion.f2d.networks.mapping import load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
-from face2diffusion.training.diffusion import FrozenDiffusion
-from face2diffusion.training.mapper import Samples, train_mapper
+from face2diffusion.training.data.cache import LatentCache
+from face2diffusion.training.mapper import train as training
+from face2diffusion.training.mapper.dataset import MapperDataset
+from face2diffusion.training.mapper.denoising import FrozenDiffusion
+from face2diffusion.training.mapper.train import train_mapper
 from PIL import Image
 from safetensors.torch import load_file
 from support.cache import write_cache
@@ -67,7 +69,9 @@ def weights_of(config: MapperTrainingConfig) -> dict[str, torch.Tensor]:
     return load_file(train_mapper(config, quiet))
 
 
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+def assert_equal(
+    first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0.0
+) -> None:
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert (tensor - second[name]).abs().max() <= tolerance, name
@@ -75,14 +79,20 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 def test_only_the_mapper_changes(config, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "FrozenDiffusion", lambda *args: seen.append(FrozenDiffusion(*args)) or seen[-1])
+    monkeypatch.setattr(
+        training, "FrozenDiffusion", lambda *args: seen.append(FrozenDiffusion(*args)) or seen[-1]
+    )
     cache = LatentCache(config.cache)
     start = training.build_mapper(config, cache, 768).state_dict()
     trained = weights_of(config)
     assert start.keys() == trained.keys()
-    assert all(not torch.equal(start[name], trained[name]) for name in start), "both networks and the null expression learn"
+    assert all(not torch.equal(start[name], trained[name]) for name in start), (
+        "both networks and the null expression learn"
+    )
     fresh = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
-    assert seen[0].fingerprint() == fresh.fingerprint(), "the U-Net and the text encoder are the same to the bit"
+    assert seen[0].fingerprint() == fresh.fingerprint(), (
+        "the U-Net and the text encoder are the same to the bit"
+    )
     assert all(parameter.grad is None for parameter in seen[0].parameters())
 
 
@@ -90,7 +100,7 @@ def test_the_null_expression_gets_gradient_from_dropped_rows_only(config):
     cache = LatentCache(config.cache)
     mapper = training.build_mapper(config, cache, 768)
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
-    samples = Samples(cache, config, diffusion.steps)
+    samples = MapperDataset(cache, config, diffusion.steps)
     batch = torch.utils.data.default_collate([samples[number] for number in range(4)])
     for keep, touched in ((torch.ones(4), False), (torch.tensor([1, 0, 1, 1]), True)):
         mapper.zero_grad()
@@ -99,15 +109,19 @@ def test_the_null_expression_gets_gradient_from_dropped_rows_only(config):
 
 
 def test_the_loss_falls_and_faces_part(config):
-    config = replace(config, steps=60, batch_size=6, expression_drop=0.0, dropout=0.0, save_every=60, log_every=60)
+    config = replace(
+        config, steps=60, batch_size=6, expression_drop=0.0, dropout=0.0, save_every=60, log_every=60
+    )
     cache = LatentCache(config.cache)
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
-    samples = Samples(cache, replace(config, seed=99), diffusion.steps)
+    samples = MapperDataset(cache, replace(config, seed=99), diffusion.steps)
     batch = torch.utils.data.default_collate([samples[number] for number in range(24)])
     start = training.build_mapper(config, cache, 768).eval()
     end = load_mapper(read(train_mapper(config, quiet)))
     with torch.no_grad():
-        before, after = (float(training.compute_loss(diffusion, mapper, batch, config)) for mapper in (start, end))
+        before, after = (
+            float(training.compute_loss(diffusion, mapper, batch, config)) for mapper in (start, end)
+        )
         spread = [mapper(batch["v_id"], batch["v_exp"]).std(dim=0).mean() for mapper in (start, end)]
     assert after < before, f"Expected the loss to fall from {before:.4f}, got {after:.4f}"
     assert spread[1] > spread[0]
@@ -121,7 +135,9 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path):
 
 
 def test_accumulated_steps_equal_one_large_batch(config, tmp_path):
-    config = replace(config, dropout=0.0, lr=1e-4)  # AdamW turns rounding noise in tiny gradients into steps of this size
+    config = replace(
+        config, dropout=0.0, lr=1e-4
+    )  # AdamW turns rounding noise in tiny gradients into steps of this size
     parts = replace(config, accumulate=2, out=str(tmp_path / "parts"))
     assert_equal(weights_of(config), weights_of(parts), 1e-5)
 
@@ -134,7 +150,10 @@ def test_every_preset_trains(config, preset):
 
 
 def test_losses_differ(config, tmp_path):
-    runs = [weights_of(replace(config, loss=loss, out=str(tmp_path / loss))) for loss in ("cgdr", "reconstruction", "masked")]
+    runs = [
+        weights_of(replace(config, loss=loss, out=str(tmp_path / loss)))
+        for loss in ("cgdr", "reconstruction", "masked")
+    ]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not torch.equal(runs[first]["i2t_first.fc_out.bias"], runs[second]["i2t_first.fc_out.bias"])
 
@@ -149,7 +168,18 @@ def test_ema_is_what_is_saved(config, tmp_path):
 
 def test_the_learning_rate_rises_and_falls(config):
     config = replace(config, steps=10, lr=1.0, warmup=2, decay=4)
-    assert [training.learning_rate(config, step) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert [training.learning_rate(config, step) for step in range(10)] == [
+        0.5,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        0.75,
+        0.5,
+        0.25,
+    ]
     constant = MapperTrainingConfig()
     assert {training.learning_rate(constant, step) for step in (0, 1, 50_000, 99_999)} == {1e-5}
 
@@ -161,7 +191,9 @@ def test_the_optimizer_takes_the_learning_rate(config):
 
 
 def test_the_run_folder(config):
-    file = train_mapper(replace(config, steps=5, keep=1, sample_every=5, sample_steps=1, sample_faces=2), quiet)
+    file = train_mapper(
+        replace(config, steps=5, keep=1, sample_every=5, sample_steps=1, sample_faces=2), quiet
+    )
     run = Path(config.out)
     assert file.name == "mapper-00000005.safetensors"
     assert sorted(path.name for path in run.glob("*.safetensors")) == [file.name], "the last one is kept"
@@ -189,7 +221,10 @@ def test_settings_of_a_run_cannot_change(config):
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, folder, tmp_path):
     write_cache(tmp_path / "bad", count=2, latent=float("nan"), vae=LatentCache(config.cache).vae)
-    with pytest.raises(FloatingPointError, match=r"got nan at step 0; photos \[.*\] of the cache; last good checkpoint: none yet"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"got nan at step 0; photos \[.*\] of the cache; last good checkpoint: none yet",
+    ):
         train_mapper(replace(config, cache=str(tmp_path / "bad")), quiet)
     assert not (tmp_path / "run" / "checkpoint.json").exists()
 
@@ -254,13 +289,16 @@ def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
     trained = weights_of(replace(config, init=str(tmp_path / "fits.pt"), steps=1, lr=1e-9))
     assert_equal(trained, torch.load(tmp_path / "fits.pt"), 1e-6)
     with pytest.raises(
-        ValueError, match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)"
+        ValueError,
+        match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)",
     ):
         train_mapper(replace(config, init=str(tmp_path / "wide.pt"), out=str(tmp_path / "other")), quiet)
 
 
 def test_the_command_shows_its_configuration(capsys, tmp_path):
-    assert main(["mapper", "--preset", "masked", "--lr", "0.5", "--sample-prompts", "S*,a S*", "--dry-run"]) == 0
+    assert (
+        main(["mapper", "--preset", "masked", "--lr", "0.5", "--sample-prompts", "S*,a S*", "--dry-run"]) == 0
+    )
     shown = json.loads(capsys.readouterr().out)
     expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*", "a S*"]}
     assert shown == expected
@@ -277,7 +315,11 @@ def command(config: MapperTrainingConfig, processes: int = 1) -> list[str]:
         for name, value in asdict(config).items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value != ""
     ]
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launch = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        if processes > 1
+        else []
+    )
     return [sys.executable, *launch, "-m", "face2diffusion.training.cli", "mapper", *options]
 
 
@@ -331,7 +373,9 @@ def test_kill_9_loses_at_most_one_interval(config, tmp_path):
 
 def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(config, tmp_path):
     config = replace(config, out=str(tmp_path / "disk"), steps=1000, keep=100)
-    done = run_on_small_disk(command(config), tmp_path / "disk", "6m", tmp_path / "left", env=ENVIRONMENT, timeout=120)
+    done = run_on_small_disk(
+        command(config), tmp_path / "disk", "6m", tmp_path / "left", env=ENVIRONMENT, timeout=120
+    )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"f2d-train: Expected to write '{tmp_path / 'disk'}"), last
@@ -346,7 +390,9 @@ def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(config, tmp_path):
 
 def test_killing_one_process_ends_the_run_with_an_error(config, tmp_path):
     endless = replace(config, steps=100_000)
-    process = subprocess.Popen(command(endless, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command(endless, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    )
     wait_for(tmp_path / "run" / "checkpoint.json", process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)

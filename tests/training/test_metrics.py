@@ -35,7 +35,7 @@ def test_cosines_below_zero_count_as_zero(score) -> None:
     assert score(first, first).max() <= 1
 
 
-def test_dclip_compares_directions_of_normalised_embeddings() -> None:
+def test_dclip_compares_directions_of_normalized_embeddings() -> None:
     image, base, text, base_text = (draw(20, 6, seed=seed) for seed in range(4))
     expected = []
     for row in zip(*(x.numpy() for x in (image, base, text, base_text)), strict=True):
@@ -84,7 +84,9 @@ def test_means_equal_scipy_row_by_row() -> None:
     scores[::7, 2] = 0
     np.testing.assert_allclose(harmonic_mean(scores), scipy_stats.hmean(scores.numpy(), axis=1), rtol=1e-12)
     with np.errstate(divide="ignore"):
-        np.testing.assert_allclose(geometric_mean(scores), scipy_stats.gmean(scores.numpy(), axis=1), rtol=1e-12)
+        np.testing.assert_allclose(
+            geometric_mean(scores), scipy_stats.gmean(scores.numpy(), axis=1), rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("mean", [harmonic_mean, geometric_mean])

@@ -17,22 +17,23 @@ import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d import miniature as shipped
 from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.diffusion.pipeline import GenerationConfig
 from face2diffusion.f2d.image import load_photo
-from face2diffusion.f2d.miniature.judges import Attributes, Verifier
-from face2diffusion.f2d.miniature.prompts import Facts
-from face2diffusion.f2d.pipeline import GenerationConfig
+from face2diffusion.f2d.miniature.evaluators import Attributes, Verifier
+from face2diffusion.f2d.miniature.prompts import SceneAttributes
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import MINIATURE_SMALL, MapperTrainingConfig, MiniatureConfig
-from face2diffusion.training.miniature import averages, exam, measure, report
-from face2diffusion.training.miniature.album import HELD_OUT
-from face2diffusion.training.miniature.claims import Claim, check_claims
-from face2diffusion.training.miniature.fit import FitConfig, fit
-from face2diffusion.training.miniature.measure import Score
+from face2diffusion.training.engine.fit import FitConfig, fit
+from face2diffusion.training.engine.run_folder import Run
 from face2diffusion.training.miniature.recipe import PEOPLE, Miniature
-from face2diffusion.training.miniature.report import write_report
-from face2diffusion.training.miniature.world import OPENINGS
-from face2diffusion.training.run import Run
-from face2diffusion.training.verification import Similarities
+from face2diffusion.training.miniature.study import averages, measure, report
+from face2diffusion.training.miniature.study import held_out as exam
+from face2diffusion.training.miniature.study.claims import Claim, check_claims
+from face2diffusion.training.miniature.study.measure import Score
+from face2diffusion.training.miniature.study.report import write_report
+from face2diffusion.training.miniature.world.samples import HELD_OUT
+from face2diffusion.training.miniature.world.scene import OPENINGS
+from face2diffusion.training.msid.verification import Similarities
 
 
 def quiet(message: str) -> None:
@@ -41,7 +42,9 @@ def quiet(message: str) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Miniature:
-    found = Miniature(MiniatureConfig(out=str(tmp_path_factory.mktemp("miniature") / "run"), **MINIATURE_SMALL), quiet)
+    found = Miniature(
+        MiniatureConfig(out=str(tmp_path_factory.mktemp("miniature") / "run"), **MINIATURE_SMALL), quiet
+    )
     found.train()
     return found
 
@@ -60,15 +63,22 @@ def test_what_is_done_stays(small):
 
 @pytest.mark.parametrize(
     ("make", "run", "total"),
-    [(lambda one: one.mapper("cgdr", 5), "mapper-cgdr-5", 2), (lambda one: one.encoder("arcface"), "arcface", 1)],
+    [
+        (lambda one: one.mapper("cgdr", 5), "mapper-cgdr-5", 2),
+        (lambda one: one.encoder("arcface"), "arcface", 1),
+    ],
     ids=["mapper", "encoder"],
 )
-def test_a_stopped_training_is_no_finished_one(small, make: Callable[[Miniature], Path], run: str, total: int):
+def test_a_stopped_training_is_no_finished_one(
+    small, make: Callable[[Miniature], Path], run: str, total: int
+):
     def stop(message: str) -> None:
         if re.search(r"step 0 (to|of) ", message):  # said once the run listens
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(InterruptedError, match=f"Stopped '.*{run}' at step 0 of {total}; the same command goes on"):
+    with pytest.raises(
+        InterruptedError, match=f"Stopped '.*{run}' at step 0 of {total}; the same command goes on"
+    ):
         make(Miniature(small.config, stop))
     assert not (small.folder / f"{run}.safetensors").exists()
     make(small)
@@ -80,11 +90,23 @@ def test_a_folder_takes_no_other_settings(small):
     for change in ({"photos": 9}, {"mapper_steps": 3}, {"bf16": True}):
         ((name, value),) = change.items()
         with pytest.raises(
-            ValueError, match=rf"Expected the settings of the run .*\({name} .*, not {value}\), got others. Use another --out"
+            ValueError,
+            match=rf"Expected the settings of the run .*\({name} .*, not {value}\), got others. Use another --out",
         ):
             Miniature(replace(small.config, **change), quiet)
     assert (small.folder / "config.json").read_text(encoding="utf-8") == before
-    Miniature(replace(small.config, stage="report", presets=("masked",), seeds=(3,), report_people=5, report_prompts=2, best_of=4), quiet)
+    Miniature(
+        replace(
+            small.config,
+            stage="report",
+            presets=("masked",),
+            seeds=(3,),
+            report_people=5,
+            report_prompts=2,
+            best_of=4,
+        ),
+        quiet,
+    )
 
 
 def test_a_finished_training_does_not_ask_how_it_was_compiled(small):
@@ -95,7 +117,9 @@ def test_the_report_takes_the_seeds_that_are_asked_for(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(report, "write_report", lambda miniature, seeds: asked.append(tuple(seeds)))
     for options in ([], ["--seeds", "0,4"]):
-        assert main(["miniature", "report", "--preset", "small", "--out", str(tmp_path / "run"), *options]) == 0
+        assert (
+            main(["miniature", "report", "--preset", "small", "--out", str(tmp_path / "run"), *options]) == 0
+        )
     assert asked == [(0, 1, 2), (0, 4)]
 
 
@@ -133,13 +157,15 @@ def test_what_is_packed_draws_a_person(weights):
     narrow = shipped.narrow(words)
     torch.testing.assert_close(narrow.repeat_interleave(4, 1), words, rtol=0, atol=0)
     pipeline.add_subject(narrow)
-    (picture,) = pipeline.generate("A photo of S* as a chef", GenerationConfig(width=128, height=128, steps=2), progress=False)
+    (picture,) = pipeline.generate(
+        "A photo of S* as a chef", GenerationConfig(width=128, height=128, steps=2), progress=False
+    )
     assert picture.image.shape == (128, 128, 3)
     assert picture.parameters["model"] == "the miniature"
-    verifier, attributes = shipped.load_judges(weights)
+    verifier, attributes = shipped.load_evaluators(weights)
     features = verifier.embed([photos["ada"], photos["ada"], picture.image])
     assert features[0] @ features[1] == pytest.approx(1, abs=1e-5)
-    assert len(attributes.recognise([picture.image])) == 1
+    assert len(attributes.recognize([picture.image])) == 1
     assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 40 * 2**20
 
 
@@ -164,9 +190,21 @@ def test_the_report_is_written_from_scores_that_stay(small, monkeypatch):
     monkeypatch.setattr(report, "date", SimpleNamespace(today=lambda: "the day of the test"))
     page = write_report(small, seeds=(0,))
     text = page.read_text(encoding="utf-8")
-    for part in ("What held", "The judges", "Table 3", "Fig. 4", "Table 4", "Table 5", "Fig. 7", "ArcFace w/ MSF", "Reconstruction w/ DSC"):
+    for part in (
+        "What held",
+        "The judges",
+        "Table 3",
+        "Fig. 4",
+        "Table 4",
+        "Table 5",
+        "Fig. 7",
+        "ArcFace w/ MSF",
+        "Reconstruction w/ DSC",
+    ):
         assert part in text
-    assert re.search(r"\| “a person”, without a face \| – \| \S+ .* \| – \| – \| \S+ .* \| – \|", text), "Table 4's base model"
+    assert re.search(r"\| “a person”, without a face \| – \| \S+ .* \| – \| – \| \S+ .* \| – \|", text), (
+        "Table 4's base model"
+    )
     assert "N = 1, 2, by two of the variants, for 2 of the 2 people and 2 of the 3 prompts" in text
     assert "What the judges make of 64 drawings of 16 people" in text
     assert {path.name for path in page.parent.glob("*.*g")} == {
@@ -194,7 +232,7 @@ def test_scores_are_of_what_was_asked_for(small, monkeypatch):
 def test_no_caption_begins_as_the_prompts_do():
     said = {*OPENINGS, *(MapperTrainingConfig.prompt, MapperTrainingConfig.class_prompt)}
     assert not any(text.startswith(measure.OPENING) for text in said)
-    assert measure.prompt_of(Facts(job="king")) == f"{measure.OPENING} S* as a king"
+    assert measure.prompt_of(SceneAttributes(job="king")) == f"{measure.OPENING} S* as a king"
 
 
 def test_people_who_were_looked_at_come_last():
@@ -219,7 +257,9 @@ def test_the_report_shows_each_seed(small, monkeypatch):
     report_seeds(monkeypatch, lambda score: replace(score, text=1.0 - score.text))
     lines = write_report(small, seeds=(0, 1)).read_text(encoding="utf-8").splitlines()
     row = next(line for line in lines if "Text accuracy at least" in line)
-    measured, first, second = (float(number) for number in re.search(r"\| (\S+) \\\[.* \| (\S+), (\S+) \|$", row).groups())
+    measured, first, second = (
+        float(number) for number in re.search(r"\| (\S+) \\\[.* \| (\S+), (\S+) \|$", row).groups()
+    )
     assert measured == pytest.approx(0.5, abs=1e-3), "the mean over seeds"
     assert first + second == pytest.approx(1.0, abs=2e-3)
 
@@ -233,8 +273,8 @@ def test_the_report_of_other_seeds_knows_what_a_person_gives(small, monkeypatch)
 def test_what_is_shipped_reaches_its_targets():
     """A small part of the exam, with room for its few pictures; docs/miniature/shipped.md has the whole."""
     claims = exam.examine(measure.Tools.of_shipped(), people=3, prompts=(2, 12, 25, 38))
-    recognised, text, gap, reference, asked = (claim.value for claim in claims)
-    assert recognised > 0.95
+    recognized, text, gap, reference, asked = (claim.value for claim in claims)
+    assert recognized > 0.95
     assert text > 0.85
     assert gap < 0.1
     assert reference > 0.6
@@ -253,11 +293,15 @@ def claims_of(rows: dict[str, Made]) -> dict[str, Claim]:
             identity, text = row(who)
             cosines = tuple(identity if other == who else 0.0 for other in range(20))
             found += [
-                Score(task, who, prompt, 0, cosines, text, True) for task in ("plain", "prompt", "class", "reference") for prompt in (0, 24)
+                Score(task, who, prompt, 0, cosines, text, True)
+                for task in ("plain", "prompt", "class", "reference")
+                for prompt in (0, 24)
             ]
         return {0: found}
 
-    scores = {name: scores_of(rows.get(name, lambda who: (0.8, 0.9))) for name in (*measure.VARIANTS, "a person")}
+    scores = {
+        name: scores_of(rows.get(name, lambda who: (0.8, 0.9))) for name in (*measure.VARIANTS, "a person")
+    }
     cosines = np.linspace(0, 1, 200)
     depths = {name: {3: Similarities(cosines, cosines[::-1])} for name in ("msid", "arcface")}
     return {claim.text: claim for claim in check_claims(scores, scores["a person"], depths)}
@@ -269,14 +313,22 @@ def find(claims: dict[str, Claim], start: str) -> Claim:
 
 
 def test_differences_hold_where_their_whole_interval_does():
-    sure = claims_of({"a person": lambda who: (0.8, 0.92 + 0.001 * who), "reconstruction": lambda who: (0.82 + 0.001 * who, 0.8)})
+    sure = claims_of(
+        {
+            "a person": lambda who: (0.8, 0.92 + 0.001 * who),
+            "reconstruction": lambda who: (0.82 + 0.001 * who, 0.8),
+        }
+    )
     gap, lost = find(sure, "and within 0.05"), find(sure, "CGDR loses at most")
     assert gap.held and gap.value == pytest.approx(0.0295)
     assert re.match(r"by 0\.030 \[0\.02\d, 0\.03\d\]", gap.measured), gap.measured
     assert lost.held and lost.value == pytest.approx(1 - 0.8 / 0.8295)
     some = range(8)
     unsure = claims_of(
-        {"a person": lambda who: (0.8, 0.9 + 0.1 * (who in some)), "reconstruction": lambda who: (0.8 + 0.1 * (who in some), 0.8)}
+        {
+            "a person": lambda who: (0.8, 0.9 + 0.1 * (who in some)),
+            "reconstruction": lambda who: (0.8 + 0.1 * (who in some), 0.8),
+        }
     )
     gap, lost = find(unsure, "and within 0.05"), find(unsure, "CGDR loses at most")
     assert gap.value <= 0.05 and not gap.held, "its interval reaches above"
@@ -295,11 +347,17 @@ def test_what_table_5_says_of_its_rows_is_checked():
     assert all(claim.held for claim in claims), claims
     other = paper | {"reconstruction-dsc": lambda who: (0.82, 0.6), "masked": lambda who: (0.79, 0.85)}
     claims = [claim for text, claim in claims_of(other).items() if "Table 5" in text]
-    assert [claim.text.split(" (")[0] for claim in claims if claim.held] == ["CGDR's text accuracy is above Reconstruction's"]
+    assert [claim.text.split(" (")[0] for claim in claims if claim.held] == [
+        "CGDR's text accuracy is above Reconstruction's"
+    ]
 
 
 def test_what_table_3_says_of_its_rows_is_checked():
-    paper = {"cgdr": lambda who: (0.79, 0.8), "arcface": lambda who: (0.4, 0.85), "arcface-msf": lambda who: (0.8, 0.6)}
+    paper = {
+        "cgdr": lambda who: (0.79, 0.8),
+        "arcface": lambda who: (0.4, 0.85),
+        "arcface-msf": lambda who: (0.8, 0.6),
+    }
     claims = [claim for text, claim in claims_of(paper).items() if "Table 3" in text]
     assert len(claims) == 5
     assert all(claim.held for claim in claims), claims
@@ -321,14 +379,28 @@ def line(out: Path, steps: int) -> torch.nn.Module:
     x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     y = x @ torch.tensor([[1.0], [-2.0], [3.0]])
     config = FitConfig(
-        out=str(out), steps=steps, batch_size=64, lr=0.1, warmup=1, weight_decay=0.0, bf16=False, device="cpu", save_every=10
+        out=str(out),
+        steps=steps,
+        batch_size=64,
+        lr=0.1,
+        warmup=1,
+        weight_decay=0.0,
+        bf16=False,
+        device="cpu",
+        save_every=10,
     )
-    return fit(network, lambda step: (network(x) - y + 0.01 * torch.randn_like(y)).pow(2).mean(), config, quiet)
+    return fit(
+        network, lambda step: (network(x) - y + 0.01 * torch.randn_like(y)).pow(2).mean(), config, quiet
+    )
 
 
 def test_fitting_does_not_fuse_where_torch_cannot(tmp_path, monkeypatch):
     asked, real = [], torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **options: asked.append(options["fused"]) or real(*args, **options))
+    monkeypatch.setattr(
+        torch.optim,
+        "AdamW",
+        lambda *args, **options: asked.append(options["fused"]) or real(*args, **options),
+    )
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=there: there)

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d import injection
 from face2diffusion.f2d.checkpoint import read, save
-from face2diffusion.f2d.expression import load_expression
-from face2diffusion.f2d.mapping import load_mapper
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.miniature import FILES, SIZE, WEIGHTS, load_pipeline, narrow
-from face2diffusion.f2d.pipeline import F2DPipeline
-from face2diffusion.training import diffusion, mapper
-from face2diffusion.training.cache import LatentCache
+from face2diffusion.f2d.networks.expression import load_expression
+from face2diffusion.f2d.networks.mapping import load_mapper
+from face2diffusion.f2d.prompt import injection
 from face2diffusion.training.config import MapperTrainingConfig, PrepareConfig
-from face2diffusion.training.diffusion import FrozenDiffusion
-from face2diffusion.training.miniature.photos import write_photos
-from face2diffusion.training.prepare import prepare
+from face2diffusion.training.data.cache import LatentCache
+from face2diffusion.training.data.prepare import prepare
+from face2diffusion.training.mapper import denoising as diffusion
+from face2diffusion.training.mapper import train as mapper
+from face2diffusion.training.mapper.denoising import FrozenDiffusion
+from face2diffusion.training.miniature.world.photo_folders import write_photos
 
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
 TRAINED, MEASURED = 96, 24  # photos, each of another person
@@ -73,12 +74,22 @@ def start(tmp_path_factory) -> Path:
         linear = word.layers[0][0]
         linear.bias += linear.weight[:, network.config.id_dim :] @ network.null_exp
         linear.weight[:, network.config.id_dim :] = 0
-        word.fc_out.weight.data, word.fc_out.bias.data = narrow(word.fc_out.weight.T).T, narrow(word.fc_out.bias[None])[0]
+        word.fc_out.weight.data, word.fc_out.bias.data = (
+            narrow(word.fc_out.weight.T).T,
+            narrow(word.fc_out.bias[None])[0],
+        )
         word.fc_out.bias += MOVED * torch.randn(word.fc_out.bias.shape, generator=generator)
     network.null_exp.zero_()
     config = replace(network.config, word_dim=len(network.i2t_first.fc_out.bias))
     file = tmp_path_factory.mktemp("start") / "mapper.safetensors"
-    save(file, network.state_dict(), "mapper", config, msid=checkpoint.metadata["msid"], loss=checkpoint.metadata["loss"])
+    save(
+        file,
+        network.state_dict(),
+        "mapper",
+        config,
+        msid=checkpoint.metadata["msid"],
+        loss=checkpoint.metadata["loss"],
+    )
     return file
 
 
@@ -119,7 +130,10 @@ def measure(file: Path, cache: Path) -> dict[str, float]:
     """
     network, photos, pipeline = load_mapper(read(file)), LatentCache(cache), load_pipeline()
     items = [photos.load(index, False) for index in range(len(photos))]
-    v_id, v_exp, latent, mask = (torch.stack([item[name] for item in items]).float() for name in ("v_id", "v_exp", "latent_mean", "mask"))
+    v_id, v_exp, latent, mask = (
+        torch.stack([item[name] for item in items]).float()
+        for name in ("v_id", "v_exp", "latent_mean", "mask")
+    )
     mask = mask[:, None]
     unlike = v_exp[torch.cdist(v_exp, v_exp).argmax(1)]
     own, other = encode(pipeline, network(v_id, v_exp)), encode(pipeline, network(v_id, unlike))
@@ -130,7 +144,9 @@ def measure(file: Path, cache: Path) -> dict[str, float]:
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(time))
         times = torch.full((len(items),), time)
         noisy = schedule.add_noise(latent, noise, times)
-        predicted = {name: pipeline.diffusion.unet(noisy, times, state).sample for name, state in states.items()}
+        predicted = {
+            name: pipeline.diffusion.unet(noisy, times, state).sample for name, state in states.items()
+        }
         for name, prediction in predicted.items():
             errors[name] += ((prediction - noise) * mask).square().sum((1, 2, 3))
         errors["moved"] += ((predicted["own"] - predicted["class"]) * (1 - mask)).square().sum((1, 2, 3))
@@ -161,18 +177,28 @@ def test_training_learns_the_face_leaves_the_scene_and_hears_the_expression(righ
 
 def invert_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = mapper.cgdr_loss
-    monkeypatch.setattr(mapper, "cgdr_loss", lambda prediction, noise, of_class, mask: loss(prediction, noise, of_class, 1 - mask))
+    monkeypatch.setattr(
+        mapper,
+        "cgdr_loss",
+        lambda prediction, noise, of_class, mask: loss(prediction, noise, of_class, 1 - mask),
+    )
 
 
 def swap_class_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The class's prediction comes from the prompt with the letters "S*", not from "a person"."""
     make = diffusion.FrozenDiffusion
-    monkeypatch.setattr(mapper, "FrozenDiffusion", lambda base, prompt, class_prompt, *rest: make(base, prompt, prompt, *rest))
+    monkeypatch.setattr(
+        mapper, "FrozenDiffusion", lambda base, prompt, class_prompt, *rest: make(base, prompt, prompt, *rest)
+    )
 
 
 def drop_expression(monkeypatch: pytest.MonkeyPatch) -> None:
-    get = mapper.Samples.__getitem__
-    monkeypatch.setattr(mapper.Samples, "__getitem__", lambda samples, number: get(samples, number) | {"keep": torch.tensor(False)})
+    get = mapper.MapperDataset.__getitem__
+    monkeypatch.setattr(
+        mapper.MapperDataset,
+        "__getitem__",
+        lambda samples, number: get(samples, number) | {"keep": torch.tensor(False)},
+    )
 
 
 def price(found: dict[str, float]) -> float:
@@ -203,13 +229,22 @@ def test_a_mistake_shows(right, caches, start, tmp_path, monkeypatch, mistake: C
 def test_a_position_embedding_in_the_wrong_place_shows(start, caches, monkeypatch):
     photos, pipeline = LatentCache(caches[1]), load_pipeline()
     v_id = torch.stack([photos.load(index, False)["v_id"] for index in range(8)]).float()
-    words = 1.5 * torch.nn.functional.normalize(load_mapper(read(start))(v_id), dim=-1)  # as long as tokens; the position embedding counts
+    words = 1.5 * torch.nn.functional.normalize(
+        load_mapper(read(start))(v_id), dim=-1
+    )  # as long as tokens; the position embedding counts
     drawn, person = encode(pipeline, words), pipeline.encode(CLASS)
 
     def off() -> float:
         """How far training's encoding is from that of pictures, in relation to how far "a person" is."""
-        return ((FrozenDiffusion(WEIGHTS / "base", PROMPT, CLASS).encode(words) - drawn).norm() / (drawn - person).norm()).item()
+        return (
+            (FrozenDiffusion(WEIGHTS / "base", PROMPT, CLASS).encode(words) - drawn).norm()
+            / (drawn - person).norm()
+        ).item()
 
     assert off() < 1e-4
-    monkeypatch.setattr(diffusion, "insertion_rows", lambda words, positions, how: injection.insertion_rows(words, positions, "before"))
+    monkeypatch.setattr(
+        diffusion,
+        "insertion_rows",
+        lambda words, positions, how: injection.insertion_rows(words, positions, "before"),
+    )
     assert off() > 0.2

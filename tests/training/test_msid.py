@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.msid import MSIDConfig, load_msid
+from face2diffusion.f2d.networks.msid import MSIDConfig, load_msid
 from face2diffusion.training.config import MSIDTrainingConfig
-from face2diffusion.training.faces import open_faces
-from face2diffusion.training.msid import Schedule, train_msid
-from face2diffusion.training.verification import compare, sample_triplets
+from face2diffusion.training.data.face_datasets import open_faces
+from face2diffusion.training.msid.train import Schedule, train_msid
+from face2diffusion.training.msid.verification import compare, sample_triplets
 from support import processes
 from support.identities import write_folders
 
@@ -54,8 +54,8 @@ def settings(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return {**TINY, "data": str(data), "out": str(out), **changes}
 
 
-def train(data: Path, out: Path, say: Callable[[str], None] = lambda message: None, **changes: Any) -> Path:
-    return train_msid(MSIDTrainingConfig(**settings(data, out, **changes)), say)
+def train(data: Path, out: Path, log: Callable[[str], None] = lambda message: None, **changes: Any) -> Path:
+    return train_msid(MSIDTrainingConfig(**settings(data, out, **changes)), log)
 
 
 def difference(first: Path, second: Path) -> float:
@@ -83,7 +83,15 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
         if message.startswith("step "):
             losses.append(float(message.split()[3]))
 
-    weights = train(data, tmp_path / "run", listen, epochs=60, verification=str(tmp_path / "others"), log_every=5, save_every=200)
+    weights = train(
+        data,
+        tmp_path / "run",
+        listen,
+        epochs=60,
+        verification=str(tmp_path / "others"),
+        log_every=5,
+        save_every=200,
+    )
     first = train(data, tmp_path / "first", epochs=1, lr=1e-9)
     triplets = sample_triplets(others.labels)
     before, after = (compare(load_msid(read(file)), others, triplets) for file in (first, weights))
@@ -91,7 +99,9 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
     assert sum(losses[-3:]) < 0.3 * sum(losses[:3])
     assert all(after[depth].auc > before[depth].auc for depth in (1, 2))
     report = json.loads((tmp_path / "run" / "verification.json").read_text())
-    assert [depth["auc"] for depth in report["depths"]] == pytest.approx([after[depth].auc for depth in (1, 2)])
+    assert [depth["auc"] for depth in report["depths"]] == pytest.approx(
+        [after[depth].auc for depth in (1, 2)]
+    )
     assert (tmp_path / "run" / "verification.png").stat().st_size > 5000
 
 
@@ -154,13 +164,17 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(data: Path, unbroken: P
     weights = train(data, tmp_path / "run", said.append)
     assert "step 7 of 24" in said[0]
     assert difference(weights, unbroken) == 0
-    states = [torch.load(file.parent / "state-00000024-0.pt", weights_only=True) for file in (weights, unbroken)]
+    states = [
+        torch.load(file.parent / "state-00000024-0.pt", weights_only=True) for file in (weights, unbroken)
+    ]
     assert torch.equal(*(state["classifier"]["weight"] for state in states))
     assert torch.equal(*(state["classifier_optimizer"]["state"][0]["exp_avg"] for state in states))
     assert train(data, tmp_path / "run") == weights  # a finished run has nothing to do
 
 
-def test_a_run_folder_of_other_data_or_settings_is_refused(data: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_folder_of_other_data_or_settings_is_refused(
+    data: Path, unbroken: Path, tmp_path: Path
+) -> None:
     other = write_folders(tmp_path / "data", identities=7, photos=8)
     with pytest.raises(ValueError, match="Expected the settings of the run"):
         train(other, unbroken.parent)
@@ -176,7 +190,8 @@ def test_a_run_folder_of_other_data_or_settings_is_refused(data: Path, unbroken:
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        FloatingPointError, match=r"Expected a finite (loss|gradient), got .* at step \d+; faces \d+, .* checkpoint: none yet"
+        FloatingPointError,
+        match=r"Expected a finite (loss|gradient), got .* at step \d+; faces \d+, .* checkpoint: none yet",
     ):
         train(data, tmp_path / "run", lr=1e20, warmup_epochs=0.0)
     train(data, tmp_path / "good", epochs=1)
@@ -193,7 +208,8 @@ def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
     (broken / "person-001" / "2.png").write_bytes(b"nothing")
     for workers in (0, 1):
         with pytest.raises(
-            ValueError, match=r"^Expected a picture at '.*2\.png', got 7 bytes that are none\. Remove it, or get it again\.$"
+            ValueError,
+            match=r"^Expected a picture at '.*2\.png', got 7 bytes that are none\. Remove it, or get it again\.$",
         ):
             train(broken, tmp_path / f"run{workers}", workers=workers, epochs=4, batch_size=4)
 
@@ -205,13 +221,17 @@ def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Pa
     answers = processes.run(processes.train, settings(data, tmp_path / "run"))
     assert answers[0] == answers[1]
     assert difference(answers[0], unbroken) < 1e-5
-    states = [torch.load(tmp_path / "run" / f"state-00000024-{rank}.pt", weights_only=True) for rank in range(2)]
+    states = [
+        torch.load(tmp_path / "run" / f"state-00000024-{rank}.pt", weights_only=True) for rank in range(2)
+    ]
     assert [tuple(state["classifier"]["weight"].shape) for state in states] == [(3, 64), (3, 64)]
     whole = torch.load(unbroken.parent / "state-00000024-0.pt", weights_only=True)["classifier"]["weight"]
     assert torch.allclose(torch.cat([state["classifier"]["weight"] for state in states]), whole, atol=1e-5)
 
 
-def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(data: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(
+    data: Path, unbroken: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     job = processes.Processes(processes.train, settings(data, run), 20.0, 0.1)
     wait_for(lambda: (run / "checkpoint.json").exists())
@@ -227,7 +247,9 @@ def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(da
         train(data, run)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(data: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_at_the_same_step(
+    data: Path, unbroken: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     job = processes.Processes(processes.train, settings(data, run), 20.0, 0.1)
     wait_for(lambda: (run / "checkpoint.json").exists())
@@ -260,17 +282,32 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_pa
     arguments = [
         part
         for name, value in options.items()
-        for part in (f"--{name.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        for part in (
+            f"--{name.replace('_', '-')}",
+            ",".join(map(str, value)) if isinstance(value, tuple) else str(value),
+        )
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={processes.free_port()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={processes.free_port()}",
+    ]
     command += ["-m", "face2diffusion.training.cli", "msid", *arguments]
     launcher = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
         wait_for(lambda: (run / "checkpoint.json").exists() or launcher.poll() is not None)
         assert launcher.poll() is None, launcher.communicate()[0]
-        children = [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+        children = [
+            int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        ]
         os.kill(children[-1], signal.SIGKILL)
         output, _ = launcher.communicate(timeout=60)
     finally:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from face2diffusion.training.config import IDENTITY_CLASSES
-from face2diffusion.training.parsing import BISENET_LABELS, CELEBAMASK_LABELS, load_parser
+from face2diffusion.training.data.parsing import BISENET_LABELS, CELEBAMASK_LABELS, load_parser
 from support.parsers import bisenet_state, write_bisenet, write_segformer
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,8 +26,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos() -> Tensor:
-    """(2, 3, 96, 96) in [0, 1]: smooth colours."""
-    return F.interpolate(torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)), (96, 96), mode="bilinear")
+    """(2, 3, 96, 96) in [0, 1]: smooth colors."""
+    return F.interpolate(
+        torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)), (96, 96), mode="bilinear"
+    )
 
 
 def bisenet_logits(state: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -47,7 +49,11 @@ def bisenet_logits(state: dict[str, Tensor], x: Tensor) -> Tensor:
     def basic(x: Tensor, name: str, stride: int) -> Tensor:
         out = norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1").relu()
         out = norm(conv(out, f"{name}.conv2"), f"{name}.bn2")
-        short = norm(conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1") if f"{name}.downsample.0.weight" in state else x
+        short = (
+            norm(conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1")
+            if f"{name}.downsample.0.weight" in state
+            else x
+        )
         return (out + short).relu()
 
     def refine(x: Tensor, name: str) -> Tensor:
@@ -68,13 +74,17 @@ def bisenet_logits(state: dict[str, Tensor], x: Tensor) -> Tensor:
     fused = block(torch.cat([x8, block(up, "cp.conv_head16")], 1), "ffm.convblk")
     attention = conv(conv(F.adaptive_avg_pool2d(fused, 1), "ffm.conv1").relu(), "ffm.conv2").sigmoid()
     fused = fused * attention + fused
-    return F.interpolate(conv(block(fused, "conv_out.conv"), "conv_out.conv_out"), size, mode="bilinear", align_corners=True)
+    return F.interpolate(
+        conv(block(fused, "conv_out.conv"), "conv_out.conv_out"), size, mode="bilinear", align_corners=True
+    )
 
 
 def test_the_official_bisenet_has_191_tensors_and_13_million_weights():
     state = bisenet_state()
     assert len(state) == 191
-    weights = sum(tensor.numel() for name, tensor in state.items() if not name.endswith(("mean", "var", "tracked")))
+    weights = sum(
+        tensor.numel() for name, tensor in state.items() if not name.endswith(("mean", "var", "tracked"))
+    )
     assert weights == 13_300_416
 
 
@@ -119,14 +129,19 @@ def test_both_label_orders_have_the_same_names():
 
 @pytest.mark.parametrize("classes", [("skin", "beard"), ()])
 def test_unknown_classes_are_an_error_that_lists_the_valid_ones(files, photos, classes):
-    with pytest.raises(ValueError, match=f"Expected classes among background, skin, .* got {'.beard.' if classes else 'none'}"):
+    with pytest.raises(
+        ValueError,
+        match=f"Expected classes among background, skin, .* got {'.beard.' if classes else 'none'}",
+    ):
         load_parser(files / "segformer").identity_mask(photos, classes)
 
 
 def test_labels_in_another_order_are_refused(files, tmp_path):
     early = tuple(f"{name}.png" for name in ("background", "skin", "nose", "r_eye", "l_eye"))
     write_segformer(tmp_path / "early", labels=early)
-    with pytest.raises(ValueError, match=r"labels background, skin, nose, .* got background.png, skin.png, .*present one"):
+    with pytest.raises(
+        ValueError, match=r"labels background, skin, nose, .* got background.png, skin.png, .*present one"
+    ):
         load_parser(tmp_path / "early")
     write_segformer(tmp_path / "other", labels=BISENET_LABELS)
     with pytest.raises(ValueError, match="in this order"):
@@ -150,5 +165,7 @@ def test_other_files_say_what_is_wrong(files, tmp_path):
     state = bisenet_state()
     del state["ffm.conv1.weight"]
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match=r"Expected 191 tensors for BiSeNet, got .* 1 missing \(ffm.conv1.weight\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected 191 tensors for BiSeNet, got .* 1 missing \(ffm.conv1.weight\)"
+    ):
         load_parser(tmp_path / "part.pth")

@@ -17,30 +17,40 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.alignment import align_face, crop_ffhq, ffhq_landmarks, ffhq_quad, similarity_transform
-from face2diffusion.f2d.checkpoint import fingerprint
-from face2diffusion.f2d.expression import align_expression
+from face2diffusion.f2d.face.alignment import (
+    align_face,
+    crop_ffhq,
+    ffhq_landmarks,
+    ffhq_quad,
+    similarity_transform,
+)
+from face2diffusion.f2d.face.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
+from face2diffusion.f2d.files import fingerprint
 from face2diffusion.f2d.image import load_photo, to_signed
-from face2diffusion.training import cache as cache_module
-from face2diffusion.training.cache import LatentCache, read_index
+from face2diffusion.f2d.networks.expression import align_expression
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PrepareConfig
-from face2diffusion.training.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
-from face2diffusion.training.parsing import CELEBAMASK_LABELS, load_parser
-from face2diffusion.training.prepare import list_photos, prepare
+from face2diffusion.training.data import cache as cache_module
+from face2diffusion.training.data.cache import LatentCache, read_index
+from face2diffusion.training.data.parsing import CELEBAMASK_LABELS, load_parser
+from face2diffusion.training.data.prepare import list_photos, prepare
 from PIL import Image
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
 from support.random_pipeline import random_pipeline
 from support.small_disk import run_on_small_disk
 
-LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
+LANDMARKS = np.array(
+    [(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)]
+)
 MOST = tuple(name for name in CELEBAMASK_LABELS if name != "background")
 
 
 @pytest.fixture(scope="module")
 def portrait() -> np.ndarray:
-    return pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image").astronaut()
+    return pytest.importorskip(
+        "skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image"
+    ).astronaut()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +125,9 @@ def contents(folder: Path | str) -> dict[str, bytes]:
 
 
 def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
-    return FaceEncoder.load(config.msid, weights / "mapping.pt", config.expression or None, config.detector or None)
+    return FaceEncoder.load(
+        config.msid, weights / "mapping.pt", config.expression or None, config.detector or None
+    )
 
 
 # --- What is in the cache ----------------------------------------------------------------------------------------------------------
@@ -124,7 +136,12 @@ def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
 def test_every_photo_is_cached_or_listed(whole):
     config, said = whole
     cache = LatentCache(config.out, verify=True)
-    assert [cache.name(index) for index in range(len(cache))] == ["a.png", "b.JPG", "more/c.webp", "more/d.png"]
+    assert [cache.name(index) for index in range(len(cache))] == [
+        "a.png",
+        "b.JPG",
+        "more/c.webp",
+        "more/d.png",
+    ]
     report = json.loads((Path(config.out) / "report.json").read_text())
     assert (report["photos"], report["cached"], report["skipped"]) == (7, 4, {"no face": 1, "unreadable": 2})
     listed = {photo["photo"]: photo for photo in report["list"]}
@@ -132,7 +149,9 @@ def test_every_photo_is_cached_or_listed(whole):
     assert "got none" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
     assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
     assert said[1] == "Cached 4 of 7 photos."
-    assert said[2].startswith("Skipped 3: 1 no face, 2 unreadable (broken.jpg, empty.jpg, wall.png); all are listed in")
+    assert said[2].startswith(
+        "Skipped 3: 1 no face, 2 unreadable (broken.jpg, empty.jpg, wall.png); all are listed in"
+    )
     assert sorted(path.name for path in Path(config.out).iterdir()) == [
         "cache.json",
         "report.json",
@@ -167,7 +186,9 @@ def test_latents_are_the_scaled_posterior_of_the_picture_and_its_mirror_image(wh
         item = cache.load(0, flip)
         for name, expected in (("latent_mean", posterior.mean), ("latent_std", posterior.std)):
             torch.testing.assert_close(item[name].float(), expected[0] * 0.18215, rtol=2e-3, atol=1e-4)
-    assert not torch.equal(cache.load(0, False)["latent_mean"], cache.load(0, True)["latent_mean"].flip(2)), "a VAE is not symmetric"
+    assert not torch.equal(cache.load(0, False)["latent_mean"], cache.load(0, True)["latent_mean"].flip(2)), (
+        "a VAE is not symmetric"
+    )
 
 
 def detected(config: PrepareConfig, photo: np.ndarray) -> np.ndarray:
@@ -185,8 +206,12 @@ def test_features_are_those_of_the_encoder_for_the_photo_and_the_mirrored_photo(
         torch.testing.assert_close(plain["v_id"], encoder.identify(photo).v_id, rtol=0, atol=1e-4)
         torch.testing.assert_close(plain["v_exp"], encoder.express(photo).v_exp, rtol=0, atol=1e-4)
         points = mirror_landmarks(detected(config, photo), photo.shape[1])
-        torch.testing.assert_close(flipped["v_id"], encoder.identify(mirror(photo), landmarks=points).v_id, rtol=0, atol=1e-4)
-        torch.testing.assert_close(flipped["v_exp"], encoder.express(mirror(photo), landmarks=points).v_exp, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            flipped["v_id"], encoder.identify(mirror(photo), landmarks=points).v_id, rtol=0, atol=1e-4
+        )
+        torch.testing.assert_close(
+            flipped["v_exp"], encoder.express(mirror(photo), landmarks=points).v_exp, rtol=0, atol=1e-4
+        )
         assert (plain["v_id"] - flipped["v_id"]).abs().max() > 1e-3, "a face is not symmetric"
 
 
@@ -195,7 +220,9 @@ def test_masks_are_shares_and_mirrored(whole):
     cache = LatentCache(config.out)
     photo = load_photo(Path(config.photos) / "a.png")
     picture = align_ffhq(photo, detected(config, photo), 64)
-    mask = load_parser(config.parser).identity_mask(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255, MOST)[0]
+    mask = load_parser(config.parser).identity_mask(
+        torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255, MOST
+    )[0]
     expected = mask.float().reshape(8, 8, 8, 8).mean((1, 3))
     assert 0 < expected.mean() < 1, "a mask that is the same everywhere shows nothing"
     torch.testing.assert_close(cache.load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
@@ -214,11 +241,13 @@ def test_bisenet_serves_as_parser_too(config, weights, photos, tmp_path):
 
 
 def test_an_aligned_face_lies_where_ffhq_puts_it(portrait, detector_file):
-    from face2diffusion.f2d.detection import YuNet
+    from face2diffusion.f2d.face.detection import YuNet
 
     picture = align_ffhq(portrait, LANDMARKS, 512)
     found = YuNet(detector_file).detect(picture)[0].landmarks
-    assert np.abs(found - ffhq_landmarks(512)).max() < 0.06 * 512, "the average face, but for her own features"
+    assert np.abs(found - ffhq_landmarks(512)).max() < 0.06 * 512, (
+        "the average face, but for her own features"
+    )
 
 
 def test_a_second_alignment_changes_nothing(portrait):
@@ -228,7 +257,9 @@ def test_a_second_alignment_changes_nothing(portrait):
     points = LANDMARKS @ transform[:, :2].T + transform[:, 2]
     again, shifted = (align_ffhq(picture, points + shift, 256).astype(int) for shift in (0, 0.5))
     change = np.abs(again - picture)[16:-16, 16:-16].mean()
-    assert change < 1.5 and change < 0.5 * np.abs(shifted - picture)[16:-16, 16:-16].mean(), "but for the blur of sampling twice"
+    assert change < 1.5 and change < 0.5 * np.abs(shifted - picture)[16:-16, 16:-16].mean(), (
+        "but for the blur of sampling twice"
+    )
 
 
 def test_the_arcface_crop_of_an_ffhq_picture_follows_from_the_template(portrait):
@@ -241,7 +272,9 @@ def test_large_photos_are_shrunk_first_and_give_the_same_crop(portrait):
     large = np.asarray(Image.fromarray(portrait).resize((2048, 2048), Image.Resampling.BICUBIC))
     points = (LANDMARKS + 0.5) * 4 - 0.5
     error = np.abs(align_ffhq(large, points, 64).astype(int) - small)
-    assert error.mean() < 3 < np.abs(align_ffhq(large, points + 4, 64).astype(int) - small).mean(), "a shift by half a pixel is worse"
+    assert error.mean() < 3 < np.abs(align_ffhq(large, points + 4, 64).astype(int) - small).mean(), (
+        "a shift by half a pixel is worse"
+    )
 
 
 def test_outside_the_photo_its_blurred_mirror_image_fades(portrait):
@@ -267,7 +300,10 @@ def test_mirroring_twice_changes_nothing(portrait):
     assert np.abs(other[:, ::-1].astype(int) - picture).mean() < 2
 
 
-@pytest.mark.parametrize("landmarks", [LANDMARKS + 5000, LANDMARKS * np.nan, LANDMARKS * 0, LANDMARKS * [[100], [1], [1], [1], [1]]])
+@pytest.mark.parametrize(
+    "landmarks",
+    [LANDMARKS + 5000, LANDMARKS * np.nan, LANDMARKS * 0, LANDMARKS * [[100], [1], [1], [1], [1]]],
+)
 def test_landmarks_that_make_no_face_are_refused(portrait, landmarks):
     with pytest.raises(ValueError, match="Expected a face inside the 512x512 px photo"):
         align_ffhq(portrait, landmarks, 64)
@@ -285,12 +321,16 @@ def crops(tmp_path_factory, portrait) -> Path:
 
 
 def test_ffhq_crops_need_no_detector(config, crops, weights):
-    config = replace(config, photos=str(crops), aligned=True, detector="", expression=str(weights / "epoch_20.pth"))
+    config = replace(
+        config, photos=str(crops), aligned=True, detector="", expression=str(weights / "epoch_20.pth")
+    )
     cache, encoder = LatentCache(prepare(config, quiet)), encoder_of(config, weights)
     photo = load_photo(crops / "00000.png")
     for flip, picture in ((False, photo), (True, mirror(photo))):
         item = cache.load(0, flip)
-        torch.testing.assert_close(item["v_id"], encoder.identify(picture, alignment="FFHQ").v_id, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            item["v_id"], encoder.identify(picture, alignment="FFHQ").v_id, rtol=0, atol=1e-4
+        )
         points = ffhq_landmarks(256) if not flip else mirror_landmarks(ffhq_landmarks(256), 256)
         expected = encoder.encode_expression([align_expression(picture, points)])[0]
         torch.testing.assert_close(item["v_exp"], expected, rtol=0, atol=1e-4)
@@ -301,7 +341,9 @@ def test_ffhq_crops_need_no_detector(config, crops, weights):
 def test_with_a_detector_ffhq_crops_use_their_own_landmarks(config, crops, weights):
     config = replace(config, photos=str(crops), aligned=True)
     cache, encoder = LatentCache(prepare(config, quiet)), encoder_of(config, weights)
-    torch.testing.assert_close(cache.load(0)["v_id"], encoder.identify(load_photo(crops / "00000.png")).v_id, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        cache.load(0)["v_id"], encoder.identify(load_photo(crops / "00000.png")).v_id, rtol=0, atol=1e-4
+    )
 
 
 def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_path):
@@ -310,7 +352,11 @@ def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_pa
     labels = np.zeros(portrait.shape[:2], np.int32)
     labels[60:, 150:300] = 7  # the person, not to her shoulders' ends
     labels[:, 400:] = 3
-    segments = [{"id": 3, "coco_label": "person"}, {"id": 7, "coco_label": "person"}, {"id": 0, "coco_label": "wall-other-merged"}]
+    segments = [
+        {"id": 3, "coco_label": "person"},
+        {"id": 7, "coco_label": "person"},
+        {"id": 0, "coco_label": "wall-other-merged"},
+    ]
     for name in ("00000001", "00000002", "00000003", "00000004"):
         Image.fromarray(portrait).save(folder / f"{name}.jpg", quality=95)
     for name, found in (("00000001", segments), ("00000003", segments[:1]), ("00000004", segments)):
@@ -325,13 +371,22 @@ def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_pa
     torch.testing.assert_close(cache.load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
     report = json.loads((Path(plain.out) / "report.json").read_text())
     assert report["skipped"] == {"no identity region": 1, "no segmentation map": 2}
-    picture = torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
+    picture = (
+        torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
+    )
     parser = load_parser(config.parser)
     inside = parser(picture)[0][torch.from_numpy(person)]
     common = parser.labels[int(inside.mode().values)]
     parsed = replace(plain, parser=config.parser, out=str(tmp_path / "parsed"), classes=(common,))
-    expected = (parser.identity_mask(picture, [common])[0] & torch.from_numpy(person)).float().reshape(8, 8, 8, 8).mean((1, 3))
-    torch.testing.assert_close(LatentCache(prepare(parsed, quiet)).load(0)["mask"].float(), expected, rtol=0, atol=1e-3)
+    expected = (
+        (parser.identity_mask(picture, [common])[0] & torch.from_numpy(person))
+        .float()
+        .reshape(8, 8, 8, 8)
+        .mean((1, 3))
+    )
+    torch.testing.assert_close(
+        LatentCache(prepare(parsed, quiet)).load(0)["mask"].float(), expected, rtol=0, atol=1e-3
+    )
 
 
 # --- Going on, and several processes -----------------------------------------------------------------------------------------------
@@ -352,14 +407,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypa
         prepare(config, quiet)
     monkeypatch.undo()
     before = {path.name: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}
-    assert sorted(before) == ["cache.json", *(f"shard-00000{number}.{suffix}" for number in (0, 1) for suffix in ("json", "tar"))]
+    assert sorted(before) == [
+        "cache.json",
+        *(f"shard-00000{number}.{suffix}" for number in (0, 1) for suffix in ("json", "tar")),
+    ]
     with pytest.raises(FileNotFoundError, match="not finished"):
         LatentCache(config.out)
     said: list[str] = []
     prepare(config, said.append)
     assert said[0].startswith("Preparing 1 of 7 photos in 1 shard(s)")
     assert contents(config.out) == unbroken
-    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}.items(), "whole shards stay"
+    assert (
+        before.items() <= {path.name: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}.items()
+    ), "whole shards stay"
 
 
 def test_truncated_shards_are_made_anew(config):
@@ -390,8 +450,12 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     for number in range(16):
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
     config = replace(config, photos=str(folder), shard_size=1)
-    process = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
-    unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))  # while the other imports torch
+    process = subprocess.Popen(
+        command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    unbroken = contents(
+        prepare(replace(config, out=str(tmp_path / "unbroken")), quiet)
+    )  # while the other imports torch
     end = time.monotonic() + 90
     while not (Path(config.out) / "shard-000001.json").exists():
         assert process.poll() is None, process.stderr.read().decode()
@@ -414,7 +478,9 @@ def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_pa
     for number in range(40):
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
     config = replace(config, photos=str(folder), shard_size=1, out=str(tmp_path / "disk"))
-    done = run_on_small_disk(command(config), tmp_path / "disk", "200k", tmp_path / "left", env=ENVIRONMENT, timeout=240)
+    done = run_on_small_disk(
+        command(config), tmp_path / "disk", "200k", tmp_path / "left", env=ENVIRONMENT, timeout=240
+    )
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2, last
     assert last.startswith(f"f2d-train: Expected to write '{tmp_path / 'disk'}")
@@ -431,7 +497,9 @@ def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
     for rank, shards in (("1", [1]), ("0", [0, 1, 2])):
         monkeypatch.setenv("RANK", rank)
         prepare(config, said.append)
-        assert sorted(Path(config.out).glob("*.tar")) == [Path(config.out) / f"shard-{number:06d}.tar" for number in shards]
+        assert sorted(Path(config.out).glob("*.tar")) == [
+            Path(config.out) / f"shard-{number:06d}.tar" for number in shards
+        ]
     assert said[1] == "This process's shards are done; others still work on theirs."
     assert contents(config.out) == alone
 
@@ -442,7 +510,9 @@ def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
 def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config, weights, photos, tmp_path):
     prepare(config, quiet)
     write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
-    with pytest.raises(ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"):
+    with pytest.raises(
+        ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"
+    ):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
     with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):
         prepare(replace(config, image_size=128), quiet)
@@ -451,19 +521,30 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
     with pytest.raises(ValueError, match=r"photos 7, not 1; photos_hash"):
         prepare(replace(config, photos=str(tmp_path / "fewer")), quiet)
     (tmp_path / "fewer" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert LatentCache(prepare(replace(config, photos=str(tmp_path / "fewer"), out=str(tmp_path / "linked")), quiet)).name(0) == "a.png"
+    assert (
+        LatentCache(
+            prepare(replace(config, photos=str(tmp_path / "fewer"), out=str(tmp_path / "linked")), quiet)
+        ).name(0)
+        == "a.png"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"photos": "nowhere"}, "Expected --photos with a folder of photos, got 'nowhere', which is no folder"),
+        (
+            {"photos": "nowhere"},
+            "Expected --photos with a folder of photos, got 'nowhere', which is no folder",
+        ),
         ({"photos": ""}, "Expected --photos, got none"),
         ({"out": ""}, "Expected --out, got none"),
         ({"base": "nowhere"}, "Expected --base with a Stable Diffusion"),
         ({"msid": "nowhere.pt"}, "nowhere.pt"),
         ({"parser": ""}, "Expected --parser with face-parsing weights"),
-        ({"detector": ""}, "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned"),
+        (
+            {"detector": ""},
+            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned",
+        ),
         ({"detector": "nowhere.onnx"}, "nowhere.onnx"),
         ({"classes": ("skin", "beard")}, "Expected classes among background, skin, .* got 'beard'"),
         ({"image_size": 60}, "divisible by 8, as the VAE needs, got 60"),
@@ -481,13 +562,18 @@ def test_an_empty_folder_is_refused(config, tmp_path):
     (tmp_path / "empty" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"Expected photos \(.bmp, .jpeg, .jpg, .* in '.*empty', got none"):
         list_photos(tmp_path / "empty")
-    assert main(["prepare", "--photos", str(tmp_path / "empty"), "--out", "x", "--base", "x", "--msid", "x"]) == 2
+    assert (
+        main(["prepare", "--photos", str(tmp_path / "empty"), "--out", "x", "--base", "x", "--msid", "x"])
+        == 2
+    )
 
 
 def test_a_folder_without_a_usable_photo_is_an_error_with_a_report(config, tmp_path):
     (tmp_path / "walls").mkdir()
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
-    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': Expected a face"):
+    with pytest.raises(
+        ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': Expected a face"
+    ):
         prepare(replace(config, photos=str(tmp_path / "walls")), quiet)
     assert json.loads((Path(config.out) / "report.json").read_text())["skipped"] == {"no face": 1}
 
@@ -497,7 +583,9 @@ def test_a_picture_without_the_classes_is_listed(config, weights, tmp_path, phot
     os.link(photos / "a.png", tmp_path / "one" / "a.png")
     parser = load_parser(weights / "segformer")
     photo = load_photo(photos / "a.png")
-    labels = parser(torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255)
+    labels = parser(
+        torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
+    )
     unseen = next(name for number, name in enumerate(CELEBAMASK_LABELS) if number not in labels.unique())
     with pytest.raises(ValueError, match=f"'a.png': Expected some of {unseen}, got none of them"):
         prepare(replace(config, photos=str(tmp_path / "one"), classes=(unseen,)), quiet)

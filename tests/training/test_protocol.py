@@ -21,19 +21,23 @@ from face2diffusion.training.evaluation.protocol import (
     write_manifest,
 )
 
-GREY = np.full((32, 32, 3), 128, np.uint8)
+GRAY = np.full((32, 32, 3), 128, np.uint8)
 PROTOCOL = Protocol(("alice", "bob"), (0, 39), 2, 32)
 
 
 def put(folder: Path, *names: str) -> None:
     for name in names:
-        save_png(folder / name, GREY, {RECORD: name})
+        save_png(folder / name, GRAY, {RECORD: name})
 
 
 def test_table_7() -> None:
     assert len(set(PROMPTS)) == 40
     assert all(prompt.startswith("A photo of S* ") for prompt in PROMPTS)
-    assert PROMPTS[2] == "A photo of S* as a chef" and "café" in PROMPTS[13] and PROMPTS[26].endswith("thumbs-up")
+    assert (
+        PROMPTS[2] == "A photo of S* as a chef"
+        and "café" in PROMPTS[13]
+        and PROMPTS[26].endswith("thumbs-up")
+    )
     assert [PROMPTS[place].split()[-1] for place in LOCATIONS] == [
         "China", "Picchu", "House", "Colosseum", "sunset", "Tokyo", "Venice", "India", "Camp", "Falls",
     ]  # fmt: skip
@@ -51,14 +55,24 @@ def test_names_are_read_back(slot: Slot) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["alice/40/0.png", "alice/00/0.png", "alice/0/01.png", "alice/0/0.jpg", "0/0.png", "a/b/0/0.png", "alice/x/0.png"]
+    "name",
+    [
+        "alice/40/0.png",
+        "alice/00/0.png",
+        "alice/0/01.png",
+        "alice/0/0.jpg",
+        "0/0.png",
+        "a/b/0/0.png",
+        "alice/x/0.png",
+    ],
 )
 def test_other_names_are_none_of_the_layout(name: str) -> None:
     assert Slot.parse(name) is None
 
 
 @pytest.mark.parametrize(
-    ("prompts", "count", "match"), [((), 4, "each once"), ((40,), 4, "0 to 39"), ((1, 1), 4, "each once"), ((1,), 0, "at least 1")]
+    ("prompts", "count", "match"),
+    [((), 4, "each once"), ((40,), 4, "0 to 39"), ((1, 1), 4, "each once"), ((1,), 0, "at least 1")],
 )
 def test_a_protocol_makes_sense(prompts: tuple[int, ...], count: int, match: str) -> None:
     with pytest.raises(ValueError, match=match):
@@ -70,17 +84,27 @@ def test_a_scan_tells_what_is_there_missing_broken_and_foreign(tmp_path: Path) -
     put(tmp_path, "alice/0/7.png", "carol/0/0.png", "bob/40/0.png")
     whole = (tmp_path / "bob/0/0.png").read_bytes()
     (tmp_path / "bob/0/0.png").write_bytes(whole[: len(whole) - 40])
-    save_png(tmp_path / "bob/0/1.png", GREY[:16, :16])
+    save_png(tmp_path / "bob/0/1.png", GRAY[:16, :16])
     (tmp_path / "notes.txt").write_text("no picture")
     found = scan(tmp_path, PROTOCOL)
-    assert found.present == {slot: slot.name for slot in (Slot("alice", BASE, 0), Slot("alice", 0, 0), Slot("alice", 39, 1))}
-    assert [slot.name for slot in found.missing] == ["alice/0/1.png", "alice/39/0.png", "bob/39/0.png", "bob/39/1.png", "bob/base/0.png"]
+    assert found.present == {
+        slot: slot.name for slot in (Slot("alice", BASE, 0), Slot("alice", 0, 0), Slot("alice", 39, 1))
+    }
+    assert [slot.name for slot in found.missing] == [
+        "alice/0/1.png",
+        "alice/39/0.png",
+        "bob/39/0.png",
+        "bob/39/1.png",
+        "bob/base/0.png",
+    ]
     assert {slot.name: why.partition(",")[0] for slot, why in found.broken.items()} == {
         "bob/0/0.png": "Expected a whole picture",
         "bob/0/1.png": "Expected 32x32 px",
     }
     assert found.unexpected == ("alice/0/7.png", "bob/40/0.png", "carol/0/0.png")
-    manifest = json.loads(write_manifest(tmp_path, "F2D", PROTOCOL, found, generation={"steps": 30}).read_text())
+    manifest = json.loads(
+        write_manifest(tmp_path, "F2D", PROTOCOL, found, generation={"steps": 30}).read_text()
+    )
     assert (manifest["expected"], manifest["present"]) == (10, 3)
     assert manifest["missing"] == [slot.name for slot in found.missing]
     assert manifest["generation"] == {"steps": 30}
@@ -93,7 +117,7 @@ def test_a_folder_without_a_picture_to_score_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "alice/chef/0.png")
     with pytest.raises(ValueError, match=r"got 1 other picture\(s\) \(the first: alice/chef/0.png\)"):
         check_some(scan(tmp_path, PROTOCOL), tmp_path)
-    save_png(tmp_path / "alice/0/0.png", GREY[:16])
+    save_png(tmp_path / "alice/0/0.png", GRAY[:16])
     with pytest.raises(ValueError, match=r"alice/0/0.png: Expected 32x32 px, got 32x16 px"):
         check_some(scan(tmp_path, PROTOCOL), tmp_path)
 

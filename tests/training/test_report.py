@@ -13,12 +13,12 @@ import pytest
 import torch
 from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.image import save_png
-from face2diffusion.f2d.msid import MSIDConfig, MSIDEncoder
+from face2diffusion.f2d.networks.msid import MSIDConfig, MSIDEncoder
 from face2diffusion.training.config import ReportConfig
 from face2diffusion.training.evaluation import fid
 from face2diffusion.training.evaluation.protocol import Protocol, Slot
-from face2diffusion.training.evaluation.report import report
 from face2diffusion.training.evaluation.results import Results
+from face2diffusion.training.report.report import report
 from PIL import Image
 from support.identities import write_folders
 
@@ -42,7 +42,9 @@ def by_hand(slot: Slot) -> dict[str, float]:
 def make(tmp_path: Path) -> Make:
     """Writes results of a method with the scores of a function."""
 
-    def write(method: str = "F2D", scores: Callable[[Slot], dict[str, float]] = by_hand, **changes: Any) -> Path:
+    def write(
+        method: str = "F2D", scores: Callable[[Slot], dict[str, float]] = by_hand, **changes: Any
+    ) -> Path:
         protocol = Protocol(("alice", "bob"), changes.pop("prompts", PROMPTS), 2, 32)
         fields: dict[str, Any] = {
             "scorer": {"AdaFace": "ir101, SHA-256 12ab"},
@@ -50,7 +52,11 @@ def make(tmp_path: Path) -> Make:
             "metrics": METRICS,
             "gaps": GAPS,
             "folders": {"images": "images", "face:alice": "faces/alice.png"},
-            "details": {"config": {}, "machine": {"device": "NVIDIA A100", "torch": "2.4"}, "generation": None},
+            "details": {
+                "config": {},
+                "machine": {"device": "NVIDIA A100", "torch": "2.4"},
+                "generation": None,
+            },
         }
         pictures = tuple((slot, scores(slot)) for slot in protocol.slots())
         path = tmp_path / f"{method}.json"
@@ -64,7 +70,9 @@ def pages(*results: Path, **settings: Any) -> tuple[str, str]:
     """The Markdown and the HTML page of some results."""
     out = results[0].parent / "report"
     settings = {"draws": 200, **settings}
-    page = report(ReportConfig(results=tuple(map(str, results)), out=str(out), **settings), lambda message: None)
+    page = report(
+        ReportConfig(results=tuple(map(str, results)), out=str(out), **settings), lambda message: None
+    )
     return (out / "report.md").read_text(), page.read_text()
 
 
@@ -93,7 +101,16 @@ def test_means_of_hand_made_scores(make: Make) -> None:
     markdown, _ = pages(make())
     cells = row(markdown, "F2D (measured)")
     assert [float(cell.split()[0]) for cell in cells[1:]] == pytest.approx(
-        [(0.1 + 0.5) / 2, (0.4 + 0.5) / 2, 0.3, (0.65 + 0.5) / 2, (0.35 + 0.5) / 2, 0.575, (0.16 + 0.5) / 2, (0.2 + 0.5) / 2]
+        [
+            (0.1 + 0.5) / 2,
+            (0.4 + 0.5) / 2,
+            0.3,
+            (0.65 + 0.5) / 2,
+            (0.35 + 0.5) / 2,
+            0.575,
+            (0.16 + 0.5) / 2,
+            (0.2 + 0.5) / 2,
+        ]
     )
     assert cells[7] == r"0.3300 \[0.1600–0.5000\]"  # of two identities, the bootstrap has three outcomes
     assert row(markdown, "F2D |")[1:5] == ["8 of 8", "2", "2", "0"]
@@ -102,17 +119,23 @@ def test_means_of_hand_made_scores(make: Make) -> None:
 def test_upper_bound_and_locations(make: Make) -> None:
     markdown, _ = pages(make())
     part = markdown.partition("## Figure 7")[2]
-    assert [float(cell.split()[0]) for cell in row(part, "F2D |")[1:]] == pytest.approx([0.33, (0.32 + 0.5) / 2])
+    assert [float(cell.split()[0]) for cell in row(part, "F2D |")[1:]] == pytest.approx(
+        [0.33, (0.32 + 0.5) / 2]
+    )
     assert row(markdown.partition("## Section 5")[2], "F2D")[1].startswith("0.3000")
 
     def only_there(slot: Slot) -> dict[str, float]:
         return HALF | {"AdaFace": 0.9 if slot.prompt == 35 else 0.1}
 
-    assert row(pages(make("other", only_there))[0].partition("## Section 5")[2], "other")[1].startswith("0.9000")
+    assert row(pages(make("other", only_there))[0].partition("## Section 5")[2], "other")[1].startswith(
+        "0.9000"
+    )
 
 
 def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(make: Make) -> None:
-    markdown, html = pages(make("ELITE"), make("F2D"), make("My <b>net</b>"), make("reconstruction"), make("no-expression"))
+    markdown, html = pages(
+        make("ELITE"), make("F2D"), make("My <b>net</b>"), make("reconstruction"), make("no-expression")
+    )
     table = markdown.partition("## Tables 1 and 6")[2].partition("## Table 2")[0]
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
     assert names == [
@@ -143,9 +166,15 @@ def test_the_label_clash_is_told(make: Make) -> None:
 
 def test_measured_methods_are_ranked_among_themselves(make: Make) -> None:
     markdown, html = pages(
-        make("A", lambda slot: HALF), make("B", lambda slot: HALF | {"CLIP": 0.6}), make("C", lambda slot: HALF | {"CLIP": 0.4})
+        make("A", lambda slot: HALF),
+        make("B", lambda slot: HALF | {"CLIP": 0.6}),
+        make("C", lambda slot: HALF | {"CLIP": 0.4}),
     )
-    assert [row(markdown, f"{name} (measured)")[4].split(r" \[")[0] for name in "ABC"] == ["0.5000 (2)", "**0.6000** (1)", "0.4000 (3)"]
+    assert [row(markdown, f"{name} (measured)")[4].split(r" \[")[0] for name in "ABC"] == [
+        "0.5000 (2)",
+        "**0.6000** (1)",
+        "0.4000 (3)",
+    ]
     assert '<sup title="rank 1">1</sup>' in html
     assert "(1)" not in row(pages(make("A"))[0], "A (measured)")[4]  # alone, it is not the best of anything
 
@@ -180,17 +209,28 @@ def test_gaps_are_told_and_never_zero(make: Make) -> None:
     assert [cell.split()[0] for cell in row(markdown, "A (measured)")[1:]] == ["0.5000"] * 8
     for page in (markdown, html):
         assert "4 picture(s) of A lack a metric" in page
-        for told in ("alice/base/0.png", "Expected 32x32 px, got 16x16 px", "carol/0/0.png", "dan (Expected a face)"):
+        for told in (
+            "alice/base/0.png",
+            "Expected 32x32 px, got 16x16 px",
+            "carol/0/0.png",
+            "dan (Expected a face)",
+        ):
             assert told in page
     partly = pages(make("A", lambda slot: {"CLIP": 0.3}))[0]
-    assert "A has no AdaFace, SphereFace, FaceNet, dCLIP, SigLIP, so it has neither hMean nor gMean." in partly
+    assert (
+        "A has no AdaFace, SphereFace, FaceNet, dCLIP, SigLIP, so it has neither hMean nor gMean." in partly
+    )
     assert row(partly, "A (measured)")[1:] == ["–", "–", "–", r"0.3000 \[0.3000–0.3000\]", "–", "–", "–", "–"]
 
 
 def test_costs(make: Make) -> None:
     costs = {"parameters": 12_000_832, "encoding_seconds": 0.00712, "fid": 70.123}
     table = pages(make("A", costs=costs), make("B", costs={"parameters": 1024}))[0].partition("## Table 2")[2]
-    assert row(table, "A (measured, NVIDIA A100)")[1:] == ["**70.12** (1)", "1.20 × 10⁷ (2)", "**0.00712 s** (1)"]
+    assert row(table, "A (measured, NVIDIA A100)")[1:] == [
+        "**70.12** (1)",
+        "1.20 × 10⁷ (2)",
+        "**0.00712 s** (1)",
+    ]
     assert row(table, "B")[1:] == ["–", "**1024** (1)", "–"]
     assert row(table, "Face2Diffusion")[1:] == ["**69.33** (1)", "1.20 × 10⁷ (2)", "**0.006 s** (1)"]
 
@@ -217,14 +257,20 @@ def test_tables_are_made_without_the_pictures(make: Make) -> None:
 
 
 def test_encoders_are_verified_or_read(make: Make, tmp_path: Path) -> None:
-    config = MSIDConfig(image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2, depths=(1, 2), normed=(2,))
+    config = MSIDConfig(
+        image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2, depths=(1, 2), normed=(2,)
+    )
     torch.manual_seed(0)
     save(tmp_path / "msid.safetensors", MSIDEncoder(config).state_dict(), "msid", config)
     faces = write_folders(tmp_path / "people", identities=5, photos=3)
     markdown, html = pages(make(), encoders=(str(tmp_path / "msid.safetensors"),), triplets=str(faces))
     table = markdown.partition("## Figure 4")[2]
     found = json.loads((tmp_path / "report/encoder-0/verification.json").read_text())
-    assert row(table, "msid.safetensors (measured)")[1:] == ["1", f"{100 * found['depths'][0]['auc']:.2f}", "5"]
+    assert row(table, "msid.safetensors (measured)")[1:] == [
+        "1",
+        f"{100 * found['depths'][0]['auc']:.2f}",
+        "5",
+    ]
     assert row(table, "ArcFace")[1:3] == ["3", "93.99"]
     assert html.count("data:image/png") == 1
     again = pages(make(), verification=(str(tmp_path / "report/encoder-0/verification.json"),))[0]
@@ -313,13 +359,15 @@ def test_bad_orders_are_refused(make: Make, tmp_path: Path) -> None:
 # --- FID -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_fid_of_colours(tmp_path: Path) -> None:
-    """With the mean colour as the feature, FID is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)."""
-    torch_fidelity = pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
+def test_fid_of_colors(tmp_path: Path) -> None:
+    """With the mean color as the feature, FID is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)."""
+    torch_fidelity = pytest.importorskip(
+        "torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity"
+    )
 
-    class Colour(torch_fidelity.FeatureExtractorBase):
-        get_provided_features_list = staticmethod(lambda: ("colour",))
-        get_default_feature_layer_for_metric = staticmethod(lambda metric: "colour")
+    class Color(torch_fidelity.FeatureExtractorBase):
+        get_provided_features_list = staticmethod(lambda: ("color",))
+        get_default_feature_layer_for_metric = staticmethod(lambda metric: "color")
         can_be_compiled = staticmethod(lambda: False)
 
         def __init__(self, name: str, features: list[str], **options: Any) -> None:
@@ -328,24 +376,28 @@ def test_fid_of_colours(tmp_path: Path) -> None:
         def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
             return (pictures.float().mean((2, 3)),)
 
-    torch_fidelity.register_feature_extractor("colour", Colour)
+    torch_fidelity.register_feature_extractor("color", Color)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
     chance = np.random.default_rng(0)
     drawn, real = chance.integers(0, 100, (12, 3)), chance.integers(100, 250, (10, 3))
     files = []
-    for folder, colours, shape in (("drawn", drawn, (32, 32, 3)), ("real", real, (40, 64, 3))):
-        for number, colour in enumerate(colours):
-            save_png(tmp_path / folder / f"{number}.png", np.full(shape, colour, np.uint8))
+    for folder, colors, shape in (("drawn", drawn, (32, 32, 3)), ("real", real, (40, 64, 3))):
+        for number, color in enumerate(colors):
+            save_png(tmp_path / folder / f"{number}.png", np.full(shape, color, np.uint8))
         files.append(sorted((tmp_path / folder).iterdir()))
-    found = fid.frechet_distance(files[0], tmp_path / "real", tmp_path / "weights.pth", 32, "cpu", 4, "colour")
-    covariances = [np.cov(colours.T) for colours in (drawn, real)]
+    found = fid.frechet_distance(files[0], tmp_path / "real", tmp_path / "weights.pth", 32, "cpu", 4, "color")
+    covariances = [np.cov(colors.T) for colors in (drawn, real)]
     root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
-    assert found == pytest.approx(((drawn.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4)
+    assert found == pytest.approx(
+        ((drawn.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4
+    )
 
 
 def test_fid_tells_what_it_lacks(tmp_path: Path) -> None:
     pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
-    with pytest.raises(ValueError, match="Expected --fid-weights .* https://github.com/toshas/torch-fidelity"):
+    with pytest.raises(
+        ValueError, match="Expected --fid-weights .* https://github.com/toshas/torch-fidelity"
+    ):
         fid.frechet_distance([], tmp_path, "", 32, "cpu")
     with pytest.raises(FileNotFoundError, match="weights.pth"):
         fid.frechet_distance([], tmp_path, tmp_path / "weights.pth", 32, "cpu")

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.alignment import align_face
-from face2diffusion.f2d.detection import Face, NoFaceError, YuNet
+from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.image import save_png
-from face2diffusion.f2d.recognition import SphereFace, load_recogniser
-from face2diffusion.training.evaluation.scoring import METRICS, Judge, Request, Scorer, load_scorer
-from face2diffusion.training.evaluation.text import load_text_judge
+from face2diffusion.f2d.networks.recognition import SphereFace, load_recognizer
+from face2diffusion.training.evaluation.scoring import METRICS, Evaluator, Request, Scorer, load_scorer
+from face2diffusion.training.evaluation.text import load_text_evaluator
 from PIL import Image
 from support import recognition as published
 
-LANDMARKS = np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
+LANDMARKS = np.array(
+    [(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)]
+)
 FACE = Face(np.array([170.0, 60, 90, 110]), LANDMARKS, 0.9)
 
 
@@ -52,7 +54,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A portrait as photo.png, brighter and tinted as 0.png to 5.png, a base picture, and nobody.png."""
-    portrait = pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image").astronaut()
+    portrait = pytest.importorskip(
+        "skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image"
+    ).astronaut()
     folder = tmp_path_factory.mktemp("pictures")
     save_png(folder / "photo.png", portrait)
     for index in range(6):
@@ -63,22 +67,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def judges(weights: Path, *names: str) -> list[Judge]:
+def judges(weights: Path, *names: str) -> list[Evaluator]:
     """Load the named judges."""
     load: dict[str, Callable] = {
-        "AdaFace": lambda: load_recogniser(weights / "adaface_ir50.ckpt"),
-        "SphereFace": lambda: load_recogniser(weights / "sphere20a.pth"),
-        "FaceNet": lambda: load_recogniser(weights / "vggface2.pt"),
-        "CLIP": lambda: load_text_judge(weights / "clip", "CLIP"),
-        "SigLIP": lambda: load_text_judge(weights / "siglip", "SigLIP"),
+        "AdaFace": lambda: load_recognizer(weights / "adaface_ir50.ckpt"),
+        "SphereFace": lambda: load_recognizer(weights / "sphere20a.pth"),
+        "FaceNet": lambda: load_recognizer(weights / "vggface2.pt"),
+        "CLIP": lambda: load_text_evaluator(weights / "clip", "CLIP"),
+        "SigLIP": lambda: load_text_evaluator(weights / "siglip", "SigLIP"),
     }
-    return [Judge(load[name](), key=name) for name in names]
+    return [Evaluator(load[name](), key=name) for name in names]
 
 
 def requests(pictures: Path, *names: str) -> list[Request]:
     photo, base = str(pictures / "photo.png"), str(pictures / "base.png")
     prompts = ("A photo of a person as a chef", "A photo of a person in a city")
-    return [Request(str(pictures / f"{name}.png"), photo, prompts[number % 2], base) for number, name in enumerate(names)]
+    return [
+        Request(str(pictures / f"{name}.png"), photo, prompts[number % 2], base)
+        for number, name in enumerate(names)
+    ]
 
 
 # --- Values ----------------------------------------------------------------------------------------------------------------------------
@@ -100,10 +107,14 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
 
     def state(name: str) -> dict:
         content = torch.load(weights / name, weights_only=True)
-        return {key.removeprefix("model."): value for key, value in content.get("state_dict", content).items()}
+        return {
+            key.removeprefix("model."): value for key, value in content.get("state_dict", content).items()
+        }
 
     def box(photo: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(photo).crop((170, 60, 260, 170)).resize((160, 160), Image.Resampling.BILINEAR))
+        return np.asarray(
+            Image.fromarray(photo).crop((170, 60, 260, 170)).resize((160, 160), Image.Resampling.BILINEAR)
+        )
 
     features = {
         "AdaFace": lambda photo: published.adaface(
@@ -114,8 +125,14 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
         ),
         "FaceNet": lambda photo: published.facenet(state("vggface2.pt"), tensor((box(photo) - 127.5) / 128)),
     }
-    scores = {name: cosine(compute(rgb(request.reference))[0], compute(rgb(request.image))[0]) for name, compute in features.items()}
-    clip, clip_inputs = CLIPModel.from_pretrained(weights / "clip").eval(), CLIPProcessor.from_pretrained(weights / "clip")
+    scores = {
+        name: cosine(compute(rgb(request.reference))[0], compute(rgb(request.image))[0])
+        for name, compute in features.items()
+    }
+    clip, clip_inputs = (
+        CLIPModel.from_pretrained(weights / "clip").eval(),
+        CLIPProcessor.from_pretrained(weights / "clip"),
+    )
     both = clip_inputs(
         text=[request.prompt, request.base_prompt],
         images=[Image.open(request.image), Image.open(request.base)],
@@ -124,10 +141,19 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
     )
     output = clip(**both)
     scores["CLIP"] = max(float(output.logits_per_image[0, 0] / clip.logit_scale.exp()), 0)
-    scores["dCLIP"] = cosine(output.image_embeds[0] - output.image_embeds[1], output.text_embeds[0] - output.text_embeds[1])
-    siglip, siglip_inputs = SiglipModel.from_pretrained(weights / "siglip").eval(), SiglipProcessor.from_pretrained(weights / "siglip")
+    scores["dCLIP"] = cosine(
+        output.image_embeds[0] - output.image_embeds[1], output.text_embeds[0] - output.text_embeds[1]
+    )
+    siglip, siglip_inputs = (
+        SiglipModel.from_pretrained(weights / "siglip").eval(),
+        SiglipProcessor.from_pretrained(weights / "siglip"),
+    )
     inputs = siglip_inputs(
-        text=[request.prompt], images=[Image.open(request.image)], return_tensors="pt", padding="max_length", truncation=True
+        text=[request.prompt],
+        images=[Image.open(request.image)],
+        return_tensors="pt",
+        padding="max_length",
+        truncation=True,
     )
     logits = siglip(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits_per_image
     scores["SigLIP"] = float(torch.sigmoid(logits)[0, 0])
@@ -137,7 +163,9 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
 @torch.no_grad()
 def test_all_six_metrics_equal_the_computation_by_hand(weights: Path, pictures: Path) -> None:
     asked = requests(pictures, "0", "1", "nobody", "2")
-    scorer = Scorer(judges(weights, "AdaFace", "SphereFace", "FaceNet", "CLIP", "SigLIP"), Astronaut(), batch_size=3)
+    scorer = Scorer(
+        judges(weights, "AdaFace", "SphereFace", "FaceNet", "CLIP", "SigLIP"), Astronaut(), batch_size=3
+    )
     assert scorer.metrics == METRICS
     scores = scorer.score(asked, progress=False)
     assert [list(row) for row in scores] == [list(METRICS)] * 4
@@ -149,13 +177,17 @@ def test_all_six_metrics_equal_the_computation_by_hand(weights: Path, pictures: 
 
 
 def test_a_picture_is_most_like_itself(weights: Path, pictures: Path) -> None:
-    (score,) = Scorer(judges(weights, "SphereFace"), Astronaut()).score(requests(pictures, "photo"), progress=False)
+    (score,) = Scorer(judges(weights, "SphereFace"), Astronaut()).score(
+        requests(pictures, "photo"), progress=False
+    )
     assert score == {"SphereFace": pytest.approx(1)}
 
 
 def test_identity_needs_neither_base_nor_prompt_and_text_no_reference(weights: Path, pictures: Path) -> None:
     image = str(pictures / "0.png")
-    assert Scorer(judges(weights, "SphereFace"), Astronaut()).score([Request(image, image, "")], progress=False)
+    assert Scorer(judges(weights, "SphereFace"), Astronaut()).score(
+        [Request(image, image, "")], progress=False
+    )
     scorer = Scorer(judges(weights, "SigLIP"))
     assert scorer.metrics == ("SigLIP",)
     assert scorer.score([Request(image, "gone.png", "a chef")], progress=False)
@@ -165,7 +197,7 @@ def test_identity_needs_neither_base_nor_prompt_and_text_no_reference(weights: P
 # --- Batches and the cache -------------------------------------------------------------------------------------------------------------
 
 
-def count(judge: Judge, stop_at: int = 10**9) -> list[int]:
+def count(judge: Evaluator, stop_at: int = 10**9) -> list[int]:
     """Record the sizes of a judge's batches; raise KeyboardInterrupt at one of them."""
     sizes: list[int] = []
     embed = judge.network.embed
@@ -180,14 +212,18 @@ def count(judge: Judge, stop_at: int = 10**9) -> list[int]:
     return sizes
 
 
-def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same(weights: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
     asked = requests(pictures, "0", "1", "2", "nobody", "3", "4", "5")
     names = ("SphereFace", "SigLIP")
     unbroken = Scorer(judges(weights, *names), Astronaut(), batch_size=2).score(asked, progress=False)
     first = judges(weights, *names)
     count(first[1], stop_at=2)
     with pytest.raises(KeyboardInterrupt):
-        Scorer(first, Astronaut(), batch_size=2, cache=tmp_path / "scores.sqlite").score(asked, progress=False)
+        Scorer(first, Astronaut(), batch_size=2, cache=tmp_path / "scores.sqlite").score(
+            asked, progress=False
+        )
     second = judges(weights, *names)
     sizes = [count(judge) for judge in second]
     scorer = Scorer(second, Astronaut(), batch_size=2, cache=tmp_path / "scores.sqlite")
@@ -208,10 +244,18 @@ def test_one_content_is_embedded_once(weights: Path, pictures: Path, tmp_path: P
     assert (sizes, detector.calls) == ([1, 1], 2)
 
 
-def test_another_judge_or_detector_does_not_believe_the_cache(weights: Path, pictures: Path, tmp_path: Path) -> None:
+def test_another_judge_or_detector_does_not_believe_the_cache(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
     asked, cache = requests(pictures, "0"), tmp_path / "scores.sqlite"
-    for key, detector, computed in (("a", "yunet", 2), ("a", "yunet", 0), ("b", "yunet", 2), ("a", "fan", 2), ("", "fan", 2)):
-        judge = Judge(judges(weights, "SphereFace")[0].network, key=key)
+    for key, detector, computed in (
+        ("a", "yunet", 2),
+        ("a", "yunet", 0),
+        ("b", "yunet", 2),
+        ("a", "fan", 2),
+        ("", "fan", 2),
+    ):
+        judge = Evaluator(judges(weights, "SphereFace")[0].network, key=key)
         sizes = count(judge)
         Scorer([judge], Astronaut(), detector, cache=cache).score(asked, progress=False)
         assert sum(sizes) == computed, (key, detector)
@@ -243,7 +287,9 @@ def bad(pictures: Path, tmp_path: Path, what: str) -> Request:
         ("no base", "Expected a picture at '', got no such file"),
     ],
 )
-def test_a_bad_picture_is_an_error_that_names_it(weights: Path, pictures: Path, tmp_path: Path, what: str, message: str) -> None:
+def test_a_bad_picture_is_an_error_that_names_it(
+    weights: Path, pictures: Path, tmp_path: Path, what: str, message: str
+) -> None:
     scorer = Scorer(judges(weights, "SphereFace", "CLIP"), Astronaut())
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         scorer.score([*requests(pictures, "1"), bad(pictures, tmp_path, what)], progress=False)
@@ -252,13 +298,17 @@ def test_a_bad_picture_is_an_error_that_names_it(weights: Path, pictures: Path, 
 def test_damaged_weights_are_not_zeros(pictures: Path) -> None:
     network = SphereFace().eval()
     network.fc5.bias.data[3] = float("nan")
-    with pytest.raises(ValueError, match="Expected finite features of '.*photo.png' from SphereFace, got NaN"):
-        Scorer([Judge(network)], Astronaut()).score(requests(pictures, "0"), progress=False)
+    with pytest.raises(
+        ValueError, match="Expected finite features of '.*photo.png' from SphereFace, got NaN"
+    ):
+        Scorer([Evaluator(network)], Astronaut()).score(requests(pictures, "0"), progress=False)
 
 
 def test_a_cache_that_is_none_is_refused(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "scores.sqlite").write_text('{"scores": [' * 200)
-    with pytest.raises(ValueError, match="Expected a score cache at '.*scores.sqlite', got another or a damaged file"):
+    with pytest.raises(
+        ValueError, match="Expected a score cache at '.*scores.sqlite', got another or a damaged file"
+    ):
         Scorer(judges(weights, "SigLIP"), cache=tmp_path / "scores.sqlite")
     with pytest.raises(OSError, match="Expected a score cache that can be written at"):
         Scorer(judges(weights, "SigLIP"), cache=tmp_path)
@@ -269,7 +319,9 @@ def test_judges_that_do_not_fit_together_are_refused(weights: Path) -> None:
         load_scorer()
     with pytest.raises(ValueError, match="Expected one judge of each name, got SigLIP, SigLIP"):
         Scorer(judges(weights, "SigLIP", "SigLIP"))
-    with pytest.raises(ValueError, match="Expected a detector to find faces for the identity metrics, got none"):
+    with pytest.raises(
+        ValueError, match="Expected a detector to find faces for the identity metrics, got none"
+    ):
         load_scorer(sphereface=weights / "sphere20a.pth")
     with pytest.raises(ValueError, match="Expected a batch size of 1 and more, got 0"):
         load_scorer(siglip=weights / "siglip", batch_size=0)
@@ -280,7 +332,11 @@ def test_judges_that_do_not_fit_together_are_refused(weights: Path) -> None:
 
 def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, detector_file: Path) -> None:
     scorer = load_scorer(
-        adaface=weights / "adaface_ir50.ckpt", clip=weights / "clip", siglip=weights / "siglip", detector=detector_file, batch_size=4
+        adaface=weights / "adaface_ir50.ckpt",
+        clip=weights / "clip",
+        siglip=weights / "siglip",
+        detector=detector_file,
+        batch_size=4,
     )
     assert scorer.metrics == ("AdaFace", "CLIP", "dCLIP", "SigLIP")
     digest = hashlib.sha256((weights / "adaface_ir50.ckpt").read_bytes()).hexdigest()
@@ -295,7 +351,9 @@ def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, det
 
 
 def test_weights_in_the_wrong_slot_are_named(weights: Path, detector_file: Path) -> None:
-    with pytest.raises(ValueError, match="Expected weights of FaceNet, got '.*': this is SphereFace's network"):
+    with pytest.raises(
+        ValueError, match="Expected weights of FaceNet, got '.*': this is SphereFace's network"
+    ):
         load_scorer(facenet=weights / "sphere20a.pth", detector=detector_file)
     with pytest.raises(ValueError, match="Expected a CLIP model in '.*siglip', got one of type 'siglip'"):
         load_scorer(clip=weights / "siglip")
@@ -310,15 +368,19 @@ def test_half_a_folder_is_refused(weights: Path, tmp_path: Path) -> None:
         return Path(shutil.copytree(weights / "clip", tmp_path / name))
 
     tensors = load_file(weights / "clip" / "model.safetensors")
-    save_file({key: value for key, value in tensors.items() if "vision" not in key}, copy("text") / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: value for key, value in tensors.items() if "vision" not in key},
+        copy("text") / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(ValueError, match="Expected all weights of CLIP in '.*text', got none for"):
-        load_text_judge(tmp_path / "text", "CLIP")
+        load_text_evaluator(tmp_path / "text", "CLIP")
     (copy("plain") / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="Expected a whole CLIP in '.*plain', got parts that cannot be read"):
-        load_text_judge(tmp_path / "plain", "CLIP")
+        load_text_evaluator(tmp_path / "plain", "CLIP")
     (copy("cut") / "model.safetensors").write_bytes(b"\x08" * 64)
     with pytest.raises(ValueError, match="Expected a whole CLIP in '.*cut', got parts that cannot be read"):
-        load_text_judge(tmp_path / "cut", "CLIP")
+        load_text_evaluator(tmp_path / "cut", "CLIP")
     (copy("config") / "config.json").write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="Expected a model's config in"):
-        load_text_judge(tmp_path / "config", "CLIP")
+        load_text_evaluator(tmp_path / "config", "CLIP")

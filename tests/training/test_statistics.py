@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from face2diffusion.training.evaluation.published import ABLATIONS, METHODS, preset_of
-from face2diffusion.training.evaluation.statistics import bootstrap, bootstrap_mean, rank, upper_bound
+from face2diffusion.training.report.published import ABLATIONS, METHODS, preset_of
+from face2diffusion.training.report.statistics import bootstrap, bootstrap_mean, rank, upper_bound
 
 
 def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
@@ -60,7 +60,9 @@ def test_upper_bound_by_hand() -> None:
     identities, prompts = np.array(["a"] * 4 + ["b"] * 4), np.array([0] * 4 + [7] * 4)
     values = np.array([0.1, 0.4, 0.2, 0.3, 0, 0, 0, 0.8])
     found = {point.n: point.mean.value for point in upper_bound(values, identities, prompts, draws=10)}
-    assert found == pytest.approx({1: (0.25 + 0.2) / 2, 2: ((0.4 * 3 + 0.3 * 2 + 0.2) / 6 + 0.8 * 3 / 6) / 2, 4: (0.4 + 0.8) / 2})
+    assert found == pytest.approx(
+        {1: (0.25 + 0.2) / 2, 2: ((0.4 * 3 + 0.3 * 2 + 0.2) / 6 + 0.8 * 3 / 6) / 2, 4: (0.4 + 0.8) / 2}
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
@@ -72,7 +74,10 @@ def test_upper_bound_is_the_mean_over_all_choices(n: int) -> None:
 
 def test_pairs_with_fewer_pictures_than_n_are_left_out() -> None:
     values, identities = np.array([0.1, 0.3, 0.5, math.nan]), np.array(["a", "a", "b", "b"])
-    found = {point.n: (point.mean.value, point.mean.pictures) for point in upper_bound(values, identities, np.zeros(4), draws=1)}
+    found = {
+        point.n: (point.mean.value, point.mean.pictures)
+        for point in upper_bound(values, identities, np.zeros(4), draws=1)
+    }
     assert found == {1: (pytest.approx(0.35), 2), 2: (pytest.approx(0.3), 1)}
     assert upper_bound(np.array([math.nan]), np.array(["a"]), np.zeros(1)) == []
 
@@ -104,7 +109,11 @@ def test_published_rows_hang_together() -> None:
     assert len(METHODS) == 12
     for table in ABLATIONS:
         full = table.rows[-1]
-        assert (full.adaface, full.clip, full.printed_hmean) == (ours.scores["AdaFace"], ours.scores["CLIP"], ours.scores["gMean"])
+        assert (full.adaface, full.clip, full.printed_hmean) == (
+            ours.scores["AdaFace"],
+            ours.scores["CLIP"],
+            ours.scores["gMean"],
+        )
     assert [preset_of(name) for name in ("F2D", "arcface_msf", "Reconstruction DSC", "ELITE")] == [
         "cgdr",
         "arcface-msf",

@@ -10,9 +10,9 @@ import pytest
 import torch
 from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.image import load_photo, to_signed
-from face2diffusion.f2d.msid import MSIDConfig, MSIDEncoder
-from face2diffusion.training.faces import open_faces
-from face2diffusion.training.verification import area_under_curve, sample_triplets, verify
+from face2diffusion.f2d.networks.msid import MSIDConfig, MSIDEncoder
+from face2diffusion.training.data.face_datasets import open_faces
+from face2diffusion.training.msid.verification import area_under_curve, sample_triplets, verify
 from support.identities import write_folders
 
 SMALL = MSIDConfig(image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2, depths=(1, 2), normed=(2,))

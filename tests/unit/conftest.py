@@ -24,13 +24,17 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
     """A photo of a person, (512, 512, 3) uint8."""
-    return pytest.importorskip("skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image").astronaut()
+    return pytest.importorskip(
+        "skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image"
+    ).astronaut()
 
 
 @pytest.fixture(scope="session")
 def landmarks() -> np.ndarray:
     """The portrait's five landmarks, px."""
-    return np.array([(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)])
+    return np.array(
+        [(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from face2diffusion.f2d.alignment import (
+from face2diffusion.f2d.face.alignment import (
     ARCFACE_TEMPLATE,
     align_face,
     crop_aligned,
@@ -38,10 +38,17 @@ def find_dot(picture: np.ndarray, near: np.ndarray, reach: int = 6) -> np.ndarra
     return np.array([(part * columns).sum(), (part * rows).sum()]) / part.sum()
 
 
-@pytest.mark.parametrize(("degrees", "scale", "shift"), [(0, 1, (0, 0)), (25, 3.5, (300, -40)), (-170, 0.2, (5, 900)), (90, 12, (-7, 7))])
-def test_similarity_recovers_a_known_rotation_scale_and_shift(degrees: float, scale: float, shift: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("degrees", "scale", "shift"),
+    [(0, 1, (0, 0)), (25, 3.5, (300, -40)), (-170, 0.2, (5, 900)), (90, 12, (-7, 7))],
+)
+def test_similarity_recovers_a_known_rotation_scale_and_shift(
+    degrees: float, scale: float, shift: tuple[float, float]
+) -> None:
     known = similarity(degrees, scale, shift)
-    np.testing.assert_allclose(similarity_transform(ARCFACE_TEMPLATE, move(ARCFACE_TEMPLATE, known)), known, atol=1e-9)
+    np.testing.assert_allclose(
+        similarity_transform(ARCFACE_TEMPLATE, move(ARCFACE_TEMPLATE, known)), known, atol=1e-9
+    )
 
 
 def test_similarity_undoes_itself_with_the_points_exchanged() -> None:
@@ -53,7 +60,13 @@ def test_similarity_undoes_itself_with_the_points_exchanged() -> None:
 def test_similarity_is_the_best_in_the_least_squares_sense(landmarks: np.ndarray) -> None:
     best = similarity_transform(landmarks, ARCFACE_TEMPLATE)
     error = ((move(landmarks, best) - ARCFACE_TEMPLATE) ** 2).sum()
-    for degrees, scale, shift in [(0.2, 1, (0, 0)), (0, 1.003, (0, 0)), (0, 1, (0.1, 0)), (0, 1, (0, -0.1)), (-0.2, 0.997, (0, 0))]:
+    for degrees, scale, shift in [
+        (0.2, 1, (0, 0)),
+        (0, 1.003, (0, 0)),
+        (0, 1, (0.1, 0)),
+        (0, 1, (0, -0.1)),
+        (-0.2, 0.997, (0, 0)),
+    ]:
         other = similarity(degrees, scale, shift)
         assert ((move(move(landmarks, best), other) - ARCFACE_TEMPLATE) ** 2).sum() > error
 
@@ -99,13 +112,19 @@ def test_other_sizes_scale_the_template(portrait: np.ndarray, landmarks: np.ndar
 
 def test_five_landmarks_are_means_of_the_eyes_then_nose_tip_and_mouth_corners() -> None:
     points = np.arange(136, dtype=float).reshape(68, 2)
-    expected = [points[[36, 37, 38, 39, 40, 41]].mean(0), points[[42, 43, 44, 45, 46, 47]].mean(0), points[30], points[48], points[54]]
+    expected = [
+        points[[36, 37, 38, 39, 40, 41]].mean(0),
+        points[[42, 43, 44, 45, 46, 47]].mean(0),
+        points[30],
+        points[48],
+        points[54],
+    ]
     np.testing.assert_array_equal(five_landmarks(points), expected)
     assert five_landmarks(ARCFACE_TEMPLATE) is ARCFACE_TEMPLATE
 
 
 def test_ffhq_quad_of_an_upright_face() -> None:
-    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the centre a tenth of the way from eyes to mouth.
+    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the center a tenth of the way from eyes to mouth.
     face = np.array([(40, 50), (60, 50), (50, 60), (43, 70), (57, 70)])
     np.testing.assert_allclose(ffhq_quad(face), [(10, 12), (10, 92), (90, 92), (90, 12)])
 
@@ -121,9 +140,11 @@ def test_ffhq_quad_turns_with_the_face(landmarks: np.ndarray) -> None:
 
 
 def align_ffhq(photo: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """FFHQ's own cut, without its padding: Pillow counts from the first pixel's edge, landmarks from its centre."""
+    """FFHQ's own cut, without its padding: Pillow counts from the first pixel's edge, landmarks from its center."""
     quad = tuple((ffhq_quad(points) + 0.5).flatten())
-    return np.asarray(Image.fromarray(photo).transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(photo).transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
+    )
 
 
 @pytest.mark.parametrize("size", [96, 128, 256, 512])
@@ -134,7 +155,9 @@ def test_ffhq_picture_of_a_template_face_gives_the_arcface_crop(size: int) -> No
         np.testing.assert_allclose(find_dot(crop, target), target, atol=0.15)
 
 
-def test_ffhq_picture_of_a_real_face_gives_nearly_the_arcface_crop(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_ffhq_picture_of_a_real_face_gives_nearly_the_arcface_crop(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     picture = align_ffhq(draw_dots(landmarks, 512, radius=2.5), landmarks, 256)
     crop = crop_ffhq(picture)
     distances = [np.hypot(*(find_dot(crop, target, reach=10) - target)) for target in ARCFACE_TEMPLATE]
@@ -149,7 +172,9 @@ def test_crop_of_the_encoders_size_is_taken_as_it_is(portrait: np.ndarray) -> No
 @pytest.mark.parametrize("side", [56, 128, 224, 448])
 def test_crop_of_another_size_is_resized(portrait: np.ndarray, side: int) -> None:
     face = np.asarray(Image.fromarray(portrait[:448, :448]).resize((side, side), Image.Resampling.BOX))
-    whole = np.asarray(Image.fromarray(portrait[:448, :448]).resize((112, 112), Image.Resampling.BOX)).astype(int)
+    whole = np.asarray(Image.fromarray(portrait[:448, :448]).resize((112, 112), Image.Resampling.BOX)).astype(
+        int
+    )
     crop = crop_aligned(face)
     assert crop.shape == (112, 112, 3)
     assert np.abs(crop - whole).mean() < 12

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceExpression, FaceIdentity
-from face2diffusion.f2d.alignment import ARCFACE_TEMPLATE
 from face2diffusion.f2d.checkpoint import read, save
-from face2diffusion.f2d.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.encoder import load_detector
-from face2diffusion.f2d.expression import align_expression
+from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE
+from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.image import from_comfy, load_photo, save_png
-from face2diffusion.f2d.injection import Subject, check_placeholder, isolate, replace_placeholders
-from face2diffusion.f2d.mapping import MapperConfig, MappingNetwork, load_mapper
-from face2diffusion.f2d.msid import MSIDConfig, load_msid
+from face2diffusion.f2d.networks.expression import align_expression
+from face2diffusion.f2d.networks.mapping import MapperConfig, MappingNetwork, load_mapper
+from face2diffusion.f2d.networks.msid import MSIDConfig, load_msid
+from face2diffusion.f2d.prompt.injection import Subject, check_placeholder, isolate, replace_placeholders
 from PIL import Image
 from safetensors.torch import save_file
 from support.official import write_mapper, write_msid
@@ -85,25 +85,35 @@ class Bench:
     def ours(self, kind: str, config: Any, tensors: dict[str, torch.Tensor] | None = None) -> Path:
         """Write a file of ours with any text as its config."""
         text = config if isinstance(config, str) else json.dumps(config)
-        tensors = tensors or (self.msid() if kind == "msid" else torch.load(self.files / "mapping.pt", weights_only=True))
+        tensors = tensors or (
+            self.msid() if kind == "msid" else torch.load(self.files / "mapping.pt", weights_only=True)
+        )
         save_file(tensors, self.folder / "ours.safetensors", {"f2d.kind": kind, "f2d.config": text})
         return self.folder / "ours.safetensors"
 
     def identity(self, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> Path:
         """Write an identity file with any metadata."""
         entries = {"f2d.kind": "identity", "version": "1", "msid": "abc", "photos": "1", **metadata}
-        save_file({"v_id": torch.zeros(256)} if tensors is None else tensors, self.folder / "identity.safetensors", entries)
+        save_file(
+            {"v_id": torch.zeros(256)} if tensors is None else tensors,
+            self.folder / "identity.safetensors",
+            entries,
+        )
         return self.folder / "identity.safetensors"
 
     def find(self, **choice: Any) -> Any:
         """Look for a face in the portrait with a detector that finds two."""
-        return FaceEncoder(self.encoder.msid, self.encoder.mapper, detector=Everyone()).find(self.portrait, **choice)
+        return FaceEncoder(self.encoder.msid, self.encoder.mapper, detector=Everyone()).find(
+            self.portrait, **choice
+        )
 
     def encode(self, **weights: float) -> torch.Tensor:
         """Compute S* with one weight of MSID or mapper spoilt."""
         msid, mapper = load_msid(read(self.files / "msid.pt")), load_mapper(read(self.files / "mapping.pt"))
         for name, value in weights.items():
-            {"msid": msid.norms["layer_3"][1].bias, "mapper": mapper.i2t_last.fc_out.bias}[name].data[0] = value
+            {"msid": msid.norms["layer_3"][1].bias, "mapper": mapper.i2t_last.fc_out.bias}[name].data[0] = (
+                value
+            )
         encoder = FaceEncoder(msid, mapper)
         return encoder.words(encoder.identity([self.portrait[:112, :112]]))
 
@@ -132,17 +142,80 @@ def check(case: Case, bench: Bench) -> None:
 
 
 PICTURES = [
-    Case("missing photo", lambda b: load_photo(b.folder / "no.png"), "a picture at", "no such file", "Check the path", FileNotFoundError),
-    Case("photo above the folder", lambda b: load_photo("../../../no.png"), "a picture at", "no such file", "Check", FileNotFoundError),
-    Case("no path at all", lambda b: load_photo(""), "a picture at ''", "no such file", "Check the path", FileNotFoundError),
+    Case(
+        "missing photo",
+        lambda b: load_photo(b.folder / "no.png"),
+        "a picture at",
+        "no such file",
+        "Check the path",
+        FileNotFoundError,
+    ),
+    Case(
+        "photo above the folder",
+        lambda b: load_photo("../../../no.png"),
+        "a picture at",
+        "no such file",
+        "Check",
+        FileNotFoundError,
+    ),
+    Case(
+        "no path at all",
+        lambda b: load_photo(""),
+        "a picture at ''",
+        "no such file",
+        "Check the path",
+        FileNotFoundError,
+    ),
     Case("folder as photo", lambda b: load_photo(b.folder), "a picture", "the folder", "Name one file"),
-    Case("photo of 0 bytes", lambda b: load_photo(b.write("a.png", b"")), "a picture", "0 bytes", "Copy or download it again"),
-    Case("photo of 1 pixel", lambda b: load_photo(b.write("a.png", b.portrait[:1, :1])), "at least 16 px", "1x1 px", "larger photo"),
-    Case("array of 1 pixel", lambda b: load_photo(b.portrait[:1, :1]), "at least 16 px a side", "1x1 px", "Use a larger photo"),
-    Case("photo of 1 row", lambda b: load_photo(b.write("a.png", b.portrait[:1])), "at least 16 px a side", "512x1 px", "larger photo"),
-    Case("text as photo", lambda b: load_photo(b.write("a.jpg", b"hello" * 99)), "PNG, JPEG", "none Pillow knows", "Save it as"),
-    Case("web page as photo", lambda b: load_photo(b.write("a.jpg", WEB_PAGE)), "a picture", "none Pillow knows", "Save it as"),
-    Case("weight file as photo", lambda b: load_photo(b.files / "msid.pt"), "a picture", "none Pillow knows", "Save it as PNG or JPEG"),
+    Case(
+        "photo of 0 bytes",
+        lambda b: load_photo(b.write("a.png", b"")),
+        "a picture",
+        "0 bytes",
+        "Copy or download it again",
+    ),
+    Case(
+        "photo of 1 pixel",
+        lambda b: load_photo(b.write("a.png", b.portrait[:1, :1])),
+        "at least 16 px",
+        "1x1 px",
+        "larger photo",
+    ),
+    Case(
+        "array of 1 pixel",
+        lambda b: load_photo(b.portrait[:1, :1]),
+        "at least 16 px a side",
+        "1x1 px",
+        "Use a larger photo",
+    ),
+    Case(
+        "photo of 1 row",
+        lambda b: load_photo(b.write("a.png", b.portrait[:1])),
+        "at least 16 px a side",
+        "512x1 px",
+        "larger photo",
+    ),
+    Case(
+        "text as photo",
+        lambda b: load_photo(b.write("a.jpg", b"hello" * 99)),
+        "PNG, JPEG",
+        "none Pillow knows",
+        "Save it as",
+    ),
+    Case(
+        "web page as photo",
+        lambda b: load_photo(b.write("a.jpg", WEB_PAGE)),
+        "a picture",
+        "none Pillow knows",
+        "Save it as",
+    ),
+    Case(
+        "weight file as photo",
+        lambda b: load_photo(b.files / "msid.pt"),
+        "a picture",
+        "none Pillow knows",
+        "Save it as PNG or JPEG",
+    ),
     Case(
         "JPEG that breaks off",
         lambda b: load_photo(b.cut(b.write("b.jpg", b.portrait), "a.jpg")),
@@ -151,28 +224,138 @@ PICTURES = [
         "Get it",
     ),
     Case(
-        "PNG that breaks off", lambda b: load_photo(b.cut(b.write("b.png", b.portrait), "a.png")), "a whole picture", "breaks off", "Get it"
+        "PNG that breaks off",
+        lambda b: load_photo(b.cut(b.write("b.png", b.portrait), "a.png")),
+        "a whole picture",
+        "breaks off",
+        "Get it",
     ),
-    Case("WebP that breaks off", lambda b: load_photo(b.cut(b.write("b.webp", b.portrait), "a.webp")), "picture", "breaks off", "Get it"),
     Case(
-        "PNG with a damaged middle", lambda b: load_photo(b.write("a.png", spoil(b.write("b.png", b.portrait)))), "whole", "damaged", "Get"
+        "WebP that breaks off",
+        lambda b: load_photo(b.cut(b.write("b.webp", b.portrait), "a.webp")),
+        "picture",
+        "breaks off",
+        "Get it",
     ),
-    Case("photo of 200 megapixels", lambda b: load_photo(large(b, 20000, 10000)), "at most 178 megapixels", "more in", "Scale"),
-    Case("photo of 40,000 px width", lambda b: load_photo(large(b, 40000, 20)), "at most 32766 px", "40000x20 px", "Scale it down or crop"),
-    Case("floats up to 255", lambda b: load_photo(b.portrait.astype(float)), r"values in \[0, 1\]", r"\[0, 255\]", "Divide by 255"),
-    Case("floats down to -1", lambda b: load_photo(b.portrait / 127.5 - 1), r"values in \[0, 1\]", r"\[-1, 1\]", "Divide by 255"),
-    Case("NaN in a photo", lambda b: load_photo(np.full((20, 20, 3), np.nan)), "finite values", "NaN or infinity", "Look at the step"),
-    Case("infinity in a photo", lambda b: load_photo(np.full((20, 20), np.inf)), "finite values", "NaN or infinity", "Look at the step"),
-    Case("array of whole numbers", lambda b: load_photo(b.portrait.astype(int)), "uint8, uint16 or float", "int64", "Convert"),
-    Case("array of booleans", lambda b: load_photo(b.portrait > 9), "uint8, uint16 or float", "bool", "Convert it first"),
-    Case("two channels", lambda b: load_photo(b.portrait[:, :, :2]), r"shape \(H, W\)", r"\(512, 512, 2\)", "channels last"),
-    Case("channels first", lambda b: load_photo(b.portrait.transpose(2, 0, 1)), r"\(H, W, 3\)", r"\(3, 512, 512\)", "channels last"),
-    Case("batch as a photo", lambda b: load_photo(b.portrait[None]), r"shape \(H, W\)", r"\(1, 512, 512, 3\)", "channels last"),
-    Case("None as photo", lambda b: load_photo(None), "a path, an array or a PIL image", "NoneType", "Convert it first"),
-    Case("tensor as photo", lambda b: load_photo(torch.zeros(3, 20, 20)), "a path, an array or a PIL image", "Tensor", "Convert it first"),
-    Case("list of photos", lambda b: load_photo(["a.png"]), "a path, an array or a PIL image", "list", "Convert it first"),
-    Case("IMAGE that is none", lambda b: from_comfy(b.portrait), "an IMAGE of shape", "ndarray", "Connect an IMAGE"),
-    Case("IMAGE without batch", lambda b: from_comfy(torch.zeros(20, 20, 3)), "an IMAGE of shape", r"\(20, 20, 3\)", "Connect an IMAGE"),
+    Case(
+        "PNG with a damaged middle",
+        lambda b: load_photo(b.write("a.png", spoil(b.write("b.png", b.portrait)))),
+        "whole",
+        "damaged",
+        "Get",
+    ),
+    Case(
+        "photo of 200 megapixels",
+        lambda b: load_photo(large(b, 20000, 10000)),
+        "at most 178 megapixels",
+        "more in",
+        "Scale",
+    ),
+    Case(
+        "photo of 40,000 px width",
+        lambda b: load_photo(large(b, 40000, 20)),
+        "at most 32766 px",
+        "40000x20 px",
+        "Scale it down or crop",
+    ),
+    Case(
+        "floats up to 255",
+        lambda b: load_photo(b.portrait.astype(float)),
+        r"values in \[0, 1\]",
+        r"\[0, 255\]",
+        "Divide by 255",
+    ),
+    Case(
+        "floats down to -1",
+        lambda b: load_photo(b.portrait / 127.5 - 1),
+        r"values in \[0, 1\]",
+        r"\[-1, 1\]",
+        "Divide by 255",
+    ),
+    Case(
+        "NaN in a photo",
+        lambda b: load_photo(np.full((20, 20, 3), np.nan)),
+        "finite values",
+        "NaN or infinity",
+        "Look at the step",
+    ),
+    Case(
+        "infinity in a photo",
+        lambda b: load_photo(np.full((20, 20), np.inf)),
+        "finite values",
+        "NaN or infinity",
+        "Look at the step",
+    ),
+    Case(
+        "array of whole numbers",
+        lambda b: load_photo(b.portrait.astype(int)),
+        "uint8, uint16 or float",
+        "int64",
+        "Convert",
+    ),
+    Case(
+        "array of booleans",
+        lambda b: load_photo(b.portrait > 9),
+        "uint8, uint16 or float",
+        "bool",
+        "Convert it first",
+    ),
+    Case(
+        "two channels",
+        lambda b: load_photo(b.portrait[:, :, :2]),
+        r"shape \(H, W\)",
+        r"\(512, 512, 2\)",
+        "channels last",
+    ),
+    Case(
+        "channels first",
+        lambda b: load_photo(b.portrait.transpose(2, 0, 1)),
+        r"\(H, W, 3\)",
+        r"\(3, 512, 512\)",
+        "channels last",
+    ),
+    Case(
+        "batch as a photo",
+        lambda b: load_photo(b.portrait[None]),
+        r"shape \(H, W\)",
+        r"\(1, 512, 512, 3\)",
+        "channels last",
+    ),
+    Case(
+        "None as photo",
+        lambda b: load_photo(None),
+        "a path, an array or a PIL image",
+        "NoneType",
+        "Convert it first",
+    ),
+    Case(
+        "tensor as photo",
+        lambda b: load_photo(torch.zeros(3, 20, 20)),
+        "a path, an array or a PIL image",
+        "Tensor",
+        "Convert it first",
+    ),
+    Case(
+        "list of photos",
+        lambda b: load_photo(["a.png"]),
+        "a path, an array or a PIL image",
+        "list",
+        "Convert it first",
+    ),
+    Case(
+        "IMAGE that is none",
+        lambda b: from_comfy(b.portrait),
+        "an IMAGE of shape",
+        "ndarray",
+        "Connect an IMAGE",
+    ),
+    Case(
+        "IMAGE without batch",
+        lambda b: from_comfy(torch.zeros(20, 20, 3)),
+        "an IMAGE of shape",
+        r"\(20, 20, 3\)",
+        "Connect an IMAGE",
+    ),
     Case(
         "IMAGE with an empty batch",
         lambda b: from_comfy(torch.zeros(0, 20, 20, 3)),
@@ -180,44 +363,164 @@ PICTURES = [
         "empty batch",
         "Look at the node",
     ),
-    Case("IMAGE with NaN", lambda b: from_comfy(torch.full((1, 20, 20, 3), torch.nan)), "finite values", "NaN", "Look at the node"),
-    Case("IMAGE of 1 pixel", lambda b: from_comfy(torch.zeros(1, 1, 1, 3)), "at least 16 px a side", "1x1 px", "larger photo"),
-    Case("latent as IMAGE", lambda b: from_comfy(torch.zeros(1, 4, 64, 64)), r"\(H, W, 3\)", r"\(4, 64, 64\)|4 px|64x4 px", "."),
+    Case(
+        "IMAGE with NaN",
+        lambda b: from_comfy(torch.full((1, 20, 20, 3), torch.nan)),
+        "finite values",
+        "NaN",
+        "Look at the node",
+    ),
+    Case(
+        "IMAGE of 1 pixel",
+        lambda b: from_comfy(torch.zeros(1, 1, 1, 3)),
+        "at least 16 px a side",
+        "1x1 px",
+        "larger photo",
+    ),
+    Case(
+        "latent as IMAGE",
+        lambda b: from_comfy(torch.zeros(1, 4, 64, 64)),
+        r"\(H, W, 3\)",
+        r"\(4, 64, 64\)|4 px|64x4 px",
+        ".",
+    ),
 ]
 
 FACES = [
-    Case("no detector", lambda b: b.encoder.identify(b.portrait), "a detector", "none", "Load one with the encoder"),
+    Case(
+        "no detector",
+        lambda b: b.encoder.identify(b.portrait),
+        "a detector",
+        "none",
+        "Load one with the encoder",
+    ),
     Case("no photo", lambda b: b.encoder.identify(), "at least one photo", "none", "Give one"),
-    Case("face index too large", lambda b: b.find(index=2), "a face index from 0 to 1", r"2: the photo shows 2 face", "smaller index"),
-    Case("face index below 0", lambda b: b.find(index=-1), "a face index from 0 to 1", "-1", "Choose a smaller index|Choose"),
-    Case("unknown order", lambda b: b.find(order="biggest"), "one of largest, left to right", "'biggest'", "Choose one"),
-    Case("unknown alignment", lambda b: b.find(alignment="ffhq"), "one of detect, FFHQ, 112 px", "'ffhq'", "Choose one"),
-    Case("wide photo as FFHQ", lambda b: b.encoder.find(b.portrait[:200], "FFHQ"), "square", "512x200 px", "Set the alignment to 'detect'"),
     Case(
-        "wide photo as crop", lambda b: b.encoder.find(b.portrait[:200], "112 px"), "square", "512x200 px", "Set the alignment to 'detect'"
+        "face index too large",
+        lambda b: b.find(index=2),
+        "a face index from 0 to 1",
+        r"2: the photo shows 2 face",
+        "smaller index",
     ),
     Case(
-        "four landmarks", lambda b: b.find(landmarks=ARCFACE_TEMPLATE[:4]), r"shape \(5, 2\) or \(68, 2\)", "38.29", "Give eyes, nose tip"
+        "face index below 0",
+        lambda b: b.find(index=-1),
+        "a face index from 0 to 1",
+        "-1",
+        "Choose a smaller index|Choose",
     ),
     Case(
-        "landmarks in space", lambda b: b.find(landmarks=np.ones((5, 3))), r"shape \(5, 2\)", r"1\., 1\.", "Give eyes, nose tip and mouth"
+        "unknown order",
+        lambda b: b.find(order="biggest"),
+        "one of largest, left to right",
+        "'biggest'",
+        "Choose one",
     ),
-    Case("ragged landmarks", lambda b: b.find(landmarks=[(1, 2), (3,)]), r"shape \(5, 2\)", r"\[\(1, 2\), \(3,\)\]", "Give eyes, nose tip"),
     Case(
-        "text as landmarks", lambda b: b.find(landmarks="1,2 3,4"), r"shape \(5, 2\)", "'1,2 3,4'", "Give eyes, nose tip and mouth corners"
+        "unknown alignment",
+        lambda b: b.find(alignment="ffhq"),
+        "one of detect, FFHQ, 112 px",
+        "'ffhq'",
+        "Choose one",
     ),
     Case(
-        "NaN in landmarks", lambda b: b.find(landmarks=ARCFACE_TEMPLATE * np.nan), "finite values", "nan", "Give eyes, nose tip and mouth"
+        "wide photo as FFHQ",
+        lambda b: b.encoder.find(b.portrait[:200], "FFHQ"),
+        "square",
+        "512x200 px",
+        "Set the alignment to 'detect'",
     ),
-    Case("landmarks all at one place", lambda b: b.find(landmarks=np.full((5, 2), 99)), "different places", "99", "order and units"),
-    Case("landmarks from 0 to 1", lambda b: b.find(landmarks=ARCFACE_TEMPLATE / 512), "different places", r"\[\[0\.07", "units .px."),
-    Case("landmarks outside", lambda b: b.find(landmarks=OUTSIDE), "a face inside the 512x512 px photo", r"\[\[5038", "Use another photo"),
-    Case("expression outside", lambda b: align_expression(b.portrait, OUTSIDE), "inside the 512x512 px", r"\[\[5038", "Use another photo"),
     Case(
-        "expression at one place", lambda b: align_expression(b.portrait, np.ones((5, 2))), "different places", r"\[\[1\.0", "another photo"
+        "wide photo as crop",
+        lambda b: b.encoder.find(b.portrait[:200], "112 px"),
+        "square",
+        "512x200 px",
+        "Set the alignment to 'detect'",
     ),
-    Case("NaN in expression", lambda b: align_expression(b.portrait, OUTSIDE * np.nan), "finite landmarks", "nan", "Use another photo"),
-    Case("expression without a network", lambda b: express(b), "an expression network", "none", r"Load Deep3DFaceRecon's epoch_20\.pth"),
+    Case(
+        "four landmarks",
+        lambda b: b.find(landmarks=ARCFACE_TEMPLATE[:4]),
+        r"shape \(5, 2\) or \(68, 2\)",
+        "38.29",
+        "Give eyes, nose tip",
+    ),
+    Case(
+        "landmarks in space",
+        lambda b: b.find(landmarks=np.ones((5, 3))),
+        r"shape \(5, 2\)",
+        r"1\., 1\.",
+        "Give eyes, nose tip and mouth",
+    ),
+    Case(
+        "ragged landmarks",
+        lambda b: b.find(landmarks=[(1, 2), (3,)]),
+        r"shape \(5, 2\)",
+        r"\[\(1, 2\), \(3,\)\]",
+        "Give eyes, nose tip",
+    ),
+    Case(
+        "text as landmarks",
+        lambda b: b.find(landmarks="1,2 3,4"),
+        r"shape \(5, 2\)",
+        "'1,2 3,4'",
+        "Give eyes, nose tip and mouth corners",
+    ),
+    Case(
+        "NaN in landmarks",
+        lambda b: b.find(landmarks=ARCFACE_TEMPLATE * np.nan),
+        "finite values",
+        "nan",
+        "Give eyes, nose tip and mouth",
+    ),
+    Case(
+        "landmarks all at one place",
+        lambda b: b.find(landmarks=np.full((5, 2), 99)),
+        "different places",
+        "99",
+        "order and units",
+    ),
+    Case(
+        "landmarks from 0 to 1",
+        lambda b: b.find(landmarks=ARCFACE_TEMPLATE / 512),
+        "different places",
+        r"\[\[0\.07",
+        "units .px.",
+    ),
+    Case(
+        "landmarks outside",
+        lambda b: b.find(landmarks=OUTSIDE),
+        "a face inside the 512x512 px photo",
+        r"\[\[5038",
+        "Use another photo",
+    ),
+    Case(
+        "expression outside",
+        lambda b: align_expression(b.portrait, OUTSIDE),
+        "inside the 512x512 px",
+        r"\[\[5038",
+        "Use another photo",
+    ),
+    Case(
+        "expression at one place",
+        lambda b: align_expression(b.portrait, np.ones((5, 2))),
+        "different places",
+        r"\[\[1\.0",
+        "another photo",
+    ),
+    Case(
+        "NaN in expression",
+        lambda b: align_expression(b.portrait, OUTSIDE * np.nan),
+        "finite landmarks",
+        "nan",
+        "Use another photo",
+    ),
+    Case(
+        "expression without a network",
+        lambda b: express(b),
+        "an expression network",
+        "none",
+        r"Load Deep3DFaceRecon's epoch_20\.pth",
+    ),
     Case(
         "expression of another width",
         lambda b: b.encoder.words(known(b), FaceExpression(torch.zeros(9))),
@@ -226,12 +529,40 @@ FACES = [
         "this encoder",
     ),
     Case(
-        "identity of another encoder", lambda b: b.encoder.words(FaceIdentity(torch.zeros(256), "f00")), "this encoder", "f00", "Encode the"
+        "identity of another encoder",
+        lambda b: b.encoder.words(FaceIdentity(torch.zeros(256), "f00")),
+        "this encoder",
+        "f00",
+        "Encode the",
     ),
-    Case("identity without provenance", lambda b: b.encoder.words(FaceIdentity(torch.zeros(256), "")), "this encoder", "unknown", "Encode"),
-    Case("damaged MSID weights", lambda b: b.encode(msid=np.nan), "finite identity features", "NaN", "Download it again"),
-    Case("damaged mapper weights", lambda b: b.encode(mapper=np.inf), "finite words", "NaN or infinity", "Get the files again"),
-    Case("features of another width", lambda b: b.encoder.mapper(torch.zeros(1, 9)), r"\(B, 256\)", r"\(1, 9\)", "Use the mapper"),
+    Case(
+        "identity without provenance",
+        lambda b: b.encoder.words(FaceIdentity(torch.zeros(256), "")),
+        "this encoder",
+        "unknown",
+        "Encode",
+    ),
+    Case(
+        "damaged MSID weights",
+        lambda b: b.encode(msid=np.nan),
+        "finite identity features",
+        "NaN",
+        "Download it again",
+    ),
+    Case(
+        "damaged mapper weights",
+        lambda b: b.encode(mapper=np.inf),
+        "finite words",
+        "NaN or infinity",
+        "Get the files again",
+    ),
+    Case(
+        "features of another width",
+        lambda b: b.encoder.mapper(torch.zeros(1, 9)),
+        r"\(B, 256\)",
+        r"\(1, 9\)",
+        "Use the mapper",
+    ),
     Case(
         "expression into the mapper",
         lambda b: small_mapper(64)(torch.zeros(1, 9), torch.zeros(1, 3)),
@@ -240,36 +571,171 @@ FACES = [
         "Use its own",
     ),
     Case(
-        "expression into no input", lambda b: small_mapper(0)(torch.zeros(1, 9), torch.zeros(1, 3)), "no expression", "one", "Disconnect it"
+        "expression into no input",
+        lambda b: small_mapper(0)(torch.zeros(1, 9), torch.zeros(1, 3)),
+        "no expression",
+        "one",
+        "Disconnect it",
     ),
 ]
 
 FILES = [
-    Case("missing MSID", lambda b: read(b.folder / "msid.pt"), "a weight file at", "no such file", "f2d download", FileNotFoundError),
-    Case("folder as a file", lambda b: read(b.folder), "a weight file", "the folder", "Name one file in it"),
-    Case("file of 0 bytes", lambda b: read(b.write("a.pt", b"")), "a weight file", "0 bytes", "Download it again"),
-    Case("Git-LFS pointer", lambda b: read(b.write("a.pt", LFS_POINTER)), "a weight file", "Git-LFS pointer of 75 bytes", "git lfs pull"),
-    Case("web page", lambda b: read(b.write("msid.pt", WEB_PAGE)), "a weight file", "a web page", "through a browser"),
-    Case("web page as safetensors", lambda b: read(b.write("a.safetensors", WEB_PAGE)), "a weight file", "a web page", "through a browser"),
-    Case("text", lambda b: read(b.write("a.pt", b"hello" * 99)), r"tensors only|a weight file", r"a\.pt', which", "Get"),
-    Case(".pt that breaks off", lambda b: read(b.cut(b.files / "msid.pt", "a.pt")), "a weight file", "damaged", "Get it again"),
-    Case(".pt of 10 bytes", lambda b: read(b.cut(b.files / "msid.pt", "a.pt", 1e-5)), "a weight file|tensors only", "damaged", "Get"),
-    Case("old .pt that breaks off", lambda b: read(b.cut(old_format(b), "a.pt", 0.999)), "a weight file|tensors only", "damaged", "Get"),
-    Case("old .pt cut in its head", lambda b: read(b.cut(old_format(b), "a.pt", 0.01)), "a weight file|tensors only", "damaged", "Get"),
-    Case(".safetensors that breaks off", lambda b: read(b.cut(b.ours("msid", {}), "a.safetensors")), "a whole", "damaged", "Get it again"),
-    Case("pickle named .safetensors", lambda b: read(rename(b, "a.safetensors")), "a whole .safetensors", "damaged", "Get it again"),
-    Case("pickle of a list", lambda b: read(b.write("a.pt", [1, 2])), "named tensors", "list", "Choose a state dict"),
-    Case("pickle of one tensor", lambda b: read(b.write("a.pt", torch.zeros(9))), "named tensors", "Tensor", "Choose a state dict"),
-    Case("pickle of nothing", lambda b: read(b.write("a.pt", {})), "named tensors", "dict", "Choose a state dict"),
-    Case("pickle with numbers", lambda b: read(b.write("a.pt", {"a": torch.zeros(1), "b": 3})), "tensors only", "int under 'b'", "Choose"),
     Case(
-        "pickle of another class", lambda b: read(b.write("a.pt", {"a": Path("x")})), "tensors only", "holds other objects", "Get the file"
+        "missing MSID",
+        lambda b: read(b.folder / "msid.pt"),
+        "a weight file at",
+        "no such file",
+        "f2d download",
+        FileNotFoundError,
     ),
-    Case("metadata that is no JSON", lambda b: read(b.ours("msid", "{broken")), "JSON under 'f2d.config'", "line 1", "Get the file again"),
-    Case("config that is a list", lambda b: load_msid(read(b.ours("msid", [1]))), "the fields of MSIDConfig", "damaged", "Update the pack"),
-    Case("config from the future", lambda b: load_msid(read(b.ours("msid", {"glow": 1}))), "the fields of MSIDConfig", "glow", "Update"),
-    Case("mapper from the future", lambda b: load_mapper(read(b.ours("mapper", {"glow": 1}))), "MapperConfig", "glow", "Update the pack"),
-    Case("config with text", lambda b: load_msid(read(b.ours("msid", {"embed_dim": "64"}))), "the fields of", "damaged", "Update the pack"),
+    Case("folder as a file", lambda b: read(b.folder), "a weight file", "the folder", "Name one file in it"),
+    Case(
+        "file of 0 bytes",
+        lambda b: read(b.write("a.pt", b"")),
+        "a weight file",
+        "0 bytes",
+        "Download it again",
+    ),
+    Case(
+        "Git-LFS pointer",
+        lambda b: read(b.write("a.pt", LFS_POINTER)),
+        "a weight file",
+        "Git-LFS pointer of 75 bytes",
+        "git lfs pull",
+    ),
+    Case(
+        "web page",
+        lambda b: read(b.write("msid.pt", WEB_PAGE)),
+        "a weight file",
+        "a web page",
+        "through a browser",
+    ),
+    Case(
+        "web page as safetensors",
+        lambda b: read(b.write("a.safetensors", WEB_PAGE)),
+        "a weight file",
+        "a web page",
+        "through a browser",
+    ),
+    Case(
+        "text",
+        lambda b: read(b.write("a.pt", b"hello" * 99)),
+        r"tensors only|a weight file",
+        r"a\.pt', which",
+        "Get",
+    ),
+    Case(
+        ".pt that breaks off",
+        lambda b: read(b.cut(b.files / "msid.pt", "a.pt")),
+        "a weight file",
+        "damaged",
+        "Get it again",
+    ),
+    Case(
+        ".pt of 10 bytes",
+        lambda b: read(b.cut(b.files / "msid.pt", "a.pt", 1e-5)),
+        "a weight file|tensors only",
+        "damaged",
+        "Get",
+    ),
+    Case(
+        "old .pt that breaks off",
+        lambda b: read(b.cut(old_format(b), "a.pt", 0.999)),
+        "a weight file|tensors only",
+        "damaged",
+        "Get",
+    ),
+    Case(
+        "old .pt cut in its head",
+        lambda b: read(b.cut(old_format(b), "a.pt", 0.01)),
+        "a weight file|tensors only",
+        "damaged",
+        "Get",
+    ),
+    Case(
+        ".safetensors that breaks off",
+        lambda b: read(b.cut(b.ours("msid", {}), "a.safetensors")),
+        "a whole",
+        "damaged",
+        "Get it again",
+    ),
+    Case(
+        "pickle named .safetensors",
+        lambda b: read(rename(b, "a.safetensors")),
+        "a whole .safetensors",
+        "damaged",
+        "Get it again",
+    ),
+    Case(
+        "pickle of a list",
+        lambda b: read(b.write("a.pt", [1, 2])),
+        "named tensors",
+        "list",
+        "Choose a state dict",
+    ),
+    Case(
+        "pickle of one tensor",
+        lambda b: read(b.write("a.pt", torch.zeros(9))),
+        "named tensors",
+        "Tensor",
+        "Choose a state dict",
+    ),
+    Case(
+        "pickle of nothing",
+        lambda b: read(b.write("a.pt", {})),
+        "named tensors",
+        "dict",
+        "Choose a state dict",
+    ),
+    Case(
+        "pickle with numbers",
+        lambda b: read(b.write("a.pt", {"a": torch.zeros(1), "b": 3})),
+        "tensors only",
+        "int under 'b'",
+        "Choose",
+    ),
+    Case(
+        "pickle of another class",
+        lambda b: read(b.write("a.pt", {"a": Path("x")})),
+        "tensors only",
+        "holds other objects",
+        "Get the file",
+    ),
+    Case(
+        "metadata that is no JSON",
+        lambda b: read(b.ours("msid", "{broken")),
+        "JSON under 'f2d.config'",
+        "line 1",
+        "Get the file again",
+    ),
+    Case(
+        "config that is a list",
+        lambda b: load_msid(read(b.ours("msid", [1]))),
+        "the fields of MSIDConfig",
+        "damaged",
+        "Update the pack",
+    ),
+    Case(
+        "config from the future",
+        lambda b: load_msid(read(b.ours("msid", {"glow": 1}))),
+        "the fields of MSIDConfig",
+        "glow",
+        "Update",
+    ),
+    Case(
+        "mapper from the future",
+        lambda b: load_mapper(read(b.ours("mapper", {"glow": 1}))),
+        "MapperConfig",
+        "glow",
+        "Update the pack",
+    ),
+    Case(
+        "config with text",
+        lambda b: load_msid(read(b.ours("msid", {"embed_dim": "64"}))),
+        "the fields of",
+        "damaged",
+        "Update the pack",
+    ),
     Case(
         "config with half a depth",
         lambda b: load_msid(read(b.ours("msid", {"depth": 4.5}))),
@@ -291,35 +757,116 @@ FILES = [
         "missing",
         "Choose",
     ),
-    Case("unknown positional", lambda b: load_mapper(read(b.ours("mapper", {"positional": "after"}))), "MapperConfig", "'after'", "Update"),
     Case(
-        "mapper of size 0", lambda b: load_mapper(read(b.ours("mapper", {"word_dim": 0}))), "MapperConfig", "word_dim=0", "Update the pack"
+        "unknown positional",
+        lambda b: load_mapper(read(b.ours("mapper", {"positional": "after"}))),
+        "MapperConfig",
+        "'after'",
+        "Update",
     ),
     Case(
-        "file that lies", lambda b: load_mapper(read(b.ours("mapper", "null", b.msid()))), "a mapping network", "too few", "Choose another"
+        "mapper of size 0",
+        lambda b: load_mapper(read(b.ours("mapper", {"word_dim": 0}))),
+        "MapperConfig",
+        "word_dim=0",
+        "Update the pack",
     ),
     Case(
-        "MSID file that lies", lambda b: load_msid(read(b.ours("msid", "null", {"a": torch.zeros(1)}))), "MSID encoder", "too few", "Choose"
+        "file that lies",
+        lambda b: load_mapper(read(b.ours("mapper", "null", b.msid()))),
+        "a mapping network",
+        "too few",
+        "Choose another",
     ),
-    Case("MSID with a tensor too many", lambda b: msid(b, extra=torch.zeros(1)), "tensors for MSIDEncoder", r"unknown \(extra\)", "Choose"),
-    Case("MSID with a flat tensor", lambda b: msid(b, cls_token=torch.zeros(9)), "for MSIDEncoder", r"cls_token \(9,\)", "Choose another"),
-    Case("MSID with too deep a norm", lambda b: msid(b, **{"norms.layer_9.1.bias": torch.zeros(64)}), "between 1 and 4", "10", "Choose"),
     Case(
-        "depths it does not have", lambda b: load_msid(read(b.files / "msid.pt"), (4, 5)), "between 1 and 4", r"\(4, 5\)", "Choose depths"
+        "MSID file that lies",
+        lambda b: load_msid(read(b.ours("msid", "null", {"a": torch.zeros(1)}))),
+        "MSID encoder",
+        "too few",
+        "Choose",
     ),
-    Case("depths in disorder", lambda b: MSIDConfig(depths=(6, 3)), "rising depths", r"\(6, 3\)", "Choose depths"),
+    Case(
+        "MSID with a tensor too many",
+        lambda b: msid(b, extra=torch.zeros(1)),
+        "tensors for MSIDEncoder",
+        r"unknown \(extra\)",
+        "Choose",
+    ),
+    Case(
+        "MSID with a flat tensor",
+        lambda b: msid(b, cls_token=torch.zeros(9)),
+        "for MSIDEncoder",
+        r"cls_token \(9,\)",
+        "Choose another",
+    ),
+    Case(
+        "MSID with too deep a norm",
+        lambda b: msid(b, **{"norms.layer_9.1.bias": torch.zeros(64)}),
+        "between 1 and 4",
+        "10",
+        "Choose",
+    ),
+    Case(
+        "depths it does not have",
+        lambda b: load_msid(read(b.files / "msid.pt"), (4, 5)),
+        "between 1 and 4",
+        r"\(4, 5\)",
+        "Choose depths",
+    ),
+    Case(
+        "depths in disorder",
+        lambda b: MSIDConfig(depths=(6, 3)),
+        "rising depths",
+        r"\(6, 3\)",
+        "Choose depths",
+    ),
     Case("no depths", lambda b: MSIDConfig(depths=()), "rising depths", r"\(\)", "Choose depths"),
-    Case("sizes that do not divide", lambda b: MSIDConfig(image_size=100), "divisible by the patch size", "100 / 8", "Choose another"),
-    Case("positional that is none", lambda b: MapperConfig(positional="x"), "'replace' or 'before'", "'x'", "Choose one"),
     Case(
-        "mapper of another width", lambda b: load(b, write_mapper(b.folder / "a.pt", id_dim=9, hidden_dim=8)), "for 256", "for 9", "Use the"
+        "sizes that do not divide",
+        lambda b: MSIDConfig(image_size=100),
+        "divisible by the patch size",
+        "100 / 8",
+        "Choose another",
     ),
     Case(
-        "MSID of another width", lambda b: load(b, msid=write_msid(b.folder / "a.pt", width=32, depth=2, layers=(1,))), "32", "256", "Use"
+        "positional that is none",
+        lambda b: MapperConfig(positional="x"),
+        "'replace' or 'before'",
+        "'x'",
+        "Choose one",
     ),
-    Case("missing detector", lambda b: YuNet(b.folder / "a.onnx"), "the YuNet detector", "no such file", "f2d download", FileNotFoundError),
-    Case("folder as detector", lambda b: YuNet(b.folder), "the YuNet detector", "the folder", "Name one file"),
-    Case("detector of 0 bytes", lambda b: YuNet(b.write("a.onnx", b"")), "the YuNet detector", "0 bytes", "Download it again"),
+    Case(
+        "mapper of another width",
+        lambda b: load(b, write_mapper(b.folder / "a.pt", id_dim=9, hidden_dim=8)),
+        "for 256",
+        "for 9",
+        "Use the",
+    ),
+    Case(
+        "MSID of another width",
+        lambda b: load(b, msid=write_msid(b.folder / "a.pt", width=32, depth=2, layers=(1,))),
+        "32",
+        "256",
+        "Use",
+    ),
+    Case(
+        "missing detector",
+        lambda b: YuNet(b.folder / "a.onnx"),
+        "the YuNet detector",
+        "no such file",
+        "f2d download",
+        FileNotFoundError,
+    ),
+    Case(
+        "folder as detector", lambda b: YuNet(b.folder), "the YuNet detector", "the folder", "Name one file"
+    ),
+    Case(
+        "detector of 0 bytes",
+        lambda b: YuNet(b.write("a.onnx", b"")),
+        "the YuNet detector",
+        "0 bytes",
+        "Download it again",
+    ),
     Case(
         "Git-LFS pointer as detector",
         lambda b: YuNet(b.write("a.onnx", LFS_POINTER)),
@@ -327,19 +874,58 @@ FILES = [
         "Git-LFS pointer of 75 bytes",
         "Download",
     ),
-    Case("web page as detector", lambda b: YuNet(b.write("a.onnx", WEB_PAGE)), "the YuNet detector", "a web page", "through a browser"),
-    Case("noise as detector", lambda b: YuNet(b.write("a.onnx", bytes(range(256)) * 9)), "YuNet", "OpenCV .* cannot run", "Download"),
+    Case(
+        "web page as detector",
+        lambda b: YuNet(b.write("a.onnx", WEB_PAGE)),
+        "the YuNet detector",
+        "a web page",
+        "through a browser",
+    ),
+    Case(
+        "noise as detector",
+        lambda b: YuNet(b.write("a.onnx", bytes(range(256)) * 9)),
+        "YuNet",
+        "OpenCV .* cannot run",
+        "Download",
+    ),
 ]
 
 IDENTITIES = [
-    Case("missing identity", lambda b: FaceIdentity.load(b.folder / "a.safetensors"), "at '", "no such file", "Check", FileNotFoundError),
-    Case("identity of a newer format", lambda b: FaceIdentity.load(b.identity(version="2")), "format 1", "format 2", "Update the pack"),
-    Case("identity with a broken version", lambda b: FaceIdentity.load(b.identity(version="x")), "saved identity", "'x'", "Save it again"),
     Case(
-        "identity with a broken count", lambda b: FaceIdentity.load(b.identity(photos="")), "saved identity", "damaged metadata", "Save it"
+        "missing identity",
+        lambda b: FaceIdentity.load(b.folder / "a.safetensors"),
+        "at '",
+        "no such file",
+        "Check",
+        FileNotFoundError,
     ),
     Case(
-        "identity without features", lambda b: FaceIdentity.load(b.identity({"x": torch.zeros(1)})), "saved identity", "this is", "Choose"
+        "identity of a newer format",
+        lambda b: FaceIdentity.load(b.identity(version="2")),
+        "format 1",
+        "format 2",
+        "Update the pack",
+    ),
+    Case(
+        "identity with a broken version",
+        lambda b: FaceIdentity.load(b.identity(version="x")),
+        "saved identity",
+        "'x'",
+        "Save it again",
+    ),
+    Case(
+        "identity with a broken count",
+        lambda b: FaceIdentity.load(b.identity(photos="")),
+        "saved identity",
+        "damaged metadata",
+        "Save it",
+    ),
+    Case(
+        "identity without features",
+        lambda b: FaceIdentity.load(b.identity({"x": torch.zeros(1)})),
+        "saved identity",
+        "this is",
+        "Choose",
     ),
     Case(
         "identity of two vectors",
@@ -356,9 +942,19 @@ IDENTITIES = [
         "Save it",
     ),
     Case(
-        "identity that breaks off", lambda b: FaceIdentity.load(b.cut(b.identity(), "a.safetensors")), "a whole", "damaged", "Get it again"
+        "identity that breaks off",
+        lambda b: FaceIdentity.load(b.cut(b.identity(), "a.safetensors")),
+        "a whole",
+        "damaged",
+        "Get it again",
     ),
-    Case("photo as identity", lambda b: FaceIdentity.load(b.write("a.png", b.portrait)), "a weight file|tensors only", "damaged", "Get"),
+    Case(
+        "photo as identity",
+        lambda b: FaceIdentity.load(b.write("a.png", b.portrait)),
+        "a weight file|tensors only",
+        "damaged",
+        "Get",
+    ),
     Case(
         "foreign identity for an encoder",
         lambda b: FaceIdentity.load(b.identity(), b.encoder),
@@ -394,19 +990,93 @@ IDENTITIES = [
 
 PROMPTS = [
     Case("empty placeholder", lambda b: check_placeholder(""), "such as 'S\\*'", "an empty text", "Type one"),
-    Case("placeholder of spaces", lambda b: check_placeholder("   "), "a placeholder such as", "an empty text", "Type one"),
-    Case("placeholder with a weight", lambda b: check_placeholder("S*:1.2"), "without parentheses", r"'S\*:1\.2'", r"Use 'S\*'"),
-    Case("placeholder in parentheses", lambda b: check_placeholder("(S*)"), "without parentheses", r"'\(S\*\)'", r"Use 'S\*'"),
-    Case("placeholder with a backslash", lambda b: check_placeholder("S\\*"), "without parentheses, backslashes", r"S\\", r"Use 'S\*'"),
-    Case("placeholder of two lines", lambda b: check_placeholder("S\n*"), "line breaks", "'S\n", r"Use 'S\*'"),
-    Case("placeholder as an embedding", lambda b: check_placeholder("embedding:alice"), "colons", "'embedding:alice'", r"Use 'S\*'"),
-    Case("placeholder without tokens", lambda b: Subject("\u200b", (), torch.zeros(2, 4), torch.zeros(2, 4)), "letters", "no token", "Use"),
-    Case("letter before S*", lambda b: isolate("a photo of xS*", ["S*"]), r"'S\*' as a word", r"'xS\*'", "Put spaces"),
-    Case("letter after S*", lambda b: isolate("a photo of S*x", ["S*"]), r"'S\*' as a word", r"'S\*x'", "Put spaces"),
-    Case("plural of S*", lambda b: replace_placeholders("two S*s", ["S*"]), r"'S\*' as a word", r"'S\*s'", "Put spaces"),
-    Case("prompt without S*", lambda b: replace_placeholders("a chef", ["S*"]), r"'S\*' in the prompt", "'a chef'", "Write, for instance"),
-    Case("empty prompt", lambda b: replace_placeholders("", ["S*"]), r"'S\*' in the prompt", "''", "Write, for instance"),
-    Case("prompt without anybody", lambda b: replace_placeholders("x", ["S1*", "S2*"]), r"'S1\*' or 'S2\*'", "'x'", "Write, for instance"),
+    Case(
+        "placeholder of spaces",
+        lambda b: check_placeholder("   "),
+        "a placeholder such as",
+        "an empty text",
+        "Type one",
+    ),
+    Case(
+        "placeholder with a weight",
+        lambda b: check_placeholder("S*:1.2"),
+        "without parentheses",
+        r"'S\*:1\.2'",
+        r"Use 'S\*'",
+    ),
+    Case(
+        "placeholder in parentheses",
+        lambda b: check_placeholder("(S*)"),
+        "without parentheses",
+        r"'\(S\*\)'",
+        r"Use 'S\*'",
+    ),
+    Case(
+        "placeholder with a backslash",
+        lambda b: check_placeholder("S\\*"),
+        "without parentheses, backslashes",
+        r"S\\",
+        r"Use 'S\*'",
+    ),
+    Case(
+        "placeholder of two lines", lambda b: check_placeholder("S\n*"), "line breaks", "'S\n", r"Use 'S\*'"
+    ),
+    Case(
+        "placeholder as an embedding",
+        lambda b: check_placeholder("embedding:alice"),
+        "colons",
+        "'embedding:alice'",
+        r"Use 'S\*'",
+    ),
+    Case(
+        "placeholder without tokens",
+        lambda b: Subject("\u200b", (), torch.zeros(2, 4), torch.zeros(2, 4)),
+        "letters",
+        "no token",
+        "Use",
+    ),
+    Case(
+        "letter before S*",
+        lambda b: isolate("a photo of xS*", ["S*"]),
+        r"'S\*' as a word",
+        r"'xS\*'",
+        "Put spaces",
+    ),
+    Case(
+        "letter after S*",
+        lambda b: isolate("a photo of S*x", ["S*"]),
+        r"'S\*' as a word",
+        r"'S\*x'",
+        "Put spaces",
+    ),
+    Case(
+        "plural of S*",
+        lambda b: replace_placeholders("two S*s", ["S*"]),
+        r"'S\*' as a word",
+        r"'S\*s'",
+        "Put spaces",
+    ),
+    Case(
+        "prompt without S*",
+        lambda b: replace_placeholders("a chef", ["S*"]),
+        r"'S\*' in the prompt",
+        "'a chef'",
+        "Write, for instance",
+    ),
+    Case(
+        "empty prompt",
+        lambda b: replace_placeholders("", ["S*"]),
+        r"'S\*' in the prompt",
+        "''",
+        "Write, for instance",
+    ),
+    Case(
+        "prompt without anybody",
+        lambda b: replace_placeholders("x", ["S1*", "S2*"]),
+        r"'S1\*' or 'S2\*'",
+        "'x'",
+        "Write, for instance",
+    ),
 ]
 
 
@@ -442,7 +1112,11 @@ def load(bench: Bench, mapper: Path | None = None, msid: Path | None = None) -> 
 
 
 def old_format(bench: Bench) -> Path:
-    torch.save({"a": torch.randn(3, 3), "b": torch.zeros(2)}, bench.folder / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"a": torch.randn(3, 3), "b": torch.zeros(2)},
+        bench.folder / "old.pt",
+        _use_new_zipfile_serialization=False,
+    )
     return bench.folder / "old.pt"
 
 
@@ -466,12 +1140,48 @@ def test_table_has_no_case_twice() -> None:
 @pytest.mark.parametrize(
     ("photo", "choice", "expected", "got", "advice"),
     [
-        (lambda p: np.full_like(p, 127), {}, "a face with score 0.60 or more in the 512x512 px photo", "none", "larger, frontal face"),
-        (lambda p: p[300:], {}, "a face with score 0.60", "none", r"best candidate has 0\.\d\d: lower the minimum score"),
-        (lambda p: p, {"min_score": 0.99}, "a face with score 0.99 or more", "none", "best candidate has 0.9.: lower the minimum score"),
-        (lambda p: p[:16, :16], {}, "a face with score 0.60 or more in the 16x16 px photo", "none", "use a photo"),
-        (lambda p: p, {"index": 1}, "a face index from 0 to 0", r"1: the photo shows 1 face\(s\)", "smaller index, or lower the minimum"),
-        (lambda p: np.hstack([p, p]), {"index": 2}, "a face index from 0 to 1", r"2: the photo shows 2 face\(s\)", "smaller index"),
+        (
+            lambda p: np.full_like(p, 127),
+            {},
+            "a face with score 0.60 or more in the 512x512 px photo",
+            "none",
+            "larger, frontal face",
+        ),
+        (
+            lambda p: p[300:],
+            {},
+            "a face with score 0.60",
+            "none",
+            r"best candidate has 0\.\d\d: lower the minimum score",
+        ),
+        (
+            lambda p: p,
+            {"min_score": 0.99},
+            "a face with score 0.99 or more",
+            "none",
+            "best candidate has 0.9.: lower the minimum score",
+        ),
+        (
+            lambda p: p[:16, :16],
+            {},
+            "a face with score 0.60 or more in the 16x16 px photo",
+            "none",
+            "use a photo",
+        ),
+        (
+            lambda p: p,
+            {"index": 1},
+            "a face index from 0 to 0",
+            r"1: the photo shows 1 face\(s\)",
+            "smaller index, or lower the minimum",
+        ),
+        (
+            lambda p: np.hstack([p, p]),
+            {"index": 2},
+            "a face index from 0 to 1",
+            r"2: the photo shows 2 face\(s\)",
+            "smaller index",
+        ),
     ],
     ids=["blank", "no face", "high score", "tiny", "one face", "two faces"],
 )
@@ -485,10 +1195,14 @@ def test_faces_that_are_not_there(
     assert isinstance(caught.value, NoFaceError) == ("index" not in choice)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("face_alignment") is not None, reason="needs an environment without face_alignment")
+@pytest.mark.skipif(
+    importlib.util.find_spec("face_alignment") is not None,
+    reason="needs an environment without face_alignment",
+)
 def test_missing_package_of_the_other_detector_is_named() -> None:
     with pytest.raises(
-        ImportError, match=r"Expected the package face_alignment.*got none\. Run `pip install face-alignment`, or use YuNet"
+        ImportError,
+        match=r"Expected the package face_alignment.*got none\. Run `pip install face-alignment`, or use YuNet",
     ):
         load_detector("FAN")
 
@@ -498,7 +1212,10 @@ def test_missing_package_of_the_other_detector_is_named() -> None:
 SLOTS: dict[str, tuple[str, Callable[[Path, Bench], Any]]] = {
     "msid": ("an MSID encoder", lambda path, b: load(b, msid=path)),
     "mapper": ("a mapping network", lambda path, b: load(b, mapper=path)),
-    "expression": ("an expression network", lambda path, b: FaceEncoder.load(b.files / "msid.pt", b.files / "mapping.pt", path)),
+    "expression": (
+        "an expression network",
+        lambda path, b: FaceEncoder.load(b.files / "msid.pt", b.files / "mapping.pt", path),
+    ),
     "identity": ("a saved identity", lambda path, b: FaceIdentity.load(path)),
     "detector": ("the YuNet detector", lambda path, b: YuNet(path)),
 }
@@ -522,29 +1239,56 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, small_files: Path) -> dict[str
     """A small file of every kind that lies in people's model folders."""
     folder = tmp_path_factory.mktemp("zoo")
     one = torch.zeros(1)
-    save(folder / "identity.safetensors", {"v_id": torch.zeros(256)}, "identity", version="1", msid="abc", photos="1")
+    save(
+        folder / "identity.safetensors",
+        {"v_id": torch.zeros(256)},
+        "identity",
+        version="1",
+        msid="abc",
+        photos="1",
+    )
     save(folder / "words.safetensors", {"words": torch.zeros(2, 768)}, "words")
-    torch.save({"net_recon": {"backbone.conv1.weight": one, "final_layers.1.weight": one}}, folder / "epoch_20.pth")
-    torch.save({"state_dict": {"model.diffusion_model.out.2.bias": one}, "global_step": 9}, folder / "model.ckpt")
+    torch.save(
+        {"net_recon": {"backbone.conv1.weight": one, "final_layers.1.weight": one}}, folder / "epoch_20.pth"
+    )
+    torch.save(
+        {"state_dict": {"model.diffusion_model.out.2.bias": one}, "global_step": 9}, folder / "model.ckpt"
+    )
     torch.save({"control_model.zero_convs.0.0.bias": one}, folder / "control.pth")
     save_file({"lora_te_text_model_encoder_layers_0.alpha": one}, folder / "lora.safetensors")
     save_file({"emb_params": torch.zeros(2, 768)}, folder / "embedding.safetensors")
     save_file({"text_model.final_layer_norm.bias": one}, folder / "clip.safetensors")
     (folder / "face.onnx").write_bytes(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0:" + bytes(range(256)))
-    names = {"identity": "identity.safetensors", "words": "words.safetensors", "expression": "epoch_20.pth", "checkpoint": "model.ckpt"}
-    names |= {"controlnet": "control.pth", "lora": "lora.safetensors", "embedding": "embedding.safetensors", "clip": "clip.safetensors"}
+    names = {
+        "identity": "identity.safetensors",
+        "words": "words.safetensors",
+        "expression": "epoch_20.pth",
+        "checkpoint": "model.ckpt",
+    }
+    names |= {
+        "controlnet": "control.pth",
+        "lora": "lora.safetensors",
+        "embedding": "embedding.safetensors",
+        "clip": "clip.safetensors",
+    }
     files = {name: folder / file for name, file in names.items()} | {"detector": folder / "face.onnx"}
     return files | {"msid": small_files / "msid.pt", "mapper": small_files / "mapping.pt"}
 
 
-@pytest.mark.parametrize(("slot", "content"), [(slot, content) for slot in SLOTS for content in CALLED if slot != content])
-def test_file_in_the_wrong_slot_is_called_by_its_name(slot: str, content: str, zoo: dict[str, Path], bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("slot", "content"), [(slot, content) for slot in SLOTS for content in CALLED if slot != content]
+)
+def test_file_in_the_wrong_slot_is_called_by_its_name(
+    slot: str, content: str, zoo: dict[str, Path], bench: Bench
+) -> None:
     expected, use = SLOTS[slot]
     with pytest.raises(ValueError, match="^Expected ") as caught:
         use(zoo[content], bench)
     message = str(caught.value)
     assert f"got '{zoo[content]}'" in message
-    assert re.search(r"\. (Choose another file|Download|Get it again|Get the file)", message), f"Expected advice, got: {message}"
+    assert re.search(r"\. (Choose another file|Download|Get it again|Get the file)", message), (
+        f"Expected advice, got: {message}"
+    )
     if slot != "detector" and content != "detector":
         assert message.startswith(f"Expected {expected}") and f": this is {CALLED[content]}" in message
     if slot == "detector":
@@ -552,8 +1296,13 @@ def test_file_in_the_wrong_slot_is_called_by_its_name(slot: str, content: str, z
 
 
 def test_textual_inversion_pickle_is_refused(bench: Bench) -> None:
-    path = bench.write("alice.pt", {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(2, 768)}, "name": "alice"})
-    with pytest.raises(ValueError, match="Expected tensors only, got .* with dict under 'string_to_token'. Choose"):
+    path = bench.write(
+        "alice.pt",
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(2, 768)}, "name": "alice"},
+    )
+    with pytest.raises(
+        ValueError, match="Expected tensors only, got .* with dict under 'string_to_token'. Choose"
+    ):
         load(bench, msid=path)
 
 
@@ -586,7 +1335,9 @@ def test_the_trap_itself_works(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
     """Let no file grow beyond 2000 bytes."""
-    resource = pytest.importorskip("resource", reason="needs a system with limits on file sizes (not Windows)")
+    resource = pytest.importorskip(
+        "resource", reason="needs a system with limits on file sizes (not Windows)"
+    )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
@@ -607,7 +1358,10 @@ def full_disk() -> Iterator[None]:
 def test_old_file_survives_a_full_disk(bench: Bench, write: Callable[[Path, Bench], None]) -> None:
     target = bench.folder / "old.safetensors"
     target.write_text("old")
-    with full_disk(), pytest.raises(OSError, match=r"Expected to write '.*old\.safetensors', got .*\. Free some space"):
+    with (
+        full_disk(),
+        pytest.raises(OSError, match=r"Expected to write '.*old\.safetensors', got .*\. Free some space"),
+    ):
         write(target, bench)
     assert target.read_text() == "old"
     assert os.listdir(bench.folder) == ["old.safetensors"]
@@ -624,14 +1378,18 @@ def test_interrupted_writing_leaves_no_temporary_file(bench: Bench, monkeypatch:
 
 
 needs_permissions = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user whom permissions bind: not root, not Windows"
+    not hasattr(os, "geteuid") or os.geteuid() == 0,
+    reason="needs a user whom permissions bind: not root, not Windows",
 )
 
 
 @needs_permissions
 def test_read_only_folder_is_named(bench: Bench) -> None:
     bench.folder.chmod(0o500)
-    with pytest.raises(PermissionError, match="Expected a folder that can be written to, got .*Permission denied.*Choose another"):
+    with pytest.raises(
+        PermissionError,
+        match="Expected a folder that can be written to, got .*Permission denied.*Choose another",
+    ):
         FaceIdentity(torch.zeros(2), "abc").save(bench.folder / "a.safetensors")
     bench.folder.chmod(0o700)
     assert os.listdir(bench.folder) == []
@@ -641,9 +1399,15 @@ def test_read_only_folder_is_named(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (load_photo, "Expected a readable picture, got .* without permission to read it. Change its permissions"),
+        (
+            load_photo,
+            "Expected a readable picture, got .* without permission to read it. Change its permissions",
+        ),
         (read, "Expected a weight file, got .* cannot be read .Permission denied.. Check its permissions"),
-        (YuNet, "Expected the YuNet detector .*, got .* cannot be read .Permission denied.. Check its permissions"),
+        (
+            YuNet,
+            "Expected the YuNet detector .*, got .* cannot be read .Permission denied.. Check its permissions",
+        ),
     ],
 )
 def test_file_without_permission_is_named(bench: Bench, use: Callable[[Path], Any], message: str) -> None:
@@ -659,16 +1423,18 @@ def test_file_without_permission_is_named(bench: Bench, use: Callable[[Path], An
 def turned(bench: Bench) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 8
-    Image.fromarray(np.rot90(bench.portrait, -1).copy()).save(bench.folder / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(np.rot90(bench.portrait, -1).copy()).save(
+        bench.folder / "turned.jpg", exif=exif, quality=95
+    )
     return bench.folder / "turned.jpg"
 
 
 WORKS: dict[str, Callable[[Bench], Any]] = {
-    "grey": lambda b: np.dot(b.portrait / 255, (0.299, 0.587, 0.114)),
+    "gray": lambda b: np.dot(b.portrait / 255, (0.299, 0.587, 0.114)),
     "RGBA": lambda b: np.dstack([b.portrait, b.portrait[:, :, 0]]),
     "floats": lambda b: b.portrait / 255,
     "16 bits": lambda b: b.portrait.astype(np.uint16) * 257,
-    "grey JPEG": lambda b: b.write("a.jpg", np.asarray(Image.fromarray(b.portrait).convert("L"))),
+    "gray JPEG": lambda b: b.write("a.jpg", np.asarray(Image.fromarray(b.portrait).convert("L"))),
     "JPEG turned by its EXIF entry": turned,
     "PNG of 16 bits": lambda b: write_deep(b),
     "palette GIF": lambda b: b.write("a.gif", b.portrait),
@@ -684,11 +1450,19 @@ def write_deep(bench: Bench) -> Path:
 
 
 @pytest.mark.parametrize("kind", WORKS)
-def test_unusual_photos_have_nearly_the_usual_identity(bench: Bench, landmarks: np.ndarray, kind: str) -> None:
-    photo = np.asarray(Image.fromarray(bench.portrait).convert("L").convert("RGB")) if "grey" in kind else bench.portrait
+def test_unusual_photos_have_nearly_the_usual_identity(
+    bench: Bench, landmarks: np.ndarray, kind: str
+) -> None:
+    photo = (
+        np.asarray(Image.fromarray(bench.portrait).convert("L").convert("RGB"))
+        if "gray" in kind
+        else bench.portrait
+    )
     usual = bench.encoder.identify(photo, landmarks=landmarks).v_id
     unusual = bench.encoder.identify(WORKS[kind](bench), landmarks=landmarks).v_id
-    assert torch.cosine_similarity(usual, unusual, dim=0) > (0.9 if "GIF" in kind or "JPEG" in kind else 0.999)
+    assert torch.cosine_similarity(usual, unusual, dim=0) > (
+        0.9 if "GIF" in kind or "JPEG" in kind else 0.999
+    )
 
 
 def test_smallest_picture_gives_an_identity(bench: Bench) -> None:

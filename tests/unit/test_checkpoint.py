@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
-from face2diffusion.f2d.checkpoint import KIND_NAMES, atomic_file, build_config, fingerprint, load_strictly, position_embedding, read, save
-from face2diffusion.f2d.mapping import MapperConfig
+from face2diffusion.f2d.checkpoint import (
+    KIND_NAMES,
+    build_config,
+    load_strictly,
+    position_embedding,
+    read,
+    save,
+)
+from face2diffusion.f2d.files import atomic_file, fingerprint
+from face2diffusion.f2d.networks.mapping import MapperConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -34,16 +42,24 @@ class Sizes:
 
 
 @pytest.mark.parametrize(
-    ("file", "kind", "count"), [("msid.pt", "msid", 178), ("mapping.pt", "mapper", 13), ("epoch_20.pth", "expression", 332)]
+    ("file", "kind", "count"),
+    [("msid.pt", "msid", 178), ("mapping.pt", "mapper", 13), ("epoch_20.pth", "expression", 332)],
 )
-def test_official_files_are_recognised_by_their_tensors(official: Path, file: str, kind: str, count: int) -> None:
+def test_official_files_are_recognized_by_their_tensors(
+    official: Path, file: str, kind: str, count: int
+) -> None:
     checkpoint = read(official / file)
-    assert (checkpoint.kind, len(checkpoint.tensors), checkpoint.config, checkpoint.metadata) == (kind, count, None, {})
+    assert (checkpoint.kind, len(checkpoint.tensors), checkpoint.config, checkpoint.metadata) == (
+        kind,
+        count,
+        None,
+        {},
+    )
     assert checkpoint.expect(kind) is checkpoint
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
-def test_our_files_are_recognised_by_their_metadata(tmp_path: Path, kind: str) -> None:
+def test_our_files_are_recognized_by_their_metadata(tmp_path: Path, kind: str) -> None:
     save(tmp_path / "file.safetensors", {"any": torch.zeros(2)}, kind)
     checkpoint = read(tmp_path / "file.safetensors")
     assert checkpoint.kind == kind and checkpoint.described == KIND_NAMES[kind]
@@ -51,7 +67,9 @@ def test_our_files_are_recognised_by_their_metadata(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize(("what", "name"), FOREIGN.items(), ids=FOREIGN.values())
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_other_peoples_files_are_called_by_their_name(tmp_path: Path, what: str, name: str, suffix: str) -> None:
+def test_other_peoples_files_are_called_by_their_name(
+    tmp_path: Path, what: str, name: str, suffix: str
+) -> None:
     path = tmp_path / f"file{suffix}"
     (torch.save if suffix == ".pt" else save_file)({name: torch.zeros(2, 768), "other": torch.zeros(1)}, path)
     assert read(path).kind is None
@@ -60,15 +78,25 @@ def test_other_peoples_files_are_called_by_their_name(tmp_path: Path, what: str,
 
 def test_unknown_files_are_described_by_their_first_tensor(tmp_path: Path) -> None:
     save_file({"strange.weight": torch.zeros(1)}, tmp_path / "file.safetensors")
-    assert "1 tensors of another model (the first is 'strange.weight')" in read(tmp_path / "file.safetensors").described
+    assert (
+        "1 tensors of another model (the first is 'strange.weight')"
+        in read(tmp_path / "file.safetensors").described
+    )
 
 
 def test_round_trip_keeps_tensors_config_and_entries(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4), "b": torch.tensor(5), "c": torch.randn(4, 3).half().T}
-    save(tmp_path / "new" / "folder" / "file.safetensors", tensors, "mapper", Sizes(width=7, depths=(3,)), note="hello")
+    save(
+        tmp_path / "new" / "folder" / "file.safetensors",
+        tensors,
+        "mapper",
+        Sizes(width=7, depths=(3,)),
+        note="hello",
+    )
     checkpoint = read(tmp_path / "new" / "folder" / "file.safetensors")
     assert all(
-        torch.equal(checkpoint.tensors[name], tensor) and checkpoint.tensors[name].dtype == tensor.dtype for name, tensor in tensors.items()
+        torch.equal(checkpoint.tensors[name], tensor) and checkpoint.tensors[name].dtype == tensor.dtype
+        for name, tensor in tensors.items()
     )
     assert checkpoint.metadata["note"] == "hello"
     assert build_config(Sizes, checkpoint.config, checkpoint.path) == Sizes(width=7, depths=(3,))
@@ -86,11 +114,15 @@ def test_config_keeps_defaults_of_missing_fields_and_takes_whole_numbers_for_flo
     assert build_config(Sizes, {"ratio": 2}, "file") == Sizes(ratio=2.0)
 
 
-def test_converted_file_has_the_same_fingerprint(small: FaceEncoder, small_files: Path, tmp_path: Path) -> None:
+def test_converted_file_has_the_same_fingerprint(
+    small: FaceEncoder, small_files: Path, tmp_path: Path
+) -> None:
     save(tmp_path / "msid.safetensors", read(small_files / "msid.pt").tensors, "msid", small.msid.config)
     converted = FaceEncoder.load(tmp_path / "msid.safetensors", small_files / "mapping.pt")
     assert converted.msid_fingerprint == small.msid_fingerprint
-    assert fingerprint(read(tmp_path / "msid.safetensors").tensors) == fingerprint(read(small_files / "msid.pt").tensors)
+    assert fingerprint(read(tmp_path / "msid.safetensors").tensors) == fingerprint(
+        read(small_files / "msid.pt").tensors
+    )
 
 
 def test_fingerprint_does_not_depend_on_order_or_memory_layout() -> None:
@@ -126,8 +158,14 @@ def test_strict_loading_copies_every_tensor() -> None:
     [
         (lambda tensors: tensors.pop("bias"), r"1 missing \(bias\)"),
         (lambda tensors: tensors.update(extra=torch.zeros(1)), r"1 unknown \(extra\)"),
-        (lambda tensors: tensors.update(bias=torch.zeros(5)), r"1 of another shape \(bias \(5,\) instead of \(2,\)\)"),
-        (lambda tensors: tensors.update({f"x{i}": torch.zeros(1) for i in range(9)}), r"9 unknown \(x0, x1, x2, \.\.\.\)"),
+        (
+            lambda tensors: tensors.update(bias=torch.zeros(5)),
+            r"1 of another shape \(bias \(5,\) instead of \(2,\)\)",
+        ),
+        (
+            lambda tensors: tensors.update({f"x{i}": torch.zeros(1) for i in range(9)}),
+            r"9 unknown \(x0, x1, x2, \.\.\.\)",
+        ),
     ],
 )
 def test_strict_loading_names_what_differs(change, words: str) -> None:
@@ -178,12 +216,18 @@ def test_reader_of_the_old_file_never_sees_the_new(tmp_path: Path) -> None:
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     FaceIdentity(torch.zeros(2), "abc").save(tmp_path / "identity.safetensors")
-    assert stat.S_IMODE((tmp_path / "identity.safetensors").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "identity.safetensors").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "usual").stat().st_mode
+    )
 
 
-def test_writing_leaves_the_permissions_of_other_threads_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_leaves_the_permissions_of_other_threads_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mask for new files belongs to the whole process."""
-    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("Expected the process's mask to stay as it is."))
+    monkeypatch.setattr(
+        os, "umask", lambda mask: pytest.fail("Expected the process's mask to stay as it is.")
+    )
     save(tmp_path / "file.safetensors", {"a": torch.zeros(1)}, "mapper")
 
 

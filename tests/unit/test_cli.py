@@ -31,12 +31,28 @@ def files(official):
 @pytest.fixture
 def encode(files):
     """The arguments of `f2d encode`, up to the detection."""
-    return ["encode", str(files / "photo.png"), "--msid", str(files / "msid.pt"), "--mapper", str(files / "mapping.pt"), "--device", "cpu"]
+    return [
+        "encode",
+        str(files / "photo.png"),
+        "--msid",
+        str(files / "msid.pt"),
+        "--mapper",
+        str(files / "mapping.pt"),
+        "--device",
+        "cpu",
+    ]
 
 
 def test_encode_writes_what_the_library_computes(files, encode, tmp_path):
-    out, features, identity = (str(tmp_path / name) for name in ("s.safetensors", "f.safetensors", "i.safetensors"))
-    assert main([*encode, "--landmarks", LANDMARKS, "--out", out, "--features", features, "--identity", identity]) == 0
+    out, features, identity = (
+        str(tmp_path / name) for name in ("s.safetensors", "f.safetensors", "i.safetensors")
+    )
+    assert (
+        main(
+            [*encode, "--landmarks", LANDMARKS, "--out", out, "--features", features, "--identity", identity]
+        )
+        == 0
+    )
     encoder = FaceEncoder.load(files / "msid.pt", files / "mapping.pt")
     expected = encoder.identify(astronaut(), landmarks=POINTS)
     assert torch.equal(load_file(out)["words"], encoder.words(expected))
@@ -68,7 +84,11 @@ def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path)
 
 
 def test_generate_draws_a_grid_and_single_pictures(files, encode, tmp_path):
-    words, grid, folder = str(tmp_path / "s.safetensors"), str(tmp_path / "grid.png"), str(tmp_path / "all") + "/"
+    words, grid, folder = (
+        str(tmp_path / "s.safetensors"),
+        str(tmp_path / "grid.png"),
+        str(tmp_path / "all") + "/",
+    )
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     draw = [
         "generate",
@@ -112,7 +132,9 @@ def test_generate_encodes_a_photo_itself(files, encode, tmp_path):
     assert Image.open(out).size == (64, 64)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("msid.pt", ".pt"), ("mapping.pt", ".pt"), ("epoch_20.pth", ".pth")])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("msid.pt", ".pt"), ("mapping.pt", ".pt"), ("epoch_20.pth", ".pth")]
+)
 def test_convert_there_and_back_keeps_every_bit(files, tmp_path, name, suffix):
     ours, back = tmp_path / "ours.safetensors", tmp_path / f"back{suffix}"
     assert main(["convert", str(files / name), str(ours)]) == 0
@@ -174,7 +196,16 @@ def test_every_command_has_help_with_an_example(capsys):
 def test_download_lists_every_file(capsys):
     assert main(["download"]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in ("msid.pt", "mapping.pt", "epoch_20.pth", "face_detection_yunet_2023mar.onnx", "sd-config"))
+    assert all(
+        name in listed
+        for name in (
+            "msid.pt",
+            "mapping.pt",
+            "epoch_20.pth",
+            "face_detection_yunet_2023mar.onnx",
+            "sd-config",
+        )
+    )
 
 
 def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypatch, tmp_path):
@@ -189,17 +220,29 @@ def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypat
 
 
 BAD = {
-    "no such photo": (["missing.png", "--aligned", "--out", "s.safetensors"], "missing.png', got no such file"),
+    "no such photo": (
+        ["missing.png", "--aligned", "--out", "s.safetensors"],
+        "missing.png', got no such file",
+    ),
     "a folder": ([".", "--aligned", "--out", "s.safetensors"], "got the folder '.'"),
-    "no way to find the face": (["{photo}", "--out", "s.safetensors"], "Expected --detector, --landmarks or --aligned"),
+    "no way to find the face": (
+        ["{photo}", "--out", "s.safetensors"],
+        "Expected --detector, --landmarks or --aligned",
+    ),
     "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "which is square, got 512x256 px"),
-    "landmarks outside the photo": (["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"], "at different places"),
+    "landmarks outside the photo": (
+        ["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"],
+        "at different places",
+    ),
     "a bad target": (["{photo}", "--aligned", "--out", "s.pt"], "ends with .safetensors, got 's.pt'"),
     "an expression without its network": (
         ["{photo}", "--aligned", "--expression-from", "{photo}", "--out", "s.safetensors"],
         "Expected --expression",
     ),
-    "no detector file": (["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"], "yunet.onnx', got no such file"),
+    "no detector file": (
+        ["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"],
+        "yunet.onnx', got no such file",
+    ),
 }
 
 
@@ -209,7 +252,10 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
     Image.fromarray(astronaut()[:256]).save("wide.png")
     arguments, message = BAD[name]
     arguments = [argument.format(photo=files / "photo.png", wide="wide.png") for argument in arguments]
-    assert main(["encode", *arguments, "--msid", str(files / "msid.pt"), "--mapper", str(files / "mapping.pt")]) == 2
+    assert (
+        main(["encode", *arguments, "--msid", str(files / "msid.pt"), "--mapper", str(files / "mapping.pt")])
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("f2d: Expected ")
     assert message in error
@@ -220,11 +266,20 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"], "Expected 'S*' in the prompt"),
+        (
+            ["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"],
+            "Expected 'S*' in the prompt",
+        ),
         (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "ends with .png"),
-        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"], "x.safetensors', got no such file"),
+        (
+            ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"],
+            "x.safetensors', got no such file",
+        ),
         (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "Expected --msid and --mapper"),
-        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png", "--size", "100x100"], "divisible by 8, got 100x100"),
+        (
+            ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png", "--size", "100x100"],
+            "divisible by 8, got 100x100",
+        ),
         (["convert", "x.pt", "y.onnx"], "Expected OUT to end with"),
         (["download", "everything"], "Expected one of msid, mapping"),
         (["demo", "--out", "demo.gif"], "ends with .png"),
@@ -244,31 +299,66 @@ def test_swapped_files_are_told_apart(files, tmp_path, capsys):
 
 
 BAD_WORDS = {
-    "three words": ({"words": torch.zeros(3, 768)}, {}, "Expected two finite words, got 's.safetensors' with shape (3, 768)"),
-    "one vector": ({"words": torch.zeros(768)}, {}, "Expected two finite words, got 's.safetensors' with shape (768,)"),
-    "not a number": ({"words": torch.full((2, 768), torch.nan)}, {}, "with shape (2, 768) or NaN. Run `f2d encode` again."),
+    "three words": (
+        {"words": torch.zeros(3, 768)},
+        {},
+        "Expected two finite words, got 's.safetensors' with shape (3, 768)",
+    ),
+    "one vector": (
+        {"words": torch.zeros(768)},
+        {},
+        "Expected two finite words, got 's.safetensors' with shape (768,)",
+    ),
+    "not a number": (
+        {"words": torch.full((2, 768), torch.nan)},
+        {},
+        "with shape (2, 768) or NaN. Run `f2d encode` again.",
+    ),
     "an unknown position": (
         {"words": torch.zeros(2, 768)},
         {"positional": "after"},
         "Expected positional to be replace or before, got 's.safetensors' with 'after'",
     ),
-    "no words": ({"v_id": torch.zeros(2, 768)}, {}, "Expected the words S* of one person, got 's.safetensors'"),
+    "no words": (
+        {"v_id": torch.zeros(2, 768)},
+        {},
+        "Expected the words S* of one person, got 's.safetensors'",
+    ),
 }
 
 
-@pytest.mark.parametrize("command", [["export", "s.safetensors"], ["generate", "s.safetensors", "S* here"]], ids=["export", "generate"])
+@pytest.mark.parametrize(
+    "command",
+    [["export", "s.safetensors"], ["generate", "s.safetensors", "S* here"]],
+    ids=["export", "generate"],
+)
 @pytest.mark.parametrize("name", BAD_WORDS)
 def test_damaged_words_end_with_status_2_and_one_line(tmp_path, monkeypatch, capsys, command, name):
     monkeypatch.chdir(tmp_path)
     tensors, metadata, message = BAD_WORDS[name]
     save("s.safetensors", tensors, "words", **metadata)
-    assert main([*command, "--model", "no model", "--out", "a.png" if command[0] == "generate" else "a.safetensors"]) == 2
+    assert (
+        main(
+            [
+                *command,
+                "--model",
+                "no model",
+                "--out",
+                "a.png" if command[0] == "generate" else "a.safetensors",
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("my friend", "Expected a name of letters, digits and the signs"), ("__metadata__", "got '__metadata__'")]
+    ("name", "message"),
+    [
+        ("my friend", "Expected a name of letters, digits and the signs"),
+        ("__metadata__", "got '__metadata__'"),
+    ],
 )
 def test_embeddings_that_no_prompt_could_use_are_not_exported(files, encode, tmp_path, capsys, name, message):
     words, out = str(tmp_path / "s.safetensors"), tmp_path / "my embeddings" / f"{name}.safetensors"
@@ -276,17 +366,39 @@ def test_embeddings_that_no_prompt_could_use_are_not_exported(files, encode, tmp
     assert main(["export", words, "--model", str(files / "sd"), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
-    assert main(["export", words, "--model", str(files / "sd"), "--out", str(out.with_stem("friend"))]) == 0, "folders may have spaces"
+    assert (
+        main(["export", words, "--model", str(files / "sd"), "--out", str(out.with_stem("friend"))]) == 0
+    ), "folders may have spaces"
 
 
 def test_words_for_another_text_encoder_are_refused(files, encode, tmp_path, capsys):
     words = str(tmp_path / "wide.safetensors")
     encode[encode.index("--mapper") + 1] = str(files / "wide.pt")
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
-    assert main(["generate", words, "S* here", "--model", str(files / "sd"), "--out", str(tmp_path / "a.png"), "--device", "cpu"]) == 2
+    assert (
+        main(
+            [
+                "generate",
+                words,
+                "S* here",
+                "--model",
+                str(files / "sd"),
+                "--out",
+                str(tmp_path / "a.png"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 2
+    )
     assert "Expected words of shape (2, 768) for this text encoder, got (2, 1024)" in capsys.readouterr().err
 
 
 def test_the_installed_command_runs():
-    done = subprocess.run([sys.executable, "-m", "face2diffusion.f2d.cli", "download"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "face2diffusion.f2d.cli", "download"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "mapping.pt" in done.stdout

@@ -10,10 +10,10 @@ import pytest
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.cli import main
 from face2diffusion.f2d.image import load_photo
-from face2diffusion.f2d.miniature import FILES, load_judges, portraits
+from face2diffusion.f2d.miniature import FILES, load_evaluators, portraits
 from face2diffusion.f2d.miniature.comfyui import CHECKPOINT, WORKFLOW, install
-from face2diffusion.training.miniature.album import HELD_OUT, drawing
 from face2diffusion.training.miniature.recipe import PEOPLE
+from face2diffusion.training.miniature.world.samples import HELD_OUT, drawing
 from PIL import Image
 from safetensors import safe_open
 
@@ -37,7 +37,7 @@ def test_the_demo_draws_a_sheet(sheet):
     assert pixels.shape[1] > pixels.shape[0] > 900
 
 
-def test_the_people_are_recognised(scores):
+def test_the_people_are_recognized(scores):
     same = [score["identity"] for score in scores if "identity" in score]
     assert len(same) == 3 * 8
     assert np.mean(same) > 0.6
@@ -59,8 +59,10 @@ def test_the_prompts_are_followed(scores):
 
 
 def test_the_judge_knows_people_again_whom_it_has_never_seen():
-    verifier, _ = load_judges()
-    again = [drawing(90_000_000 + number, HELD_OUT.start + number).picture.image for number, _ in PEOPLE.values()]
+    verifier, _ = load_evaluators()
+    again = [
+        drawing(90_000_000 + number, HELD_OUT.start + number).picture.image for number, _ in PEOPLE.values()
+    ]
     features = verifier.embed([*(load_photo(path) for path in portraits().values()), *again])
     same = features[: len(again)] @ features[len(again) :].T
     assert same.argmax(1).tolist() == list(range(len(again)))

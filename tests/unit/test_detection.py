@@ -8,7 +8,15 @@ import cv2
 import numpy as np
 import pytest
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.detection import Face, NoFaceError, YuNet, choose_face, draw_faces, face_from_landmarks, sort_faces
+from face2diffusion.f2d.face.detection import (
+    Face,
+    NoFaceError,
+    YuNet,
+    choose_face,
+    draw_faces,
+    face_from_landmarks,
+    sort_faces,
+)
 from face2diffusion.f2d.image import load_photo
 from PIL import Image
 
@@ -21,7 +29,10 @@ def yunet(detector_file: Path) -> YuNet:
 @pytest.fixture(scope="module")
 def couple(portrait: np.ndarray) -> np.ndarray:
     """A small face at the left, a large one at the right."""
-    small, large = cv2.resize(portrait, (256, 256), interpolation=cv2.INTER_AREA), cv2.resize(portrait, (512, 512))
+    small, large = (
+        cv2.resize(portrait, (256, 256), interpolation=cv2.INTER_AREA),
+        cv2.resize(portrait, (512, 512)),
+    )
     return np.hstack([np.pad(small, ((0, 256), (0, 0), (0, 0))), large])
 
 
@@ -38,7 +49,9 @@ def make_face(x: float, y: float, width: float, height: float, score: float = 0.
     return Face(np.array([x, y, width, height]), np.array([(x + i, y + i) for i in range(5)]), score)
 
 
-def test_portrait_has_one_face_with_known_landmarks(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_portrait_has_one_face_with_known_landmarks(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     (face,) = yunet.detect(portrait)
     np.testing.assert_allclose(face.landmarks, landmarks, atol=1)
     assert face.score > 0.9
@@ -46,41 +59,59 @@ def test_portrait_has_one_face_with_known_landmarks(yunet: YuNet, portrait: np.n
     assert ((face.landmarks > face.box[:2]) & (face.landmarks < face.box[:2] + face.box[2:])).all()
 
 
-def test_moved_portrait_moves_the_landmarks(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_moved_portrait_moves_the_landmarks(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     moved = np.pad(portrait, ((64, 0), (128, 0), (0, 0)), mode="edge")
     assert error(yunet.detect(moved)[0], landmarks + (128, 64)) < 0.15
 
 
 @pytest.mark.parametrize("zoom", [0.25, 0.5, 2.0, 6.0])
-def test_resized_portrait_scales_the_landmarks(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, zoom: float) -> None:
-    picture = cv2.resize(portrait, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
+def test_resized_portrait_scales_the_landmarks(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, zoom: float
+) -> None:
+    picture = cv2.resize(
+        portrait, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    )
     assert error(yunet.detect(picture)[0], scaled(landmarks, zoom)) < 0.4
 
 
 @pytest.mark.parametrize("side", [340, 150], ids=["face of 60 px", "face of 26 px"])
-def test_small_face_in_a_large_picture_is_found(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int) -> None:
+def test_small_face_in_a_large_picture_is_found(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int
+) -> None:
     canvas = np.full((2000, 3000, 3), 127, np.uint8)
-    canvas[1500 : 1500 + side, 2400 : 2400 + side] = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA)
+    canvas[1500 : 1500 + side, 2400 : 2400 + side] = cv2.resize(
+        portrait, (side, side), interpolation=cv2.INTER_AREA
+    )
     (face,) = yunet.detect(canvas)
     assert error(face, scaled(landmarks, side / 512) + (2400, 1500)) < 0.4
 
 
 @pytest.mark.parametrize("zoom", [2, 12, 16])
-def test_face_that_fills_the_picture_is_found(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, zoom: int) -> None:
+def test_face_that_fills_the_picture_is_found(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, zoom: int
+) -> None:
     close_up = cv2.resize(portrait[75:165, 180:265], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
     face = yunet.detect(close_up)[0]
     assert error(face, scaled(landmarks - (180, 75), zoom)) < 0.2
-    assert face.box[:2] + face.box[2:] / 2 == pytest.approx(landmarks.mean(0) * zoom - (180 * zoom, 75 * zoom), abs=15 * zoom)
+    assert face.box[:2] + face.box[2:] / 2 == pytest.approx(
+        landmarks.mean(0) * zoom - (180 * zoom, 75 * zoom), abs=15 * zoom
+    )
 
 
-def test_photo_turned_by_its_exif_entry_is_found_upright(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, tmp_path: Path) -> None:
+def test_photo_turned_by_its_exif_entry_is_found_upright(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by 90 degrees clockwise to view"
     Image.fromarray(np.rot90(portrait).copy()).save(tmp_path / "turned.jpg", quality=95, exif=exif)
     assert error(yunet.detect(load_photo(tmp_path / "turned.jpg"))[0], landmarks) < 0.1
 
 
-def test_detection_does_not_depend_on_the_photo_before(yunet: YuNet, portrait: np.ndarray, couple: np.ndarray) -> None:
+def test_detection_does_not_depend_on_the_photo_before(
+    yunet: YuNet, portrait: np.ndarray, couple: np.ndarray
+) -> None:
     first = yunet.detect(portrait)[0]
     assert len(yunet.detect(couple)) == 2
     again = yunet.detect(portrait)[0]
@@ -105,7 +136,9 @@ def test_two_faces_are_counted_by_size_and_from_left_to_right(yunet: YuNet, coup
     assert [face.box[0] > 256 for face in sort_faces(faces, "left to right")] == [False, True]
 
 
-def test_encoder_crops_the_face_that_was_asked_for(yunet: YuNet, small: FaceEncoder, couple: np.ndarray) -> None:
+def test_encoder_crops_the_face_that_was_asked_for(
+    yunet: YuNet, small: FaceEncoder, couple: np.ndarray
+) -> None:
     encoder = FaceEncoder(small.msid, small.mapper, detector=yunet)
     largest = encoder.find(couple, order="largest", index=0)
     leftmost = encoder.find(couple, order="left to right", index=0)
@@ -114,12 +147,20 @@ def test_encoder_crops_the_face_that_was_asked_for(yunet: YuNet, small: FaceEnco
     assert (leftmost.crop != largest.crop).any()
 
 
-def test_the_score_of_the_best_candidate_is_named_where_none_suffices(yunet: YuNet, portrait: np.ndarray) -> None:
-    with pytest.raises(NoFaceError, match=r"score 0\.99 or more .* best candidate has 0\.9\d: lower the minimum score"):
+def test_the_score_of_the_best_candidate_is_named_where_none_suffices(
+    yunet: YuNet, portrait: np.ndarray
+) -> None:
+    with pytest.raises(
+        NoFaceError, match=r"score 0\.99 or more .* best candidate has 0\.9\d: lower the minimum score"
+    ):
         yunet.detect(portrait, min_score=0.99)
 
 
-@pytest.mark.parametrize("part", [np.s_[300:], np.s_[256:, :256], np.s_[:256, 256:], np.s_[:60]], ids=["body", "arm", "shuttle", "flag"])
+@pytest.mark.parametrize(
+    "part",
+    [np.s_[300:], np.s_[256:, :256], np.s_[:256, 256:], np.s_[:60]],
+    ids=["body", "arm", "shuttle", "flag"],
+)
 def test_pictures_without_a_face_have_none(yunet: YuNet, portrait: np.ndarray, part: tuple) -> None:
     with pytest.raises(NoFaceError, match="Expected a face"):
         yunet.detect(portrait[part])
@@ -131,10 +172,14 @@ def test_empty_pictures_of_any_shape_have_no_face(yunet: YuNet, shape: tuple[int
         yunet.detect(np.full((*shape, 3), 127, np.uint8))
 
 
-def test_orders_sort_by_area_and_by_centre() -> None:
+def test_orders_sort_by_area_and_by_center() -> None:
     wide, tall, small = make_face(0, 0, 100, 10), make_face(10, 0, 30, 40), make_face(45, 0, 5, 5)
     assert sort_faces([small, wide, tall], "largest") == [tall, wide, small]
-    assert sort_faces([small, wide, tall], "left to right") == [tall, small, wide]  # centres at 25, 47.5 and 50 px
+    assert sort_faces([small, wide, tall], "left to right") == [
+        tall,
+        small,
+        wide,
+    ]  # centers at 25, 47.5 and 50 px
 
 
 def test_sorting_leaves_the_list_alone() -> None:
@@ -180,21 +225,29 @@ def test_drawing_marks_the_chosen_face_green_and_others_orange() -> None:
 
 
 def test_drawing_draws_every_landmark() -> None:
-    face = Face(np.array([10.0, 40, 80, 80]), np.array([(30, 60), (70, 60), (50, 80), (35, 100), (65, 100)]), 0.5)
+    face = Face(
+        np.array([10.0, 40, 80, 80]), np.array([(30, 60), (70, 60), (50, 80), (35, 100), (65, 100)]), 0.5
+    )
     drawn = draw_faces(np.zeros((200, 200, 3), np.uint8), [face])
     assert all(drawn[y, x].any() for x, y in face.landmarks)
 
 
 def test_faces_partly_outside_can_be_drawn() -> None:
-    drawn = draw_faces(np.zeros((64, 64, 3), np.uint8), [make_face(-50, -50, 90, 90), make_face(60, 60, 500, 500)])
+    drawn = draw_faces(
+        np.zeros((64, 64, 3), np.uint8), [make_face(-50, -50, 90, 90), make_face(60, 60, 500, 500)]
+    )
     assert drawn.shape == (64, 64, 3) and drawn.any()
 
 
 @pytest.mark.parametrize("side", [400, 1200, 3000])
-def test_a_close_up_is_looked_at_again_in_a_smaller_picture(yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int) -> None:
+def test_a_close_up_is_looked_at_again_in_a_smaller_picture(
+    yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int
+) -> None:
     """A face that fills the picture has the score, and nearly the landmarks, that it has in the whole portrait."""
     left, top, width = 140, 40, 170
-    picture = cv2.resize(portrait[top : top + width, left : left + width], (side, side), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(
+        portrait[top : top + width, left : left + width], (side, side), interpolation=cv2.INTER_CUBIC
+    )
     (face,) = yunet.detect(picture)
     expected = (landmarks - (left, top)) * side / width
     assert face.score > 0.9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d.embedding import PLACE, check_name, embedding_rows, save_embedding
+from face2diffusion.f2d.prompt.embedding import PLACE, check_name, embedding_rows, save_embedding
 from safetensors import safe_open
 from support.random_pipeline import random_pipeline
 
@@ -15,7 +15,10 @@ POSITIONS = torch.randn(77, 768, generator=torch.Generator().manual_seed(2)) * 0
 
 
 def test_file_has_one_tensor_under_its_own_name_and_no_trace_of_the_photo(tmp_path: Path) -> None:
-    assert save_embedding(tmp_path / "friends" / "alice.safetensors", embedding_rows(WORDS, POSITIONS)) == "alice"
+    assert (
+        save_embedding(tmp_path / "friends" / "alice.safetensors", embedding_rows(WORDS, POSITIONS))
+        == "alice"
+    )
     with safe_open(tmp_path / "friends" / "alice.safetensors", "pt") as file:
         assert list(file.keys()) == ["alice"]
         assert file.metadata() == {"format": "pt"}
@@ -46,7 +49,10 @@ def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["my friend", "alice,bob", "alice(1)", "alice:1.2", "a\nb", "\ud800", ""])
 def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"Expected a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
+    ):
         check_name(name)
     if name.isprintable() and name:
         with pytest.raises(ValueError, match="Expected a name of letters"):
@@ -55,7 +61,9 @@ def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) ->
 
 
 def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Expected the name of a tensor, got '__metadata__', .*Choose another"):
+    with pytest.raises(
+        ValueError, match="Expected the name of a tensor, got '__metadata__', .*Choose another"
+    ):
         save_embedding(tmp_path / "friends" / "__metadata__.safetensors", WORDS)
     assert list(tmp_path.iterdir()) == []
 
@@ -68,7 +76,10 @@ def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_
     pipeline.add_subject(words)
     # The small tokenizer knows letters only: three of them put S* where it is in "A photo of S*".
     exact = {text: pipeline.encode(text) for text in ("a b c S* in d", "S* in d")}
-    save_embedding(tmp_path / "alice.safetensors", embedding_rows(words, pipeline._embeddings.position_embedding.weight.detach()))
+    save_embedding(
+        tmp_path / "alice.safetensors",
+        embedding_rows(words, pipeline._embeddings.position_embedding.weight.detach()),
+    )
     diffusion = pipeline.diffusion
     diffusion.load_textual_inversion(str(tmp_path / "alice.safetensors"), token="alice")
     errors = {}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceExpression
-from face2diffusion.f2d.alignment import ARCFACE_TEMPLATE, ffhq_landmarks
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.detection import Face
-from face2diffusion.f2d.expression import CROP_SIZE, align_expression, expression_landmarks, fit_crop
+from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, ffhq_landmarks
+from face2diffusion.f2d.face.detection import Face
+from face2diffusion.f2d.networks.expression import CROP_SIZE, align_expression, expression_landmarks, fit_crop
 
 
 class FixedDetector:
@@ -46,7 +46,9 @@ def test_batch_of_two_equals_two_batches_of_one(encoder: FaceEncoder, portrait: 
     faces = [portrait[:224, :224], portrait[100:324, 100:324]]
     both = encoder.encode_expression(faces)
     assert both.shape == (2, 64)
-    torch.testing.assert_close(both, torch.cat([encoder.encode_expression([face]) for face in faces]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        both, torch.cat([encoder.encode_expression([face]) for face in faces]), rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(both[0], both[1], rtol=1e-2)
 
 
@@ -56,11 +58,17 @@ def test_five_landmarks_take_the_eyes_from_their_corners() -> None:
     np.testing.assert_allclose(expression_landmarks(points), expected)
 
 
-def test_68_landmarks_of_a_detector_are_used_for_the_expression(encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_68_landmarks_of_a_detector_are_used_for_the_expression(
+    encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     points = np.repeat(landmarks.mean(0)[None], 68, axis=0)
     points[[36, 39]], points[[42, 45]], points[30], points[48], points[54] = landmarks
     face = Face(np.array([150.0, 60, 100, 120]), landmarks + 9, 0.9, points)  # its five are elsewhere
-    crop = FaceEncoder(encoder.msid, encoder.mapper, encoder.expression, FixedDetector(face)).find_expression(portrait).crop
+    crop = (
+        FaceEncoder(encoder.msid, encoder.mapper, encoder.expression, FixedDetector(face))
+        .find_expression(portrait)
+        .crop
+    )
     np.testing.assert_array_equal(crop, align_expression(portrait, landmarks))
 
 
@@ -87,16 +95,23 @@ def test_crop_of_a_large_photo_resizes_only_what_it_needs(landmarks: np.ndarray)
     assert align_expression(photo, points).shape == (224, 224, 3)
 
 
-def test_strength_moves_from_no_expression_to_the_whole(encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_strength_moves_from_no_expression_to_the_whole(
+    encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     identity = encoder.identify(portrait, landmarks=landmarks)
     v_exp = encoder.express(portrait, landmarks=landmarks).v_exp
     plain = encoder.words(identity)
-    distances = [float((encoder.words(identity, FaceExpression(v_exp, strength)) - plain).norm()) for strength in (0, 0.25, 0.5, 1, 2)]
+    distances = [
+        float((encoder.words(identity, FaceExpression(v_exp, strength)) - plain).norm())
+        for strength in (0, 0.25, 0.5, 1, 2)
+    ]
     assert distances[0] == 0
     assert distances == sorted(distances) and len(set(distances)) == 5
 
 
-def test_full_strength_is_the_mappers_own_answer(encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_full_strength_is_the_mappers_own_answer(
+    encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     identity = encoder.identify(portrait, landmarks=landmarks)
     expression = encoder.express(portrait, landmarks=landmarks)
     with torch.no_grad():
@@ -108,9 +123,14 @@ def test_aligned_pictures_need_no_detector(encoder: FaceEncoder, portrait: np.nd
     square = portrait[:200, 120:320]
     found = encoder.find_expression(square, "FFHQ")
     assert found.faces == []
-    np.testing.assert_array_equal(found.crop, encoder.find_expression(square, landmarks=ffhq_landmarks(200)).crop)
+    np.testing.assert_array_equal(
+        found.crop, encoder.find_expression(square, landmarks=ffhq_landmarks(200)).crop
+    )
     template = ARCFACE_TEMPLATE * (200 / 112)
-    np.testing.assert_array_equal(encoder.find_expression(square, "112 px").crop, encoder.find_expression(square, landmarks=template).crop)
+    np.testing.assert_array_equal(
+        encoder.find_expression(square, "112 px").crop,
+        encoder.find_expression(square, landmarks=template).crop,
+    )
     with pytest.raises(ValueError, match="which is square"):
         encoder.find_expression(portrait[:100], "FFHQ")
     with pytest.raises(ValueError, match="Expected the alignment to be one of"):

@@ -11,7 +11,7 @@ import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read, save
 from face2diffusion.f2d.identity import INTERPOLATIONS, mix, spherical_mean
-from face2diffusion.f2d.mapping import load_mapper
+from face2diffusion.f2d.networks.mapping import load_mapper
 from support.official import write_mapper, write_msid
 
 
@@ -47,7 +47,9 @@ def test_more_photos_than_a_batch_are_encoded_alike(small: FaceEncoder, crops: l
     torch.testing.assert_close(features, small.encode(crops).repeat(23, 1), rtol=1e-4, atol=1e-4)
 
 
-def test_photo_can_be_given_as_an_array_or_a_path(small: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray, tmp_path: Path) -> None:
+def test_photo_can_be_given_as_an_array_or_a_path(
+    small: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray, tmp_path: Path
+) -> None:
     from PIL import Image
 
     Image.fromarray(portrait).save(tmp_path / "photo.png")
@@ -71,7 +73,9 @@ def test_saved_identity_is_bit_equal(small: FaceEncoder, crops: list[np.ndarray]
     assert torch.equal(small.words(loaded), small.words(identity))
 
 
-def test_identity_loads_without_an_encoder(small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+def test_identity_loads_without_an_encoder(
+    small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path
+) -> None:
     small.identity(crops).save(tmp_path / "alice.safetensors")
     assert FaceIdentity.load(tmp_path / "alice.safetensors").encoder is None
 
@@ -85,24 +89,43 @@ def test_saved_identity_holds_no_photo(small: FaceEncoder, crops: list[np.ndarra
     assert (tmp_path / "alice.safetensors").stat().st_size < 4 * 256 + 1024
 
 
-def test_identity_of_another_encoder_is_refused(small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+def test_identity_of_another_encoder_is_refused(
+    small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray], tmp_path: Path
+) -> None:
     identity = other.identity(crops)
     identity.save(tmp_path / "alice.safetensors")
-    message = rf"Expected an identity of this encoder \(msid.pt, {small.msid_fingerprint[:8]}\), got %s of another "
+    message = (
+        rf"Expected an identity of this encoder \(msid.pt, {small.msid_fingerprint[:8]}\), got %s of another "
+    )
     with pytest.raises(ValueError, match=message % "one" + rf"\(other.pt, {identity.msid[:8]}\)"):
         small.words(identity)
-    with pytest.raises(ValueError, match=message % r"'.*alice\.safetensors'" + rf"\(other.pt, {identity.msid[:8]}\)"):
+    with pytest.raises(
+        ValueError, match=message % r"'.*alice\.safetensors'" + rf"\(other.pt, {identity.msid[:8]}\)"
+    ):
         FaceIdentity.load(tmp_path / "alice.safetensors", small)
 
 
-def test_identity_file_that_names_no_msid_file_is_read(small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+def test_identity_file_that_names_no_msid_file_is_read(
+    small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path
+) -> None:
     identity = small.identity(crops)
-    save(tmp_path / "old.safetensors", {"v_id": identity.v_id}, "identity", version="1", msid=identity.msid, photos="3")
+    save(
+        tmp_path / "old.safetensors",
+        {"v_id": identity.v_id},
+        "identity",
+        version="1",
+        msid=identity.msid,
+        photos="3",
+    )
     assert torch.equal(FaceIdentity.load(tmp_path / "old.safetensors", small).v_id, identity.v_id)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux, which tells what files a process maps")
-def test_loaded_identity_lets_go_of_its_file(small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="needs Linux, which tells what files a process maps"
+)
+def test_loaded_identity_lets_go_of_its_file(
+    small: FaceEncoder, crops: list[np.ndarray], tmp_path: Path
+) -> None:
     """Windows replaces no file that is mapped into memory."""
     small.identity(crops).save(tmp_path / "alice.safetensors")
     identity = FaceIdentity.load(tmp_path / "alice.safetensors", small)
@@ -110,14 +133,18 @@ def test_loaded_identity_lets_go_of_its_file(small: FaceEncoder, crops: list[np.
     assert identity.v_id.isfinite().all()
 
 
-def test_identity_outlives_a_change_of_the_mapper(small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray]) -> None:
+def test_identity_outlives_a_change_of_the_mapper(
+    small: FaceEncoder, other: FaceEncoder, crops: list[np.ndarray]
+) -> None:
     retrained = FaceEncoder(small.msid, other.mapper)
     identity = small.identity(crops)
     assert retrained.words(identity).shape == (2, 768)
     assert not torch.allclose(retrained.words(identity), small.words(identity))
 
 
-def test_different_faces_have_different_words(small: FaceEncoder, portrait: np.ndarray, crops: list[np.ndarray]) -> None:
+def test_different_faces_have_different_words(
+    small: FaceEncoder, portrait: np.ndarray, crops: list[np.ndarray]
+) -> None:
     words = small.words(small.identity(crops[:1]))
     assert words.shape == (2, 768) and words.dtype == torch.float32
     assert not torch.allclose(words, small.words(small.identity([portrait[300:412, 300:412]])), rtol=1e-2)
@@ -129,7 +156,9 @@ def test_aligned_pictures_need_no_detector(small: FaceEncoder, portrait: np.ndar
     assert found.crop.shape == (112, 112, 3) and found.faces == [] and found.chosen is None
 
 
-def test_encoder_with_other_picture_size_crops_to_it(tmp_path: Path, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_encoder_with_other_picture_size_crops_to_it(
+    tmp_path: Path, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     write_msid(tmp_path / "msid.pt", image_size=64, patch_size=16, width=64, depth=2, layers=(1,))
     write_mapper(tmp_path / "mapping.pt", id_dim=64, hidden_dim=32)
     encoder = FaceEncoder.load(tmp_path / "msid.pt", tmp_path / "mapping.pt")
@@ -146,7 +175,8 @@ def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_
     save(tmp_path / "other.safetensors", checkpoint.tensors, "mapper", mapper.config, msid="0" * 64)
     FaceEncoder.load(small_files / "msid.pt", tmp_path / "own.safetensors")
     with pytest.raises(
-        ValueError, match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another \(msid.pt, "
+        ValueError,
+        match=r"Expected the MSID encoder that '.*other.safetensors' was trained with \(00000000\), got another \(msid.pt, ",
     ):
         FaceEncoder.load(small_files / "msid.pt", tmp_path / "other.safetensors")
 
@@ -156,7 +186,10 @@ def test_a_mapper_says_which_encoder_it_was_trained_with(small_files: Path, tmp_
 
 @pytest.fixture
 def people(small: FaceEncoder, portrait: np.ndarray) -> list[FaceIdentity]:
-    return [small.identity([portrait[top : top + 112, left : left + 112]]) for top, left in ((50, 160), (300, 300), (200, 20))]
+    return [
+        small.identity([portrait[top : top + 112, left : left + 112]])
+        for top, left in ((50, 160), (300, 300), (200, 20))
+    ]
 
 
 def levels(identity: FaceIdentity) -> torch.Tensor:
@@ -165,7 +198,9 @@ def levels(identity: FaceIdentity) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_whole_weight_on_one_person_is_that_person_to_the_bit(people: list[FaceIdentity], interpolation: str) -> None:
+def test_whole_weight_on_one_person_is_that_person_to_the_bit(
+    people: list[FaceIdentity], interpolation: str
+) -> None:
     for weights in ((1, 0, 0), (0, 0.3, 0)):
         mixed = mix(people, weights, interpolation)
         assert torch.equal(mixed.v_id, people[weights.index(max(weights))].v_id)
@@ -186,7 +221,9 @@ def test_mix_has_the_encoder_of_the_first_person_with_a_weight(
 
 def test_linear_mix_is_the_weighted_mean(people: list[FaceIdentity]) -> None:
     mixed = mix(people, (2, 1, 1), "linear")
-    torch.testing.assert_close(mixed.v_id, 0.5 * people[0].v_id + 0.25 * people[1].v_id + 0.25 * people[2].v_id)
+    torch.testing.assert_close(
+        mixed.v_id, 0.5 * people[0].v_id + 0.25 * people[1].v_id + 0.25 * people[2].v_id
+    )
     assert mixed.v_id.dtype == torch.float32 and mixed.photos == 3 and mixed.encoder is people[0].encoder
 
 
@@ -197,7 +234,9 @@ def test_negative_weight_leads_away_from_a_person(people: list[FaceIdentity]) ->
 
 def test_only_the_proportion_of_the_weights_counts(people: list[FaceIdentity]) -> None:
     for interpolation in INTERPOLATIONS:
-        torch.testing.assert_close(mix(people, (1, 2, 3), interpolation).v_id, mix(people, (0.1, 0.2, 0.3), interpolation).v_id)
+        torch.testing.assert_close(
+            mix(people, (1, 2, 3), interpolation).v_id, mix(people, (0.1, 0.2, 0.3), interpolation).v_id
+        )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
@@ -207,7 +246,9 @@ def test_spherical_mix_of_two_is_slerp_at_each_depth(people: list[FaceIdentity],
     mixed = levels(mix([people[0], people[2]], (1 - share, share)))
     for one, two, found in zip(first, second, mixed, strict=True):
         angle = torch.arccos(one @ two / one.norm() / two.norm())
-        direction = torch.sin((1 - share) * angle) * one / one.norm() + torch.sin(share * angle) * two / two.norm()
+        direction = (
+            torch.sin((1 - share) * angle) * one / one.norm() + torch.sin(share * angle) * two / two.norm()
+        )
         length = (1 - share) * one.norm() + share * two.norm()
         torch.testing.assert_close(found, length * direction / torch.sin(angle), rtol=1e-5, atol=1e-6)
 
@@ -225,9 +266,9 @@ def test_spherical_mean_does_not_depend_on_the_order_and_balances_the_arcs() -> 
     mean = spherical_mean(vectors, weights)
     order = [3, 0, 4, 1, 2]
     torch.testing.assert_close(spherical_mean(vectors[order], weights[order]), mean, rtol=1e-7, atol=1e-7)
-    centre, directions = mean / mean.norm(dim=-1, keepdim=True), vectors / vectors.norm(dim=-1, keepdim=True)
-    cosine = (directions * centre).sum(-1, keepdim=True)
-    aside = directions - cosine * centre
+    center, directions = mean / mean.norm(dim=-1, keepdim=True), vectors / vectors.norm(dim=-1, keepdim=True)
+    cosine = (directions * center).sum(-1, keepdim=True)
+    aside = directions - cosine * center
     arcs = torch.arccos(cosine) * aside / aside.norm(dim=-1, keepdim=True)
     assert (weights[:, None, None] * arcs).sum(0).abs().max() < 1e-7
 
@@ -235,19 +276,30 @@ def test_spherical_mean_does_not_depend_on_the_order_and_balances_the_arcs() -> 
 def test_mix_has_words(small: FaceEncoder, people: list[FaceIdentity], tmp_path: Path) -> None:
     mixed = mix(people, (1, 1, 1))
     mixed.save(tmp_path / "mixed.safetensors")
-    assert torch.equal(small.words(FaceIdentity.load(tmp_path / "mixed.safetensors", small)), small.words(mixed))
+    assert torch.equal(
+        small.words(FaceIdentity.load(tmp_path / "mixed.safetensors", small)), small.words(mixed)
+    )
 
 
 BAD_MIXES = {
     "no weight at all": (lambda p: mix(p, (0, 0, 0)), r"Expected weights with a sum above 0, got 0, 0, 0\."),
     "a negative sum": (lambda p: mix(p, (1, -1, -1), "linear"), "with a sum above 0, got 1, -1, -1"),
-    "weights that cancel out": (lambda p: mix(p, (0.1, 0.2, -0.3), "linear"), r"with a sum above 0, got 0\.1, 0\.2, -0\.3"),
+    "weights that cancel out": (
+        lambda p: mix(p, (0.1, 0.2, -0.3), "linear"),
+        r"with a sum above 0, got 0\.1, 0\.2, -0\.3",
+    ),
     "not a number": (lambda p: mix(p, (1, float("nan"), 1)), "with a sum above 0, got 1, nan, 1"),
     "infinity": (lambda p: mix(p, (1, float("inf"), 1)), "with a sum above 0, got 1, inf, 1"),
-    "a negative weight on the sphere": (lambda p: mix(p, (1, 1, -0.5)), "Expected weights from 0 for a spherical mix, got 1, 1, -0.5"),
+    "a negative weight on the sphere": (
+        lambda p: mix(p, (1, 1, -0.5)),
+        "Expected weights from 0 for a spherical mix, got 1, 1, -0.5",
+    ),
     "fewer weights": (lambda p: mix(p, (1, 1)), "Expected a weight for each identity, got 3 and 2"),
     "nobody": (lambda p: mix([], []), "Expected a weight for each identity, got 0 and 0"),
-    "an unknown interpolation": (lambda p: mix(p, (1, 1, 1), "cubic"), "one of spherical, linear, got 'cubic'"),
+    "an unknown interpolation": (
+        lambda p: mix(p, (1, 1, 1), "cubic"),
+        "one of spherical, linear, got 'cubic'",
+    ),
     "another encoder": (
         lambda p: mix([p[0], p[1], FaceIdentity(p[1].v_id, "f00dcafe99", msid_file="mine.pt")], (1, 1, 0)),
         r"got identity 1 of one \(msid.pt, [0-9a-f]{8}\) and identity 3 of another \(mine.pt, f00dcafe\)\. Encode",
@@ -256,7 +308,10 @@ BAD_MIXES = {
         lambda p: mix([p[0], FaceIdentity(p[1].v_id, "f00dcafe99")], (1, 1), names=["Ann", "Bob"]),
         r"got Ann of one \(msid.pt, [0-9a-f]{8}\) and Bob of another \(f00dcafe\)",
     ),
-    "an encoder that nobody knows": (lambda p: mix([FaceIdentity(q.v_id, q.msid) for q in p], (1, 1, 1)), "that know their encoder"),
+    "an encoder that nobody knows": (
+        lambda p: mix([FaceIdentity(q.v_id, q.msid) for q in p], (1, 1, 1)),
+        "that know their encoder",
+    ),
     "the opposite": (lambda p: mix([p[0], FaceIdentity(-p[0].v_id, p[0].msid)], (1, 1)), "got opposite ones"),
 }
 
@@ -268,7 +323,9 @@ def test_senseless_mixes_are_refused(people: list[FaceIdentity], name: str) -> N
         do(people)
 
 
-def test_file_with_too_many_features_is_refused(small: FaceEncoder, people: list[FaceIdentity], tmp_path: Path) -> None:
+def test_file_with_too_many_features_is_refused(
+    small: FaceEncoder, people: list[FaceIdentity], tmp_path: Path
+) -> None:
     FaceIdentity(people[0].v_id.repeat(2), small.msid_fingerprint).save(tmp_path / "long.safetensors")
     with pytest.raises(ValueError, match=r"Expected 256 features, got '.*long\.safetensors' with 512"):
         FaceIdentity.load(tmp_path / "long.safetensors", small)

@@ -32,7 +32,7 @@ def test_every_level_survives_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_transparent_images_become_rgb(channels: int) -> None:
+def test_gray_and_transparent_images_become_rgb(channels: int) -> None:
     images = torch.rand(1, 20, 20, channels)
     (photo,) = from_comfy(images)
     assert photo.shape == (20, 20, 3)
@@ -65,20 +65,22 @@ def test_signed_tensor_has_values_from_minus_1_to_1() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp"])
 def test_lossless_files_are_read_exactly(picture: np.ndarray, tmp_path: Path, suffix: str) -> None:
-    Image.fromarray(picture).save(tmp_path / f"photo{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    Image.fromarray(picture).save(
+        tmp_path / f"photo{suffix}", **({"lossless": True} if suffix == ".webp" else {})
+    )
     np.testing.assert_array_equal(load_photo(tmp_path / f"photo{suffix}"), picture)
     np.testing.assert_array_equal(load_photo(str(tmp_path / f"photo{suffix}")), picture)
 
 
 KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "RGB": lambda picture: picture,
-    "grey": lambda picture: picture[:, :, 0],
-    "grey with a channel": lambda picture: picture[:, :, :1],
+    "gray": lambda picture: picture[:, :, 0],
+    "gray with a channel": lambda picture: picture[:, :, :1],
     "RGBA": lambda picture: np.dstack([picture, picture[:, :, 0]]),
     "float": lambda picture: picture / np.float32(255),
     "double": lambda picture: picture / 255,
     "16 bits": lambda picture: picture.astype(np.uint16) * 257,
-    "16 bits, grey": lambda picture: picture[:, :, 0].astype(np.uint16) * 257,
+    "16 bits, gray": lambda picture: picture[:, :, 0].astype(np.uint16) * 257,
     "not contiguous": lambda picture: picture[:, ::-1][:, ::-1],
     "float with rounding errors": lambda picture: (picture / 255) * 1.0000001,
 }
@@ -88,9 +90,9 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def test_arrays_of_every_kind_become_rgb(picture: np.ndarray, kind: str) -> None:
     array = KINDS[kind](picture)
     photo = load_photo(array)
-    grey = array.ndim == 2 or array.shape[2] == 1
+    gray = array.ndim == 2 or array.shape[2] == 1
     assert photo.dtype == np.uint8 and photo.flags["C_CONTIGUOUS"]
-    np.testing.assert_array_equal(photo, picture[:, :, [0, 0, 0]] if grey else picture)
+    np.testing.assert_array_equal(photo, picture[:, :, [0, 0, 0]] if gray else picture)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "1", "YCbCr"])
@@ -100,13 +102,17 @@ def test_pil_images_of_every_mode_become_rgb(picture: np.ndarray, mode: str) -> 
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_deep_grey_images_become_rgb(picture: np.ndarray, mode: str, tmp_path: Path) -> None:
-    grey = picture[:, :, 0]
-    array = {"I;16": grey.astype(np.uint16) * 257, "I": grey.astype(np.int32) * 257, "F": grey / np.float32(255)}[mode]
+def test_deep_gray_images_become_rgb(picture: np.ndarray, mode: str, tmp_path: Path) -> None:
+    gray = picture[:, :, 0]
+    array = {
+        "I;16": gray.astype(np.uint16) * 257,
+        "I": gray.astype(np.int32) * 257,
+        "F": gray / np.float32(255),
+    }[mode]
     image = Image.fromarray(array)
     assert image.mode == mode
     image.save(tmp_path / "deep.tiff")
-    np.testing.assert_array_equal(load_photo(tmp_path / "deep.tiff"), np.stack([grey] * 3, axis=2))
+    np.testing.assert_array_equal(load_photo(tmp_path / "deep.tiff"), np.stack([gray] * 3, axis=2))
 
 
 def test_transparency_is_dropped_not_blended(picture: np.ndarray) -> None:
@@ -116,7 +122,9 @@ def test_transparency_is_dropped_not_blended(picture: np.ndarray) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("as_file", [True, False], ids=["file", "PIL image"])
-def test_photo_is_turned_as_its_exif_entry_says(picture: np.ndarray, orientation: int, as_file: bool, tmp_path: Path) -> None:
+def test_photo_is_turned_as_its_exif_entry_says(
+    picture: np.ndarray, orientation: int, as_file: bool, tmp_path: Path
+) -> None:
     stored = {
         1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
         6: np.rot90(picture), 7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture, -1),
@@ -143,7 +151,9 @@ def test_photo_of_100_megapixels_is_read(tmp_path: Path) -> None:
 
 def test_png_keeps_pixels_and_text(picture: np.ndarray, tmp_path: Path) -> None:
     save_png(
-        tmp_path / "new" / "picture.png", picture, {"parameters": "A photo of S* in a café", "face2diffusion": json.dumps({"seed": 1})}
+        tmp_path / "new" / "picture.png",
+        picture,
+        {"parameters": "A photo of S* in a café", "face2diffusion": json.dumps({"seed": 1})},
     )
     with Image.open(tmp_path / "new" / "picture.png") as image:
         np.testing.assert_array_equal(np.asarray(image), picture)

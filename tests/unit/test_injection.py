@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from face2diffusion.f2d.injection import (
+from face2diffusion.f2d.prompt.injection import (
     Subject,
     Token,
     check_placeholder,
@@ -68,15 +68,24 @@ def same(chunks: Sequence[Sequence[Token]], others: Sequence[Sequence[Token]]) -
     """Whether two prompts agree in every token, weight and word id."""
     if [len(chunk) for chunk in chunks] != [len(chunk) for chunk in others]:
         return False
-    pairs = [pair for chunk, other in zip(chunks, others, strict=True) for pair in zip(chunk, other, strict=True)]
+    pairs = [
+        pair for chunk, other in zip(chunks, others, strict=True) for pair in zip(chunk, other, strict=True)
+    ]
     return all(a[1:] == b[1:] and (a[0] is b[0] or isinstance(a[0], int) and a[0] == b[0]) for a, b in pairs)
 
 
 def rows_at(chunks: Sequence[Sequence[Token]]) -> list[tuple[int, int]]:
-    return [(number, index) for number, chunk in enumerate(chunks) for index, token in enumerate(chunk) if isinstance(token[0], Tensor)]
+    return [
+        (number, index)
+        for number, chunk in enumerate(chunks)
+        for index, token in enumerate(chunk)
+        if isinstance(token[0], Tensor)
+    ]
 
 
-def assert_words_at(chunks: Sequence[Sequence[Token]], person: Subject, places: Sequence[tuple[int, int]]) -> None:
+def assert_words_at(
+    chunks: Sequence[Sequence[Token]], person: Subject, places: Sequence[tuple[int, int]]
+) -> None:
     """S1* and S2* stand at the given places, so that adding the position embedding gives the words themselves."""
     for half, (number, index) in enumerate(places):
         torch.testing.assert_close(chunks[number][index][0] + POSITIONS[index], person.words[half % 2])
@@ -84,7 +93,10 @@ def assert_words_at(chunks: Sequence[Sequence[Token]], person: Subject, places: 
 
 def embed(chunks: Sequence[Sequence[Token]]) -> Tensor:
     """What a text encoder does first: token embedding or row, plus position embedding."""
-    rows = [[token[0] if isinstance(token[0], Tensor) else TABLE[token[0] % 500] for token in chunk] for chunk in chunks]
+    rows = [
+        [token[0] if isinstance(token[0], Tensor) else TABLE[token[0] % 500] for token in chunk]
+        for chunk in chunks
+    ]
     return torch.stack([torch.stack(chunk) + POSITIONS for chunk in rows])
 
 
@@ -137,7 +149,9 @@ def test_weights_are_kept() -> None:
 def test_embeddings_of_the_users_own_are_kept() -> None:
     own = [torch.randn(WIDTH) for _ in range(3)]
     chunks = inject_tokens(cut([(own, 1.1), ([*S_STAR], 1.0), (own, 1.0)]), [subject()], POSITIONS)
-    assert [chunks[0][index][0] is vector for index, vector in zip((1, 2, 3, 6, 7, 8), own * 2, strict=True)] == [True] * 6
+    assert [
+        chunks[0][index][0] is vector for index, vector in zip((1, 2, 3, 6, 7, 8), own * 2, strict=True)
+    ] == [True] * 6
     assert rows_at(chunks) == [(0, index) for index in range(1, 9)]
 
 
@@ -215,11 +229,21 @@ def test_prompt_is_cut_as_comfyui_would_cut_it(ids: tuple[int, ...]) -> None:
         chunks = inject_tokens(cut(words), [subject(ids)], POSITIONS)
         expected = cut_in_units(words, ids)
         shown = [
-            [("S", "*")[index % 2] if isinstance(token, Tensor) else token for index, token in enumerate_rows(chunk)] for chunk in chunks
+            [
+                ("S", "*")[index % 2] if isinstance(token, Tensor) else token
+                for index, token in enumerate_rows(chunk)
+            ]
+            for chunk in chunks
         ]
         assert shown == [[token for token, _, _ in chunk] for chunk in expected]
-        assert [[token[1:] for token in chunk] for chunk in chunks] == [[token[1:] for token in chunk] for chunk in expected]
-        seen_torn += len(ids) == 2 and [len(chunk) for chunk in chunks] == [LENGTH] * len(chunks) and not same_layout(chunks, cut(words))
+        assert [[token[1:] for token in chunk] for chunk in chunks] == [
+            [token[1:] for token in chunk] for chunk in expected
+        ]
+        seen_torn += (
+            len(ids) == 2
+            and [len(chunk) for chunk in chunks] == [LENGTH] * len(chunks)
+            and not same_layout(chunks, cut(words))
+        )
     assert len(ids) != 2 or seen_torn > 10, "Expected some prompts in which S* meets the end of a chunk"
 
 
@@ -252,7 +276,9 @@ def enumerate_rows(chunk: Sequence[Token]) -> list[tuple[int, object]]:
 
 
 def same_layout(chunks: Sequence[Sequence[Token]], others: Sequence[Sequence[Token]]) -> bool:
-    return [[token[2] for token in chunk] for chunk in chunks] == [[token[2] for token in chunk] for chunk in others]
+    return [[token[2] for token in chunk] for chunk in chunks] == [
+        [token[2] for token in chunk] for chunk in others
+    ]
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------------------
@@ -272,14 +298,22 @@ def test_strength_zero_gives_the_class_words_exactly(positional: str) -> None:
 
 @pytest.mark.parametrize("times", [1, 500])
 @pytest.mark.parametrize("positional", ["replace", "before"])
-def test_strength_turns_from_class_words_to_the_person_however_long_the_words(positional: str, times: int) -> None:
+def test_strength_turns_from_class_words_to_the_person_however_long_the_words(
+    positional: str, times: int
+) -> None:
     words = times * subject().words
 
     def seen(strength: float) -> torch.Tensor:
-        return subject(positional=positional, words=words, strength=strength).rows(POSITIONS[3:5]) + POSITIONS[3:5]
+        return (
+            subject(positional=positional, words=words, strength=strength).rows(POSITIONS[3:5])
+            + POSITIONS[3:5]
+        )
 
     start, end = seen(0), seen(1)
-    steps = [torch.cosine_similarity(seen(strength), start) for strength in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0)]
+    steps = [
+        torch.cosine_similarity(seen(strength), start)
+        for strength in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0)
+    ]
     assert all((later < earlier).all() for earlier, later in pairwise(steps))
     middle = seen(0.5)
     torch.testing.assert_close(torch.cosine_similarity(middle, start), torch.cosine_similarity(middle, end))
@@ -324,13 +358,23 @@ def test_separating_twice_changes_nothing_more() -> None:
     assert isolate(once, ["S*"]).split() == once.split()
 
 
-@pytest.mark.parametrize("prompt", ["of life", "half lit", "brief letter", "fl", "f-l", "self land", "f lamp", "of l"])
+@pytest.mark.parametrize(
+    "prompt", ["of life", "half lit", "brief letter", "fl", "f-l", "self land", "f lamp", "of l"]
+)
 def test_letters_of_a_placeholder_inside_other_words_are_no_placeholder(prompt: str) -> None:
     assert isolate(prompt, ["f l"]) == prompt
 
 
 def test_letters_with_spaces_are_found() -> None:
-    assert isolate("a photo of f l, smiling", ["f l"]).split() == ["a", "photo", "of", "f", "l", ",", "smiling"]
+    assert isolate("a photo of f l, smiling", ["f l"]).split() == [
+        "a",
+        "photo",
+        "of",
+        "f",
+        "l",
+        ",",
+        "smiling",
+    ]
     assert replace_placeholders("a photo of F  L", ["f l"]) == "a photo of a person"
 
 
@@ -365,7 +409,9 @@ def test_placeholder_inside_the_name_of_an_embedding_is_no_error() -> None:
 
 @pytest.mark.parametrize("prompt", ["xS*", "S*x", "a photo of S*_2", "PS*", "S* and xS*"])
 def test_placeholder_inside_a_word_is_an_error(prompt: str) -> None:
-    with pytest.raises(ValueError, match=r"Expected 'S\*' as a word of its own, got '.+' in the prompt\. Put spaces"):
+    with pytest.raises(
+        ValueError, match=r"Expected 'S\*' as a word of its own, got '.+' in the prompt\. Put spaces"
+    ):
         isolate(prompt, ["S*"])
 
 

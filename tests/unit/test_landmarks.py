@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face2diffusion.f2d.alignment import ARCFACE_TEMPLATE, five_landmarks
-from face2diffusion.f2d.detection import Face, NoFaceError
-from face2diffusion.f2d.landmarks import (
+from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, five_landmarks
+from face2diffusion.f2d.face.detection import Face, NoFaceError
+from face2diffusion.f2d.face.landmarks import (
     LandmarkFrame,
     coarse_landmarks,
     draw_all,
@@ -29,7 +29,11 @@ def frame(*people: Any, width: int = 400, height: int = 500) -> dict[str, Any]:
 
 
 def person(points: np.ndarray = FACE) -> dict[str, Any]:
-    return {"pose_keypoints_2d": [0.0] * 54, "face_keypoints_2d": keypoints(points), "hand_left_keypoints_2d": None}
+    return {
+        "pose_keypoints_2d": [0.0] * 54,
+        "face_keypoints_2d": keypoints(points),
+        "hand_left_keypoints_2d": None,
+    }
 
 
 # --- The picture -----------------------------------------------------------------------------------------------------------------
@@ -40,15 +44,24 @@ def test_landmark_is_a_white_disc_of_radius_two_and_a_half() -> None:
     assert picture.shape == (512, 512, 3) and picture.dtype == np.uint8
     y, x = np.nonzero(picture.all(axis=2))
     assert set(np.unique(picture)) == {0, 255}
-    assert np.hypot(x - 99.5, y - 199.5).max() <= 3.5 and len(x) == pytest.approx(np.pi * 2.5**2, abs=5)  # Pillow's rounding
+    assert np.hypot(x - 99.5, y - 199.5).max() <= 3.5 and len(x) == pytest.approx(
+        np.pi * 2.5**2, abs=5
+    )  # Pillow's rounding
     assert np.array_equal(picture, picture[..., :1].repeat(3, 2))
 
 
 @pytest.mark.parametrize(
     ("width", "height", "resolution", "size"),
-    [(1000, 1000, 512, (512, 512)), (1920, 1080, 512, (896, 512)), (300, 450, 512, (512, 768)), (640, 640, 500, (512, 512))],
+    [
+        (1000, 1000, 512, (512, 512)),
+        (1920, 1080, 512, (896, 512)),
+        (300, 450, 512, (512, 768)),
+        (640, 640, 500, (512, 512)),
+    ],
 )
-def test_sides_are_multiples_of_64_and_the_face_stays_in_its_place(width: int, height: int, resolution: int, size: tuple[int, int]) -> None:
+def test_sides_are_multiples_of_64_and_the_face_stays_in_its_place(
+    width: int, height: int, resolution: int, size: tuple[int, int]
+) -> None:
     picture = draw_landmarks(LandmarkFrame(width, height, [np.array([(width / 4, height / 2)])]), resolution)
     assert picture.shape[1::-1] == size
     y, x = np.nonzero(picture[..., 0])
@@ -56,7 +69,9 @@ def test_sides_are_multiples_of_64_and_the_face_stays_in_its_place(width: int, h
 
 
 def test_landmarks_outside_the_picture_do_no_harm() -> None:
-    picture = draw_landmarks(LandmarkFrame(512, 512, [np.array([(-50.0, 10.0), (1e6, -1e6), (511.0, 511.0)])]))
+    picture = draw_landmarks(
+        LandmarkFrame(512, 512, [np.array([(-50.0, 10.0), (1e6, -1e6), (511.0, 511.0)])])
+    )
     assert picture[511, 511].all() and picture.any(axis=2).sum() < 15
 
 
@@ -73,7 +88,13 @@ def test_68_of_70_keypoints_are_taken_in_pixels_or_shares(scale: tuple[float, fl
 def test_unseen_points_and_people_without_a_face_are_left_out() -> None:
     partly = keypoints(FACE)
     partly[2::3] = [0.0, 0.1, float("nan")] + [1.0] * 67
-    people = [{"face_keypoints_2d": partly}, {"face_keypoints_2d": None}, {"face_keypoints_2d": []}, {}, {"face_keypoints_2d": [0.0] * 210}]
+    people = [
+        {"face_keypoints_2d": partly},
+        {"face_keypoints_2d": None},
+        {"face_keypoints_2d": []},
+        {},
+        {"face_keypoints_2d": [0.0] * 210},
+    ]
     (found,) = read_pose(frame(*people))
     assert len(found.faces) == 1
     np.testing.assert_allclose(found.faces[0], FACE[3:68])
@@ -105,7 +126,9 @@ def test_every_person_and_every_frame_counts() -> None:
     ],
 )
 def test_other_things_than_keypoints_are_refused(pose: Any, got: str) -> None:
-    with pytest.raises(ValueError, match=rf"Expected OpenPose keypoints .*, got {got}.* Connect the POSE_KEYPOINT output"):
+    with pytest.raises(
+        ValueError, match=rf"Expected OpenPose keypoints .*, got {got}.* Connect the POSE_KEYPOINT output"
+    ):
         read_pose(pose)
 
 
@@ -143,9 +166,9 @@ def test_mean_face_has_68_points_whose_five_are_the_template() -> None:
     points = coarse_landmarks(ARCFACE_TEMPLATE)
     assert len({tuple(point) for point in points.round(3)}) == 68
     eyes = [points[(np.abs(points - eye) < (9, 4)).all(axis=1)] for eye in ARCFACE_TEMPLATE[:2]]
-    for eye, centre in zip(eyes, ARCFACE_TEMPLATE[:2], strict=True):
+    for eye, center in zip(eyes, ARCFACE_TEMPLATE[:2], strict=True):
         assert len(eye) == 6
-        np.testing.assert_allclose(eye.mean(0), centre, atol=0.5)
+        np.testing.assert_allclose(eye.mean(0), center, atol=0.5)
     for corner in ARCFACE_TEMPLATE[2:]:  # nose tip and mouth corners are landmarks themselves
         assert np.hypot(*(points - corner).T).min() < 0.5
 
@@ -157,7 +180,9 @@ def test_mean_face_follows_the_five_points() -> None:
     np.testing.assert_allclose(moved, 2.5 * coarse_landmarks(ARCFACE_TEMPLATE) @ turn.T + (30, -7), atol=1e-9)
 
 
-def test_fans_landmarks_are_drawn_as_they_are_and_yunets_five_become_a_mean_face(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_fans_landmarks_are_drawn_as_they_are_and_yunets_five_become_a_mean_face(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     box = np.array([0.0, 0, 100, 100])
     fine, coarse = Face(box, five_landmarks(FACE[:68]), 1.0, FACE[:68]), Face(box, landmarks, 0.9)
     found = find_landmarks(portrait, Finds(fine, coarse))

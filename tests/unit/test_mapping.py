@@ -9,7 +9,7 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import read, save
-from face2diffusion.f2d.mapping import MapperConfig, MappingNetwork, infer_config, load_mapper
+from face2diffusion.f2d.networks.mapping import MapperConfig, MappingNetwork, infer_config, load_mapper
 from support.official import write_mapper
 
 SMALL = MapperConfig(id_dim=24, exp_dim=6, hidden_dim=32, word_dim=10)
@@ -33,7 +33,9 @@ def v_exp() -> torch.Tensor:
     return torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize(("exp_dim", "parameters"), [(64, 12_000_832), (0, 11_804_160)], ids=["Eq. 2", "Eq. 9"])
+@pytest.mark.parametrize(
+    ("exp_dim", "parameters"), [(64, 12_000_832), (0, 11_804_160)], ids=["Eq. 2", "Eq. 9"]
+)
 def test_parameters_are_the_papers(exp_dim: int, parameters: int) -> None:
     with torch.device("meta"):
         mapper = MappingNetwork(MapperConfig(exp_dim=exp_dim))
@@ -44,21 +46,27 @@ def test_official_file_has_the_papers_sizes_and_names(encoder: FaceEncoder, offi
     tensors = read(official / "mapping.pt").tensors
     assert len(tensors) == 13
     assert encoder.mapper.config == MapperConfig()
-    assert {name: tensor.shape for name, tensor in encoder.mapper.state_dict().items()} == {name: t.shape for name, t in tensors.items()}
+    assert {name: tensor.shape for name, tensor in encoder.mapper.state_dict().items()} == {
+        name: t.shape for name, t in tensors.items()
+    }
 
 
 def test_null_expression_of_a_new_network_is_zero() -> None:
     assert torch.equal(MappingNetwork(SMALL).null_exp, torch.zeros(6))
 
 
-def test_dropped_expression_gives_the_same_words_whatever_it_was(mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor) -> None:
+def test_dropped_expression_gives_the_same_words_whatever_it_was(
+    mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor
+) -> None:
     keep = torch.zeros(4)
     words = mapper(v_id, v_exp, keep)
     assert torch.equal(words, mapper(v_id, 100 * v_exp + 7, keep))
     assert torch.equal(words, mapper(v_id))
 
 
-def test_kept_expression_ignores_the_null_expression(mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor) -> None:
+def test_kept_expression_ignores_the_null_expression(
+    mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor
+) -> None:
     words = mapper(v_id, v_exp, torch.ones(4))
     mapper.null_exp.data += 100
     assert torch.equal(words, mapper(v_id, v_exp, torch.ones(4)))
@@ -66,7 +74,9 @@ def test_kept_expression_ignores_the_null_expression(mapper: MappingNetwork, v_i
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])
-def test_expressions_are_dropped_row_by_row(mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor, dtype: torch.dtype) -> None:
+def test_expressions_are_dropped_row_by_row(
+    mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor, dtype: torch.dtype
+) -> None:
     words = mapper(v_id, v_exp, torch.tensor([1, 0, 0, 1]).to(dtype))
     torch.testing.assert_close(words[[0, 3]], mapper(v_id, v_exp)[[0, 3]])
     torch.testing.assert_close(words[[1, 2]], mapper(v_id)[[1, 2]])
@@ -98,8 +108,12 @@ def test_words_have_a_network_each(mapper: MappingNetwork, v_id: torch.Tensor) -
     torch.testing.assert_close(after[:, 1], before[:, 1] + 1)
 
 
-def test_batch_of_two_equals_two_batches_of_one(mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor) -> None:
-    torch.testing.assert_close(mapper(v_id[:2], v_exp[:2]), torch.cat([mapper(v_id[:1], v_exp[:1]), mapper(v_id[1:2], v_exp[1:2])]))
+def test_batch_of_two_equals_two_batches_of_one(
+    mapper: MappingNetwork, v_id: torch.Tensor, v_exp: torch.Tensor
+) -> None:
+    torch.testing.assert_close(
+        mapper(v_id[:2], v_exp[:2]), torch.cat([mapper(v_id[:1], v_exp[:1]), mapper(v_id[1:2], v_exp[1:2])])
+    )
 
 
 def test_random_dropout_works_in_training_only(mapper: MappingNetwork, v_id: torch.Tensor) -> None:
@@ -124,7 +138,9 @@ def test_sizes_are_read_from_a_plain_file(tmp_path: Path, sizes: dict) -> None:
     assert not mapper.training
 
 
-def test_metadata_carries_what_shapes_cannot_tell(mapper: MappingNetwork, v_id: torch.Tensor, tmp_path: Path) -> None:
+def test_metadata_carries_what_shapes_cannot_tell(
+    mapper: MappingNetwork, v_id: torch.Tensor, tmp_path: Path
+) -> None:
     unusual = MappingNetwork(replace(SMALL, slope=0.01, dropout=0.5, positional="before")).eval()
     save(tmp_path / "mapper.safetensors", unusual.state_dict(), "mapper", unusual.config)
     loaded = load_mapper(read(tmp_path / "mapper.safetensors"))

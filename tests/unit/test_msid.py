@@ -9,10 +9,12 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import read, save
-from face2diffusion.f2d.msid import MSIDConfig, MSIDEncoder, infer_config, load_msid
+from face2diffusion.f2d.networks.msid import MSIDConfig, MSIDEncoder, infer_config, load_msid
 from support.official import write_msid
 
-SMALL = MSIDConfig(image_size=32, patch_size=8, embed_dim=64, depth=4, heads=2, depths=(1, 2, 4), normed=(1, 2, 4))
+SMALL = MSIDConfig(
+    image_size=32, patch_size=8, embed_dim=64, depth=4, heads=2, depths=(1, 2, 4), normed=(1, 2, 4)
+)
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def test_official_sizes_have_the_official_parameters(encoder: FaceEncoder, offic
     tensors = read(official / "msid.pt").tensors
     assert len(tensors) == 178
     assert sum(parameter.numel() for parameter in encoder.msid.parameters()) == 21_450_624
-    assert {name: tensor.shape for name, tensor in encoder.msid.state_dict().items()} == {name: t.shape for name, t in tensors.items()}
+    assert {name: tensor.shape for name, tensor in encoder.msid.state_dict().items()} == {
+        name: t.shape for name, t in tensors.items()
+    }
 
 
 def test_official_file_has_the_papers_sizes(encoder: FaceEncoder) -> None:
@@ -89,7 +93,9 @@ def test_blocks_below_the_deepest_feature_are_not_run(network: MSIDEncoder, face
 
 
 def test_batch_of_two_equals_two_batches_of_one(network: MSIDEncoder, faces: torch.Tensor) -> None:
-    torch.testing.assert_close(network(faces), torch.cat([network(faces[:1]), network(faces[1:])]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        network(faces), torch.cat([network(faces[:1]), network(faces[1:])]), rtol=1e-5, atol=1e-6
+    )
     assert not torch.allclose(network(faces[:1]), network(faces[1:]), rtol=1e-2)
 
 
@@ -99,14 +105,16 @@ def test_arcface_variant_is_the_deepest_feature_alone(network: MSIDEncoder, face
     torch.testing.assert_close(arcface(faces), network(faces)[:, -64:])
 
 
-def test_arcface_with_multi_scale_features_takes_shallow_tokens_as_they_are(network: MSIDEncoder, faces: torch.Tensor) -> None:
+def test_arcface_with_multi_scale_features_takes_shallow_tokens_as_they_are(
+    network: MSIDEncoder, faces: torch.Tensor
+) -> None:
     levels = variant(network, normed=(4,)).forward_levels(faces)
     for depth, level in zip((1, 2), levels, strict=False):
         torch.testing.assert_close(level, token_after(network, faces, depth))
     torch.testing.assert_close(levels[2], network.forward_levels(faces)[2])
 
 
-def test_features_are_not_normalised_to_unit_length(network: MSIDEncoder, faces: torch.Tensor) -> None:
+def test_features_are_not_normalized_to_unit_length(network: MSIDEncoder, faces: torch.Tensor) -> None:
     assert (network(faces).norm(dim=1) > 2).all()
 
 
@@ -118,7 +126,14 @@ def test_sizes_are_read_from_a_plain_file(tmp_path: Path, sizes: dict) -> None:
     config = load_msid(read(write_msid(tmp_path / "msid.pt", **sizes))).config
     depths = tuple(layer + 1 for layer in sizes["layers"])
     assert config == MSIDConfig(
-        sizes["image_size"], sizes["patch_size"], sizes["width"], sizes["depth"], sizes["width"] // 32, 4.0, depths, depths
+        sizes["image_size"],
+        sizes["patch_size"],
+        sizes["width"],
+        sizes["depth"],
+        sizes["width"] // 32,
+        4.0,
+        depths,
+        depths,
     )
 
 
@@ -127,11 +142,15 @@ def test_other_depths_can_be_taken_from_a_file(small_files: Path) -> None:
     assert network.config.feature_dim == 128
     torch.testing.assert_close(
         network(torch.ones(1, 3, 112, 112)),
-        load_msid(read(small_files / "msid.pt"))(torch.ones(1, 3, 112, 112))[:, [*range(64, 128), *range(192, 256)]],
+        load_msid(read(small_files / "msid.pt"))(torch.ones(1, 3, 112, 112))[
+            :, [*range(64, 128), *range(192, 256)]
+        ],
     )
 
 
-def test_metadata_carries_what_shapes_cannot_tell(network: MSIDEncoder, faces: torch.Tensor, tmp_path: Path) -> None:
+def test_metadata_carries_what_shapes_cannot_tell(
+    network: MSIDEncoder, faces: torch.Tensor, tmp_path: Path
+) -> None:
     unusual = MSIDEncoder(replace(SMALL, heads=4, depths=(1, 2, 4), normed=(4,))).eval()
     save(tmp_path / "msid.safetensors", unusual.state_dict(), "msid", unusual.config)
     loaded = load_msid(read(tmp_path / "msid.safetensors"))
@@ -141,9 +160,14 @@ def test_metadata_carries_what_shapes_cannot_tell(network: MSIDEncoder, faces: t
 
 def test_unused_final_norm_may_be_missing(small_files: Path, tmp_path: Path) -> None:
     tensors = torch.load(small_files / "msid.pt", weights_only=True)
-    torch.save({name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}, tmp_path / "msid.pt")
+    torch.save(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")},
+        tmp_path / "msid.pt",
+    )
     face = torch.zeros(1, 3, 112, 112)
-    assert torch.equal(load_msid(read(tmp_path / "msid.pt"))(face), load_msid(read(small_files / "msid.pt"))(face))
+    assert torch.equal(
+        load_msid(read(tmp_path / "msid.pt"))(face), load_msid(read(small_files / "msid.pt"))(face)
+    )
 
 
 @pytest.mark.parametrize("wrap", [
@@ -156,12 +180,17 @@ def test_wrapped_files_of_training_scripts_load(small_files: Path, tmp_path: Pat
     tensors = torch.load(small_files / "msid.pt", weights_only=True)
     torch.save(wrap(tensors), tmp_path / "msid.pt")
     face = torch.zeros(1, 3, 112, 112)
-    assert torch.equal(load_msid(read(tmp_path / "msid.pt"))(face), load_msid(read(small_files / "msid.pt"))(face))
+    assert torch.equal(
+        load_msid(read(tmp_path / "msid.pt"))(face), load_msid(read(small_files / "msid.pt"))(face)
+    )
 
 
 def test_half_precision_file_runs_in_single_precision(small_files: Path, tmp_path: Path) -> None:
     tensors = torch.load(small_files / "msid.pt", weights_only=True)
-    torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, tmp_path / "msid.pt")
+    torch.save(
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
+        tmp_path / "msid.pt",
+    )
     network = load_msid(read(tmp_path / "msid.pt"))
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert network(torch.zeros(1, 3, 112, 112)).isfinite().all()

@@ -5,9 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from face2diffusion.f2d.diffusion.pipeline import (
+    F2DPipeline,
+    GenerationConfig,
+    Region,
+    inserted_rows,
+    make_grid,
+    regional_prompts,
+)
 from face2diffusion.f2d.image import save_png
-from face2diffusion.f2d.injection import insertion_rows
-from face2diffusion.f2d.pipeline import F2DPipeline, GenerationConfig, Region, inserted_rows, make_grid, regional_prompts
+from face2diffusion.f2d.prompt.injection import insertion_rows
 from PIL import Image
 from safetensors.torch import save_file
 from support.random_pipeline import random_pipeline
@@ -49,7 +56,9 @@ def test_s_star_overwrites_token_plus_position_embedding(subject, words):
         output[:, index : index + 2] = words
         return output
 
-    ids = subject.diffusion.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    ids = subject.diffusion.tokenizer(
+        PROMPT, padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
     handle = getattr(text, "text_model", text).embeddings.register_forward_hook(overwrite)
     try:
         with torch.no_grad():
@@ -114,7 +123,9 @@ def test_a_picture_depends_on_its_seed_not_on_its_batch(subject):
 
 
 def draw_with(pipeline, *regions):
-    (picture,) = pipeline.draw(["of this"], pipeline.encode("of this"), [3], SMALL, progress=False, regions=regions)
+    (picture,) = pipeline.draw(
+        ["of this"], pipeline.encode("of this"), [3], SMALL, progress=False, regions=regions
+    )
     return picture
 
 
@@ -162,14 +173,19 @@ def test_delayed_subject_conditioning_uses_the_class_prompt_first(subject, subje
     seen = []
     unet = subject.diffusion.unet
     handle = unet.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"][-1].clone()), with_kwargs=True
+        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"][-1].clone()),
+        with_kwargs=True,
     )
     try:
-        subject.generate(PROMPT, GenerationConfig(steps=30, width=64, height=64, subject_from=subject_from), progress=False)
+        subject.generate(
+            PROMPT, GenerationConfig(steps=30, width=64, height=64, subject_from=subject_from), progress=False
+        )
     finally:
         handle.remove()
     with_face = subject.encode(PROMPT)[0]
-    assert [torch.equal(states, with_face) for states in seen] == [False] * class_steps + [True] * (30 - class_steps)
+    assert [torch.equal(states, with_face) for states in seen] == [False] * class_steps + [True] * (
+        30 - class_steps
+    )
 
 
 def test_the_png_tells_how_it_was_drawn(subject, tmp_path):
@@ -242,7 +258,10 @@ def test_a_single_file_gives_the_same_picture_as_the_folder(words, tmp_path):
     diffusion.save_pretrained(tmp_path / "folder")
     file = write_single_file(diffusion, tmp_path / "sd.safetensors")
     images = []
-    for pipeline in (F2DPipeline.load(tmp_path / "folder", "cpu"), F2DPipeline.load(file, "cpu", config=tmp_path / "folder")):
+    for pipeline in (
+        F2DPipeline.load(tmp_path / "folder", "cpu"),
+        F2DPipeline.load(file, "cpu", config=tmp_path / "folder"),
+    ):
         pipeline.add_subject(words)
         images.append(pipeline.generate(PROMPT, SMALL, progress=False)[0].image)
     assert images[0].std() > 1
@@ -259,5 +278,7 @@ def test_a_single_file_without_configs_says_where_they_come_from(tmp_path, monke
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     small_sd1().save_pretrained(tmp_path / "folder")
     save_file({"lora_up.weight": torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match="Expected a Stable Diffusion 1.x checkpoint, got '.*lora.safetensors'"):
+    with pytest.raises(
+        ValueError, match="Expected a Stable Diffusion 1.x checkpoint, got '.*lora.safetensors'"
+    ):
         F2DPipeline.load(tmp_path / "lora.safetensors", "cpu", config=tmp_path / "folder")

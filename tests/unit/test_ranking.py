@@ -22,7 +22,9 @@ def compare(*faces: tuple[str, ...]) -> list[float]:
         vectors.append(torch.tensor(DIRECTIONS[face]))
         return photo
 
-    found = likeness(PHOTOS[: len(faces)], faces, crop, lambda crops: torch.stack(vectors), torch.tensor([2.0, 0.0]))
+    found = likeness(
+        PHOTOS[: len(faces)], faces, crop, lambda crops: torch.stack(vectors), torch.tensor([2.0, 0.0])
+    )
     return found.tolist()
 
 
@@ -57,10 +59,15 @@ def test_without_text_identity_decides_and_it_says_so() -> None:
 MATRIX = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))  # (C, T)
 
 
-@pytest.mark.parametrize("key", ["text_projection.weight", "clip_l.transformer.text_projection.weight", "text_projection"])
+@pytest.mark.parametrize(
+    "key", ["text_projection.weight", "clip_l.transformer.text_projection.weight", "text_projection"]
+)
 @pytest.mark.parametrize("ending", [".safetensors", ".SAFETENSORS", ".pt"])
 def test_the_projection_is_read_from_every_layout(tmp_path: Path, key: str, ending: str) -> None:
-    tensors = {key: (MATRIX if key.endswith("weight") else MATRIX.T).contiguous().half(), "logit_scale": torch.ones(1)}
+    tensors = {
+        key: (MATRIX if key.endswith("weight") else MATRIX.T).contiguous().half(),
+        "logit_scale": torch.ones(1),
+    }
     file = tmp_path / f"clip{ending}"
     save_file(tensors, file) if ending.lower() == ".safetensors" else torch.save(tensors, file)
     torch.testing.assert_close(read_text_projection(file), MATRIX.half().float())
@@ -74,15 +81,21 @@ def test_text_is_compared_in_the_joint_space() -> None:
 
 
 def test_parts_of_different_clips_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected a CLIP whose text encoder is 4 wide, .* got shape \(1, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected a CLIP whose text encoder is 4 wide, .* got shape \(1, 5\)"
+    ):
         text_likeness(torch.ones(2, 6), torch.ones(1, 5), MATRIX)
-    with pytest.raises(ValueError, match=r"Expected a CLIP Vision with a joint space 6 wide, .* got shape \(2, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected a CLIP Vision with a joint space 6 wide, .* got shape \(2, 7\)"
+    ):
         text_likeness(torch.ones(2, 7), torch.ones(1, 4), MATRIX)
     with pytest.raises(ValueError, match=r"got shape \(2, 3, 6\)"):
         text_likeness(torch.ones(2, 3, 6), torch.ones(1, 4), MATRIX)
 
 
-@pytest.mark.parametrize("keys", [[], ["text_projection", "b.text_projection.weight"], ["text_model.projection.weight"]])
+@pytest.mark.parametrize(
+    "keys", [[], ["text_projection", "b.text_projection.weight"], ["text_model.projection.weight"]]
+)
 def test_a_file_without_one_projection_is_refused(tmp_path: Path, keys: list[str]) -> None:
     save_file({key: MATRIX.clone() for key in [*keys, "other"]}, tmp_path / "sd.safetensors")
     with pytest.raises(ValueError, match="Expected one 'text_projection' in '.*sd.safetensors', got"):

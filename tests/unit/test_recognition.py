@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d import recognition
-from face2diffusion.f2d.alignment import ARCFACE_TEMPLATE, align_face
-from face2diffusion.f2d.detection import Face, NoFaceError
-from face2diffusion.f2d.recognition import AdaFace, FaceNet, SphereFace, find_faces, load_recogniser
+from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, align_face
+from face2diffusion.f2d.face.detection import Face, NoFaceError
+from face2diffusion.f2d.networks import recognition
+from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, find_faces, load_recognizer
 from support import recognition as published
 from support.official import write_msid
 
@@ -38,10 +38,16 @@ def shapes_of(name: str) -> published.Shapes:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_networks_have_the_published_tensors(name: str) -> None:
     shapes = shapes_of(name)
-    trained = {key: shape for key, shape in shapes.items() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    trained = {
+        key: shape
+        for key, shape in shapes.items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
     assert (len(shapes), sum(torch.Size(shape).numel() for shape in trained.values())) == GOLDEN[name]
     with torch.device("meta"):
-        network = {"AdaFace": AdaFace, "SphereFace": SphereFace, "FaceNet": FaceNet}[name.split()[0]](*name.split()[1:])
+        network = {"AdaFace": AdaFace, "SphereFace": SphereFace, "FaceNet": FaceNet}[name.split()[0]](
+            *name.split()[1:]
+        )
     own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     assert own == {key: shape for key, shape in shapes.items() if not key.startswith(("fc6.", "logits."))}
 
@@ -52,7 +58,9 @@ def crops() -> dict[str, np.ndarray]:
     return {name: random.integers(0, 256, (3, *sides, 3), dtype=np.uint8) for name, sides in SIDES.items()}
 
 
-CASES: dict[str, tuple[Callable, Callable]] = {  # what writes the file, and the features of BGR or RGB values from 0 to 255
+CASES: dict[
+    str, tuple[Callable, Callable]
+] = {  # what writes the file, and the features of BGR or RGB values from 0 to 255
     "AdaFace IR-50": (
         lambda path: published.write_adaface(path, "IR-50"),
         lambda state, rgb: published.adaface(state, (rgb.flip(1) / 255 - 0.5) / 0.5, "IR-50"),
@@ -61,23 +69,33 @@ CASES: dict[str, tuple[Callable, Callable]] = {  # what writes the file, and the
         lambda path: published.write_adaface(path, "IR-101"),
         lambda state, rgb: published.adaface(state, (rgb.flip(1) / 255 - 0.5) / 0.5, "IR-101"),
     ),
-    "SphereFace sphere20a": (published.write_sphereface, lambda state, rgb: published.sphereface(state, (rgb.flip(1) - 127.5) / 128)),
-    "FaceNet InceptionResnetV1": (published.write_facenet, lambda state, rgb: published.facenet(state, (rgb - 127.5) / 128)),
+    "SphereFace sphere20a": (
+        published.write_sphereface,
+        lambda state, rgb: published.sphereface(state, (rgb.flip(1) - 127.5) / 128),
+    ),
+    "FaceNet InceptionResnetV1": (
+        published.write_facenet,
+        lambda state, rgb: published.facenet(state, (rgb - 127.5) / 128),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_features_from_the_public_file_equal_the_computation_written_out(name: str, tmp_path: Path, crops: dict) -> None:
+def test_features_from_the_public_file_equal_the_computation_written_out(
+    name: str, tmp_path: Path, crops: dict
+) -> None:
     write, compute = CASES[name]
     file = write(tmp_path / "weights.pt")
-    network = load_recogniser(file)
+    network = load_recognizer(file)
     assert f"{network.name} {network.variant}" == name
     state = torch.load(file, weights_only=True)
     state = {key.removeprefix("model."): value for key, value in state.get("state_dict", state).items()}
     pictures = crops[network.name][: 1 if name.endswith("101") else 2]
     with torch.no_grad():
         expected = compute(state, torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
-    torch.testing.assert_close(network.embed(list(pictures)), expected, rtol=0, atol=1e-5 * expected.norm(dim=1).max().item())
+    torch.testing.assert_close(
+        network.embed(list(pictures)), expected, rtol=0, atol=1e-5 * expected.norm(dim=1).max().item()
+    )
 
 
 def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, crops: dict) -> None:
@@ -93,7 +111,9 @@ def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, cro
 def test_adaface_and_sphereface_see_their_templates(portrait: np.ndarray, landmarks: np.ndarray) -> None:
     face = Face(np.array([170.0, 60, 90, 110]), landmarks, 1.0)
     np.testing.assert_array_equal(AdaFace("IR-50").crop(portrait, face), align_face(portrait, landmarks))
-    shifted = np.array([(30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041)])
+    shifted = np.array(
+        [(30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041)]
+    )
     np.testing.assert_allclose(shifted, ARCFACE_TEMPLATE - (8, 0))
     transform = pytest.importorskip("skimage.transform").SimilarityTransform.from_estimate(landmarks, shifted)
     expected = cv2.warpPerspective(portrait, transform.params, (96, 112), flags=cv2.INTER_LINEAR)
@@ -109,18 +129,27 @@ def test_facenet_sees_the_box_without_rotation(portrait: np.ndarray, landmarks: 
     assert np.abs(crop.astype(int) - expected).max() <= 1, "enlarging: Pillow and OpenCV agree"
 
 
-def test_facenet_cuts_the_box_at_the_border_and_refuses_one_outside(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_facenet_cuts_the_box_at_the_border_and_refuses_one_outside(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     network = FaceNet()
     beyond = network.crop(portrait, Face(np.array([-50.0, -20, 150, 120]), landmarks, 1.0))
-    np.testing.assert_array_equal(beyond, network.crop(portrait, Face(np.array([0.0, 0, 100, 100]), landmarks, 1.0)))
+    np.testing.assert_array_equal(
+        beyond, network.crop(portrait, Face(np.array([0.0, 0, 100, 100]), landmarks, 1.0))
+    )
     with pytest.raises(ValueError, match=r"Expected a face inside the 512x512 px photo, got the box \[600"):
         network.crop(portrait, Face(np.array([600.0, 20, 50, 50]), landmarks, 1.0))
 
 
-def test_faces_are_found_largest_first_and_none_is_no_error(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_faces_are_found_largest_first_and_none_is_no_error(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     small, large = (Face(np.array([0.0, 0, side, side]), landmarks, 0.9) for side in (20, 40))
     outside = Face(np.array([0.0, 0, 99, 99]), landmarks - 900, 0.9)
-    assert find_faces(SimpleNamespace(detect=lambda photo, score: [small, outside, large]), portrait) == [large, small]
+    assert find_faces(SimpleNamespace(detect=lambda photo, score: [small, outside, large]), portrait) == [
+        large,
+        small,
+    ]
 
     def nothing(photo: np.ndarray, score: float) -> list[Face]:
         raise NoFaceError("none")
@@ -138,31 +167,42 @@ class Code:
 
 def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
     file = published.write_sphereface(tmp_path / "sphere20a.pth")
-    with pytest.raises(ValueError, match="Expected weights of FaceNet, got '.*sphere20a.pth': this is SphereFace's network"):
-        load_recogniser(file, "FaceNet")
+    with pytest.raises(
+        ValueError, match="Expected weights of FaceNet, got '.*sphere20a.pth': this is SphereFace's network"
+    ):
+        load_recognizer(file, "FaceNet")
     msid = write_msid(tmp_path / "msid.pt", patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
-    with pytest.raises(ValueError, match="Expected weights of AdaFace, SphereFace or FaceNet, got '.*msid.pt': this is an MSID encoder"):
-        load_recogniser(msid)
+    with pytest.raises(
+        ValueError,
+        match="Expected weights of AdaFace, SphereFace or FaceNet, got '.*msid.pt': this is an MSID encoder",
+    ):
+        load_recognizer(msid)
 
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
     state = {key: torch.tensor(0.0).expand(shape) for key, shape in published.adaface_shapes("IR-50").items()}
     del state["body.23.res_layer.4.weight"]
     torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}}, tmp_path / "cut.ckpt")
-    with pytest.raises(ValueError, match=r"Expected 467 tensors for AdaFace, got '.*' with 1 missing \(body.23.res_layer.4.weight\)"):
-        load_recogniser(tmp_path / "cut.ckpt", "AdaFace")
+    with pytest.raises(
+        ValueError,
+        match=r"Expected 467 tensors for AdaFace, got '.*' with 1 missing \(body.23.res_layer.4.weight\)",
+    ):
+        load_recognizer(tmp_path / "cut.ckpt", "AdaFace")
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    torch.save({"state_dict": {"model.input_layer.0.weight": torch.zeros(1)}, "hyper_parameters": Code()}, tmp_path / "bad.ckpt")
+    torch.save(
+        {"state_dict": {"model.input_layer.0.weight": torch.zeros(1)}, "hyper_parameters": Code()},
+        tmp_path / "bad.ckpt",
+    )
     with pytest.raises(ValueError, match="holds other objects, perhaps code; it was not run"):
-        load_recogniser(tmp_path / "bad.ckpt")
+        load_recognizer(tmp_path / "bad.ckpt")
     assert capsys.readouterr().out == ""
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="got no such file"):
-        load_recogniser(tmp_path / "gone.ckpt")
+        load_recognizer(tmp_path / "gone.ckpt")
     (tmp_path / "empty.pt").touch()
     with pytest.raises(ValueError, match="with 0 bytes"):
-        load_recogniser(tmp_path / "empty.pt")
+        load_recognizer(tmp_path / "empty.pt")

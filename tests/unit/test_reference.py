@@ -11,16 +11,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.alignment import align_face, similarity_transform
-from face2diffusion.f2d.expression import align_expression, fit_crop
+from face2diffusion.f2d.face.alignment import align_face, similarity_transform
 from face2diffusion.f2d.identity import FaceExpression
 from face2diffusion.f2d.image import to_unit
+from face2diffusion.f2d.networks.expression import align_expression, fit_crop
 from PIL import Image
 from torch import Tensor
 
 State = dict[str, Tensor]
 
-TEMPLATE = [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+TEMPLATE = [
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+]
 MEAN_FACE = [
     (-0.31148657, 0.29036078, 0.13377953),
     (0.30979887, 0.28972036, 0.13179526),
@@ -30,7 +36,9 @@ MEAN_FACE = [
 ]
 # Two photos whose numbers were measured with the authors' own programs.
 POINTS = np.array([(142.84, 207.18), (222.02, 203.90), (159.24, 253.57), (146.59, 290.93), (227.52, 284.74)])
-OTHER_POINTS = np.array([(123.12, 117.58), (176.59, 122.09), (126.99, 144.68), (117.61, 183.43), (163.94, 186.41)])
+OTHER_POINTS = np.array(
+    [(123.12, 117.58), (176.59, 122.09), (126.99, 144.68), (117.61, 183.43), (163.94, 186.41)]
+)
 
 
 # --- The reference ---------------------------------------------------------------------------------------------------------------
@@ -43,7 +51,9 @@ def reference_face(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
         values += [u, v]
     a, b, right, down = np.linalg.lstsq(np.array(equations), np.array(values), rcond=None)[0]
     matrix = np.array([(a, -b, right), (b, a, down), (0, 0, 1)])
-    return cv2.warpPerspective(photo, matrix, (112, 112), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return cv2.warpPerspective(
+        photo, matrix, (112, 112), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+    )
 
 
 def reference_v_id(state: State, face: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,11 +68,18 @@ def reference_v_id(state: State, face: np.ndarray, dtype: torch.dtype = torch.fl
     levels = []
     for layer in range(12):
         block = f"blocks.{layer}."
-        query, key, value = F.linear(F.layer_norm(x, (384,), *affine(f"{block}norm1"), 1e-6), *affine(f"{block}attn.qkv")).chunk(3, dim=-1)
+        query, key, value = F.linear(
+            F.layer_norm(x, (384,), *affine(f"{block}norm1"), 1e-6), *affine(f"{block}attn.qkv")
+        ).chunk(3, dim=-1)
         query, key, value = (part.reshape(1, 197, 12, 32).transpose(1, 2) for part in (query, key, value))
         attention = (query @ key.transpose(-1, -2) / 32**0.5).softmax(dim=-1)
-        x = x + F.linear((attention @ value).transpose(1, 2).reshape(1, 197, 384), *affine(f"{block}attn.proj"))
-        hidden = F.gelu(F.linear(F.layer_norm(x, (384,), *affine(f"{block}norm2"), 1e-6), *affine(f"{block}mlp.fc1")), approximate="none")
+        x = x + F.linear(
+            (attention @ value).transpose(1, 2).reshape(1, 197, 384), *affine(f"{block}attn.proj")
+        )
+        hidden = F.gelu(
+            F.linear(F.layer_norm(x, (384,), *affine(f"{block}norm2"), 1e-6), *affine(f"{block}mlp.fc1")),
+            approximate="none",
+        )
         x = x + F.linear(hidden, *affine(f"{block}mlp.fc2"))
         if layer in (2, 5, 8, 11):
             norm = f"norms.layer_{layer}."
@@ -92,7 +109,9 @@ def reference_crop(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
     w, h = int(width * k), int(height * k)
     left = int(w / 2 - 112 + (camera[3, 0] - width / 2) * k)
     up = int(h / 2 - 112 + (height / 2 - camera[3, 1]) * k)
-    return np.asarray(Image.fromarray(photo).resize((w, h), Image.Resampling.BICUBIC).crop((left, up, left + 224, up + 224)))
+    return np.asarray(
+        Image.fromarray(photo).resize((w, h), Image.Resampling.BICUBIC).crop((left, up, left + 224, up + 224))
+    )
 
 
 def reference_v_exp(state: State, face: np.ndarray) -> Tensor:
@@ -100,7 +119,9 @@ def reference_v_exp(state: State, face: np.ndarray) -> Tensor:
         weight = state[f"backbone.{convolution}.weight"]
         x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
         names = ("running_mean", "running_var", "weight", "bias")
-        return F.batch_norm(x, *(state[f"backbone.{norm}.{name}"] for name in names), training=False, eps=1e-5)
+        return F.batch_norm(
+            x, *(state[f"backbone.{norm}.{name}"] for name in names), training=False, eps=1e-5
+        )
 
     x = torch.from_numpy(face.copy()).float().permute(2, 0, 1)[None] / 255
     x = F.max_pool2d(F.relu(normed(x, "conv1", "bn1", stride=2)), 3, stride=2, padding=1)
@@ -111,10 +132,16 @@ def reference_v_exp(state: State, face: np.ndarray) -> Tensor:
             y = F.relu(normed(x, f"{block}conv1", f"{block}bn1"))
             y = F.relu(normed(y, f"{block}conv2", f"{block}bn2", stride))
             y = normed(y, f"{block}conv3", f"{block}bn3")
-            x = F.relu(y + (normed(x, f"{block}downsample.0", f"{block}downsample.1", stride) if index == 0 else x))
+            x = F.relu(
+                y + (normed(x, f"{block}downsample.0", f"{block}downsample.1", stride) if index == 0 else x)
+            )
     x = F.adaptive_avg_pool2d(x, 1)
     coefficients = torch.cat(
-        [F.conv2d(x, state[f"final_layers.{head}.weight"], state[f"final_layers.{head}.bias"]) for head in range(7)], 1
+        [
+            F.conv2d(x, state[f"final_layers.{head}.weight"], state[f"final_layers.{head}.bias"])
+            for head in range(7)
+        ],
+        1,
     )
     assert coefficients.shape == (1, 257, 1, 1)
     return coefficients.flatten()[80:144]
@@ -145,10 +172,14 @@ def relative(value: Tensor, reference: Tensor) -> float:
 
 def test_face_crop_has_the_official_pixels(portrait: np.ndarray, landmarks: np.ndarray) -> None:
     difference = np.abs(align_face(portrait, landmarks).astype(int) - reference_face(portrait, landmarks))
-    assert difference.max() <= 1, f"Expected at most 1 level, got {difference.max()}"  # measured: 0 with OpenCV 4.12 and 5.0
+    assert difference.max() <= 1, (
+        f"Expected at most 1 level, got {difference.max()}"
+    )  # measured: 0 with OpenCV 4.12 and 5.0
 
 
-def test_identity_features_are_the_official_ones(encoder: FaceEncoder, msid: State, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_identity_features_are_the_official_ones(
+    encoder: FaceEncoder, msid: State, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     v_id = encoder.identify(portrait, landmarks=landmarks).v_id
     error = relative(v_id, reference_v_id(msid, reference_face(portrait, landmarks)))
     assert error < 1e-4, f"Expected v_id within 1e-4, got {error:.1e}"  # measured: 7e-7
@@ -165,19 +196,34 @@ def test_identity_features_are_exact_in_double_precision(
     assert error < 1e-9, f"Expected v_id within 1e-9, got {error:.1e}: an epsilon or a constant differs"
 
 
-def test_words_are_the_official_ones(encoder: FaceEncoder, msid: State, mapper: State, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_words_are_the_official_ones(
+    encoder: FaceEncoder, msid: State, mapper: State, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     words = encoder.words(encoder.identify(portrait, landmarks=landmarks))
-    reference = reference_words(mapper, reference_v_id(msid, reference_face(portrait, landmarks)), mapper["null_exp"])
+    reference = reference_words(
+        mapper, reference_v_id(msid, reference_face(portrait, landmarks)), mapper["null_exp"]
+    )
     error = float((words - reference).abs().max())
     assert words.shape == (2, 768) and words.dtype == torch.float32
-    assert error < 1e-4 and relative(words, reference) < 1e-4, f"Expected S* within 1e-4, got {error:.1e}"  # measured: 4e-8, relative 8e-7
+    assert error < 1e-4 and relative(words, reference) < 1e-4, (
+        f"Expected S* within 1e-4, got {error:.1e}"
+    )  # measured: 4e-8, relative 8e-7
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_words_with_an_expression_are_the_official_ones(
-    encoder: FaceEncoder, msid: State, mapper: State, expression: State, portrait: np.ndarray, landmarks: np.ndarray, strength: float
+    encoder: FaceEncoder,
+    msid: State,
+    mapper: State,
+    expression: State,
+    portrait: np.ndarray,
+    landmarks: np.ndarray,
+    strength: float,
 ) -> None:
-    words = encoder.words(encoder.identify(portrait, landmarks=landmarks), encoder.express(portrait, strength, landmarks=landmarks))
+    words = encoder.words(
+        encoder.identify(portrait, landmarks=landmarks),
+        encoder.express(portrait, strength, landmarks=landmarks),
+    )
     v_exp = reference_v_exp(expression, reference_crop(portrait, landmarks))
     mixed = (1 - strength) * mapper["null_exp"] + strength * v_exp
     reference = reference_words(mapper, reference_v_id(msid, reference_face(portrait, landmarks)), mixed)
@@ -185,13 +231,17 @@ def test_words_with_an_expression_are_the_official_ones(
     assert error < 1e-4, f"Expected S* within 1e-4 at strength {strength}, got {error:.1e}"  # measured: 2e-6
 
 
-def test_expression_of_strength_zero_is_no_expression(encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_expression_of_strength_zero_is_no_expression(
+    encoder: FaceEncoder, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
     identity = encoder.identify(portrait, landmarks=landmarks)
     away = encoder.words(identity, FaceExpression(torch.ones(64), 0.0))
     assert torch.equal(away, encoder.words(identity))
 
 
-def test_expression_features_are_columns_80_to_143(encoder: FaceEncoder, expression: State, portrait: np.ndarray) -> None:
+def test_expression_features_are_columns_80_to_143(
+    encoder: FaceEncoder, expression: State, portrait: np.ndarray
+) -> None:
     face = portrait[:224, :224]
     with torch.no_grad():
         v_exp = encoder.expression(to_unit([face]))[0]
@@ -234,15 +284,19 @@ def test_expression_crop_puts_the_landmarks_where_the_authors_do() -> None:
     zoom = 102 / crop.scale
     x, y = POINTS[:, 0] * zoom - crop.left, 224 - 1 - (POINTS[:, 1] * zoom - crop.top)
     expected = [(73.041, 134.558), (130.793, 136.950), (85.003, 100.722), (75.776, 73.473), (134.805, 77.987)]
-    np.testing.assert_allclose(np.stack([x, y], axis=1), expected, atol=0.75)  # the authors round the corner to whole px
+    np.testing.assert_allclose(
+        np.stack([x, y], axis=1), expected, atol=0.75
+    )  # the authors round the corner to whole px
 
 
-@pytest.mark.parametrize("move", [(0, 0), (-150, 0), (-190, -95), (200, 330)], ids=["inside", "left", "corner", "right"])
+@pytest.mark.parametrize(
+    "move", [(0, 0), (-150, 0), (-190, -95), (200, 330)], ids=["inside", "left", "corner", "right"]
+)
 @pytest.mark.parametrize("zoom", [0.6, 1.0, 2.5])
 def test_expression_crop_equals_resizing_the_whole_photo(
     portrait: np.ndarray, landmarks: np.ndarray, move: tuple[int, int], zoom: float
 ) -> None:
-    centre = landmarks.mean(0)
-    points = (landmarks - centre) * zoom + centre + move
+    center = landmarks.mean(0)
+    points = (landmarks - center) * zoom + center + move
     difference = np.abs(align_expression(portrait, points).astype(int) - reference_crop(portrait, points))
     assert difference.max() <= 1, f"Expected at most 1 level, got {difference.max()}"

@@ -42,24 +42,41 @@ def test_the_archive_holds_what_users_need_and_nothing_else(shipped: list[str]) 
     }
     for name in shipped:
         folder = name.partition("/")[0] if "/" in name else ""
-        assert folder in kinds, f"Expected no folder {folder} in the archive, got {name}. Name it in .comfyignore."
-        assert Path(name).suffix.removeprefix(".") in kinds[folder], f"Expected no {name} in the archive. Name it in .comfyignore."
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md"} <= set(shipped)
+        assert folder in kinds, (
+            f"Expected no folder {folder} in the archive, got {name}. Name it in .comfyignore."
+        )
+        assert Path(name).suffix.removeprefix(".") in kinds[folder], (
+            f"Expected no {name} in the archive. Name it in .comfyignore."
+        )
+    assert {
+        "__init__.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+    } <= set(shipped)
     assert {name.partition("/")[0] for name in shipped if "/" in name} == set(kinds) - {""}
 
 
 def test_nothing_that_runs_is_left_out(shipped: list[str]) -> None:
     needed = {path for folder in ("f2d", "nodes", "training") for path in (REPOSITORY / folder).rglob("*.py")}
-    assert {path.relative_to(REPOSITORY).as_posix() for path in needed if "__pycache__" not in path.parts} <= set(shipped)
+    assert {
+        path.relative_to(REPOSITORY).as_posix() for path in needed if "__pycache__" not in path.parts
+    } <= set(shipped)
 
 
 def test_names_suit_every_system(shipped: list[str]) -> None:
     for name in shipped:
         assert len(name) <= LONGEST, f"Expected at most {LONGEST} characters, got {name}"
         for part in name.split("/"):
-            assert not re.search(r'[<>:"\\|?*\x00-\x1f]|[. ]$', part) and not RESERVED.fullmatch(part), f"Windows cannot store {name}"
+            assert not re.search(r'[<>:"\\|?*\x00-\x1f]|[. ]$', part) and not RESERVED.fullmatch(part), (
+                f"Windows cannot store {name}"
+            )
             assert part.isascii(), f"Expected ASCII, which archivers agree on, got {name}"
-    assert len({name.lower() for name in shipped}) == len(shipped), "Expected names that differ in more than case"
+    assert len({name.lower() for name in shipped}) == len(shipped), (
+        "Expected names that differ in more than case"
+    )
 
 
 def test_files_are_small(shipped: list[str]) -> None:
@@ -75,9 +92,20 @@ def test_an_installed_package_has_the_miniature_too() -> None:
 
     data = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folder = REPOSITORY / "f2d" / "miniature"
-    found = {path for pattern in data["face2diffusion.f2d.miniature"] for path in folder.glob(pattern) if path.is_file()}
-    assert found >= {path for path in folder.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".json", ".png")}
-    assert REPOSITORY / "workflows" / "one_face.json" in {path for pattern in data["face2diffusion"] for path in REPOSITORY.glob(pattern)}
+    found = {
+        path
+        for pattern in data["face2diffusion.f2d.miniature"]
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
+    assert found >= {
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".png")
+    }
+    assert REPOSITORY / "workflows" / "one_face.json" in {
+        path for pattern in data["face2diffusion"] for path in REPOSITORY.glob(pattern)
+    }
 
 
 def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shipped: list[str]) -> None:
@@ -86,14 +114,27 @@ def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shippe
         for node in ast.walk(ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))):
             where = f"{name}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Import | ast.ImportFrom):
-                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                modules = (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                )
                 relative = isinstance(node, ast.ImportFrom) and node.level
                 assert relative or not {"subprocess", "socket", "urllib", "requests", "http", "ctypes"} & {
                     module.partition(".")[0] for module in modules
                 }, where
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.putenv", "os.unsetenv"}, where
+                assert called not in {
+                    "eval",
+                    "exec",
+                    "compile",
+                    "__import__",
+                    "os.system",
+                    "os.popen",
+                    "os.putenv",
+                    "os.unsetenv",
+                }, where
                 assert not re.match(r"os\.environ\.(update|setdefault|pop|clear)", called), where
             if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
                 assert ast.unparse(node.value) != "os.environ", where
@@ -104,7 +145,9 @@ PICTURE = re.compile(r"!\[[^]]*\]\((?!http)([^)]+)\)")
 
 def test_no_page_but_the_readme_is_shipped_without_its_pictures(shipped: list[str]) -> None:
     for page in (name for name in shipped if name.endswith(".md") and name != "README.md"):
-        folder = "web/docs" if page.startswith("web/docs/") else str(Path(page).parent)  # all languages show the pictures of web/docs
+        folder = (
+            "web/docs" if page.startswith("web/docs/") else str(Path(page).parent)
+        )  # all languages show the pictures of web/docs
         shown = PICTURE.findall((REPOSITORY / page).read_text(encoding="utf-8"))
         assert {f"{folder}/{picture}" for picture in shown} <= set(shipped), page
 
@@ -119,16 +162,26 @@ def test_a_help_page_repeats_the_tooltips_that_the_english_one_repeats(language:
     english, translated = (tooltips_and_pages(name) for name in ("en", language))
     for node, (tooltips, page) in english.items():
         others, other_page = translated[node]
-        missing = [key for key, tooltip in tooltips.items() if tooltip in page and others[key] not in other_page]
-        assert not missing, f"Expected {node}'s tooltips in its help page in {language}, got other words for {missing}"
+        missing = [
+            key for key, tooltip in tooltips.items() if tooltip in page and others[key] not in other_page
+        ]
+        assert not missing, (
+            f"Expected {node}'s tooltips in its help page in {language}, got other words for {missing}"
+        )
 
 
 def tooltips_and_pages(language: str) -> dict[str, tuple[dict[str, str], str]]:
     """By node, the tooltips and the help page, without the marks that set words apart."""
     found = {}
-    for node, texts in json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")).items():
+    for node, texts in json.loads(
+        (REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
+    ).items():
         page = REPOSITORY / "web" / "docs" / (f"{node}.md" if language == "en" else f"{node}/{language}.md")
-        tooltips = {f"{kind} {key}": plain(text["tooltip"]) for kind in ("inputs", "outputs") for key, text in texts[kind].items()}
+        tooltips = {
+            f"{kind} {key}": plain(text["tooltip"])
+            for kind in ("inputs", "outputs")
+            for key, text in texts[kind].items()
+        }
         found[node] = tooltips, plain(page.read_text(encoding="utf-8"))
     return found
 
@@ -145,7 +198,9 @@ def test_a_github_workflow_is_well_formed(path: Path) -> None:
     yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
     text = path.read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
-    assert {"name", "jobs", "permissions"} <= set(workflow) and True in workflow, "YAML reads the key 'on' as true"
+    assert {"name", "jobs", "permissions"} <= set(workflow) and True in workflow, (
+        "YAML reads the key 'on' as true"
+    )
     for job in workflow["jobs"].values():
         if "uses" in job:  # another workflow, of this repository
             assert (REPOSITORY / job["uses"]).is_file()
@@ -157,16 +212,25 @@ def test_a_github_workflow_is_well_formed(path: Path) -> None:
 
 def test_the_matrices_hold_every_python_and_two_versions_of_comfyui() -> None:
     yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
-    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))[
+        "jobs"
+    ]
     pythons = jobs["check"]["strategy"]["matrix"]["python"]
     assert pythons == ["3.10", "3.11", "3.12", "3.13"]
-    oldest = re.search(r'requires-comfyui = ">=(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert oldest and jobs["comfy"]["strategy"]["matrix"] == {"comfyui": [oldest[1], "latest"], "python": [pythons[0], pythons[-1]]}
+    oldest = re.search(
+        r'requires-comfyui = ">=(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    assert oldest and jobs["comfy"]["strategy"]["matrix"] == {
+        "comfyui": [oldest[1], "latest"],
+        "python": [pythons[0], pythons[-1]],
+    }
 
 
 def test_nothing_is_published_before_the_tests_have_passed() -> None:
     yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
-    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))[
+        "jobs"
+    ]
     assert jobs["publish"]["needs"] == "tests"
     assert jobs["tests"]["uses"] == "./.github/workflows/ci.yml"
 
@@ -182,19 +246,40 @@ def test_nothing_is_published_before_the_tests_have_passed() -> None:
 )
 def test_only_a_new_version_is_published(tmp_path: Path, before: str | None, after: str, new: bool) -> None:
     yaml = pytest.importorskip("yaml", reason="needs pip install pyyaml")
-    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
-    assert jobs["tests"]["needs"] == "version" and jobs["tests"]["if"] == "${{ needs.version.outputs.new == 'true' }}"
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))[
+        "jobs"
+    ]
+    assert (
+        jobs["tests"]["needs"] == "version"
+        and jobs["tests"]["if"] == "${{ needs.version.outputs.new == 'true' }}"
+    )
     (script,) = (step["run"] for step in jobs["version"]["steps"] if step.get("id") == "compare")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output"), "BEFORE": ""}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+        "BEFORE": "",
+    }
 
     def run(*command: str) -> str:
-        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     run("git", "init", "-q")
     for content in filter(None, (before, "", after)):  # a push of several commits
         (tmp_path / "pyproject.toml").write_text(content)
         run("git", "add", "pyproject.toml")
-        run("git", "-c", "user.name=someone", "-c", "user.email=someone@example.org", "commit", "-qm", "change")
+        run(
+            "git",
+            "-c",
+            "user.name=someone",
+            "-c",
+            "user.email=someone@example.org",
+            "commit",
+            "-qm",
+            "change",
+        )
         if content == before:
             environment["BEFORE"] = run("git", "rev-parse", "HEAD")
     run("bash", "-e", "-c", script)
@@ -202,7 +287,9 @@ def test_only_a_new_version_is_published(tmp_path: Path, before: str | None, aft
 
 
 def test_the_changelog_tells_of_this_version() -> None:
-    version = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    version = re.search(
+        r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert version and f"## [{version[1]}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
@@ -218,7 +305,12 @@ NODE = {
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    return {"Node": {"inputs": NODE["inputs"] | changes.pop("inputs", {}), "outputs": changes.pop("outputs", NODE["outputs"])}}
+    return {
+        "Node": {
+            "inputs": NODE["inputs"] | changes.pop("inputs", {}),
+            "outputs": changes.pop("outputs", NODE["outputs"]),
+        }
+    }
 
 
 @pytest.mark.parametrize(
@@ -226,17 +318,33 @@ def changed(**changes: Any) -> dict[str, Any]:
     [
         ({}, "Node is gone"),
         (changed(inputs={"image": {"type": "MASK", "required": True}}), "Node.image takes MASK, not IMAGE"),
-        ({"Node": {"inputs": {"image": NODE["inputs"]["image"]}, "outputs": NODE["outputs"]}}, "Node.mode is gone"),
-        (changed(inputs={"mode": {**NODE["inputs"]["mode"], "options": ["hard"]}}), "Node.mode no longer offers soft"),
+        (
+            {"Node": {"inputs": {"image": NODE["inputs"]["image"]}, "outputs": NODE["outputs"]}},
+            "Node.mode is gone",
+        ),
+        (
+            changed(inputs={"mode": {**NODE["inputs"]["mode"], "options": ["hard"]}}),
+            "Node.mode no longer offers soft",
+        ),
         (changed(inputs={"more": {"type": "INT", "required": True}}), "Node.more is new and required"),
         (
-            {"Node": {"inputs": {"size": {"type": "INT", "required": False}, **NODE["inputs"]}, "outputs": NODE["outputs"]}},
+            {
+                "Node": {
+                    "inputs": {"size": {"type": "INT", "required": False}, **NODE["inputs"]},
+                    "outputs": NODE["outputs"],
+                }
+            },
             "Node's widgets are in another order",
         ),
         (changed(outputs=[["MASK", "mask"]]), "Node's output 0 is MASK, not IMAGE"),
         (changed(outputs=[["IMAGE", "face"]]), "Node's output 1 is gone"),
         (
-            changed(inputs={"first": {"type": "INT", "required": False}, "mode": {**NODE["inputs"]["mode"], "default": "hard"}}),
+            changed(
+                inputs={
+                    "first": {"type": "INT", "required": False},
+                    "mode": {**NODE["inputs"]["mode"], "default": "hard"},
+                }
+            ),
             "Node.mode starts as hard, not soft",
         ),
     ],
@@ -255,4 +363,6 @@ def test_additions_break_nothing() -> None:
 
 def test_the_committed_schemas_name_every_node() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "nodes").glob("*.py"))
-    assert set(json.loads(COMMITTED.read_text(encoding="utf-8"))) == set(re.findall(r'node_id="(\w+)"', sources))
+    assert set(json.loads(COMMITTED.read_text(encoding="utf-8"))) == set(
+        re.findall(r'node_id="(\w+)"', sources)
+    )

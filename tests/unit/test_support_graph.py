@@ -9,11 +9,18 @@ from support.core_workflow import node, workflow
 from support.graph import to_api
 
 OBJECT_INFO: dict[str, Any] = {
-    "Load": {"display_name": "Load a file", "input": {"required": {"file": [["a.png", "b.png"], {"image_upload": True}]}}},
+    "Load": {
+        "display_name": "Load a file",
+        "input": {"required": {"file": [["a.png", "b.png"], {"image_upload": True}]}},
+    },
     "Filter": {
         "display_name": "Filter",
         "input": {
-            "required": {"image": ["IMAGE"], "seed": ["INT", {"default": 0}], "mode": ["COMBO", {"options": ["soft", "hard"]}]},
+            "required": {
+                "image": ["IMAGE"],
+                "seed": ["INT", {"default": 0}],
+                "mode": ["COMBO", {"options": ["soft", "hard"]}],
+            },
             "optional": {
                 "mask": ["MASK"],
                 "text": ["STRING", {"default": "none", "dynamicPrompts": True}],
@@ -57,11 +64,19 @@ def test_class_and_title_are_kept() -> None:
 
 def test_seed_control_takes_a_value_and_optional_inputs_come_last() -> None:
     filtered = node(2, "Filter", (0, 0), [("image", "IMAGE", 1)], [], [7, "randomize", "hard", "a cat"])
-    assert convert(load([1]), filtered)["2"] == {"image": ["1", 0], "seed": 7, "mode": "hard", "text": "a cat"}
+    assert convert(load([1]), filtered)["2"] == {
+        "image": ["1", 0],
+        "seed": 7,
+        "mode": "hard",
+        "text": "a cat",
+    }
 
 
 def test_upload_button_takes_a_value_before_optional_widgets() -> None:
-    assert convert(node(1, "Upload", (0, 0), [], [], ["a.png", "image", 0.9]))["1"] == {"image": "a.png", "strength": 0.9}
+    assert convert(node(1, "Upload", (0, 0), [], [], ["a.png", "image", 0.9]))["1"] == {
+        "image": "a.png",
+        "strength": 0.9,
+    }
 
 
 def test_widgets_missing_in_the_file_get_defaults() -> None:
@@ -85,12 +100,16 @@ def test_lists_are_wrapped() -> None:
 
 def test_a_link_replaces_a_widget() -> None:
     source = node(3, "Filter", (0, 0), [], [("INT", [4])])
-    assert convert(source, node(2, "Filter", (0, 0), [("seed", "INT", 4)], [], [7, "fixed", "soft", ""]))["2"]["seed"] == ["3", 0]
+    assert convert(source, node(2, "Filter", (0, 0), [("seed", "INT", 4)], [], [7, "fixed", "soft", ""]))[
+        "2"
+    ]["seed"] == ["3", 0]
 
 
 def test_primitives_notes_and_reroutes_disappear() -> None:
     primitive = node(3, "PrimitiveNode", (0, 0), [], [("INT", [4])], [42, "fixed"])
-    filtered = node(2, "Filter", (0, 0), [("image", "IMAGE", 2), ("seed", "INT", 4)], [], [7, "fixed", "soft", ""])
+    filtered = node(
+        2, "Filter", (0, 0), [("image", "IMAGE", 2), ("seed", "INT", 4)], [], [7, "fixed", "soft", ""]
+    )
     reroute = node(5, "Reroute", (0, 0), [("", "*", 1)], [("IMAGE", [2])])
     note = node(6, "MarkdownNote", (0, 0), [], [], ["text"])
     found = convert(load([1]), primitive, filtered, reroute, note)
@@ -99,7 +118,9 @@ def test_primitives_notes_and_reroutes_disappear() -> None:
 
 
 def test_links_pass_through_a_bypassed_node() -> None:
-    bypassed = node(2, "Filter", (0, 0), [("mask", "MASK", None), ("image", "IMAGE", 1)], [("IMAGE", [2])], mode=4)
+    bypassed = node(
+        2, "Filter", (0, 0), [("mask", "MASK", None), ("image", "IMAGE", 1)], [("IMAGE", [2])], mode=4
+    )
     assert convert(load([1]), bypassed, save(2)) == {"1": {"file": "b.png"}, "9": {"images": ["1", 0]}}
 
 
@@ -120,4 +141,10 @@ def test_unknown_node_types_are_named() -> None:
 
 def test_subgraphs_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="Subgraphs"):
-        to_api({**workflow([node(2, "some-uuid", (0, 0), [], [])]), "definitions": {"subgraphs": [{"id": "some-uuid"}]}}, OBJECT_INFO)
+        to_api(
+            {
+                **workflow([node(2, "some-uuid", (0, 0), [], [])]),
+                "definitions": {"subgraphs": [{"id": "some-uuid"}]},
+            },
+            OBJECT_INFO,
+        )

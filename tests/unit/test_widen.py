@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import pytest
 import torch
-from face2diffusion.f2d.miniature.widen import TEXT_LAYERS, TEXT_WIDTH, widen_text_encoder, widen_unet, widen_words
-from face2diffusion.training.miniature.language import UNKNOWN, build_tokenizer, vocabulary
-from face2diffusion.training.miniature.text_to_image import build_text_encoder, build_unet
+from face2diffusion.f2d.miniature import read_vocabulary
+from face2diffusion.f2d.miniature.widen import (
+    TEXT_LAYERS,
+    TEXT_WIDTH,
+    widen_text_encoder,
+    widen_unet,
+    widen_words,
+)
+from face2diffusion.training.miniature.models.text_to_image import build_text_encoder, build_unet
+from face2diffusion.training.miniature.world.tokenizer import UNKNOWN, build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return build_text_encoder(len(vocabulary()) + 1).eval()
+    return build_text_encoder(len(read_vocabulary()) + 1).eval()
 
 
 def wide_clip():
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
-        hidden_size=TEXT_WIDTH, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=TEXT_LAYERS, eos_token_id=49407
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        num_hidden_layers=TEXT_LAYERS,
+        eos_token_id=49407,
     )
     model = CLIPTextModel(config).eval()
     return model, "text_model." if hasattr(model, "text_model") else ""
@@ -28,9 +39,14 @@ def wide_clip():
 @torch.no_grad()
 def test_the_text_encoder_computes_the_same_as_clip_l(encoder):
     ids = build_tokenizer()("A photo of S* as a chef", padding="max_length", max_length=77).input_ids
-    clip_ids = list(vocabulary().values())
+    clip_ids = list(read_vocabulary().values())
     model, prefix = wide_clip()
-    model.load_state_dict({prefix + name: tensor for name, tensor in widen_text_encoder(encoder.state_dict(), 12, clip_ids).items()})
+    model.load_state_dict(
+        {
+            prefix + name: tensor
+            for name, tensor in widen_text_encoder(encoder.state_dict(), 12, clip_ids).items()
+        }
+    )
     narrow = encoder(torch.tensor([ids]))[0]
     wide = model(torch.tensor([[clip_ids[number] for number in ids]]))[0]
     torch.testing.assert_close(wide, widen_words(narrow), rtol=1e-4, atol=1e-5)
@@ -38,9 +54,11 @@ def test_the_text_encoder_computes_the_same_as_clip_l(encoder):
 
 
 def test_rows_of_other_words_are_empty(encoder):
-    table = widen_text_encoder(encoder.state_dict(), 12, list(vocabulary().values()))["embeddings.token_embedding.weight"]
+    table = widen_text_encoder(encoder.state_dict(), 12, list(read_vocabulary().values()))[
+        "embeddings.token_embedding.weight"
+    ]
     assert table.shape == (49408, 768)
-    assert int((table.abs().sum(1) > 0).sum()) == len(vocabulary())
+    assert int((table.abs().sum(1) > 0).sum()) == len(read_vocabulary())
 
 
 def test_the_unet_has_sd_shapes():
@@ -59,7 +77,7 @@ def test_another_unet_is_refused():
 
 
 def test_the_tokenizer_splits_as_clip_does():
-    tokenizer, words = build_tokenizer(), list(vocabulary())
+    tokenizer, words = build_tokenizer(), list(read_vocabulary())
 
     def spoken(text: str) -> list[str]:
         return [words[n] if n < len(words) else UNKNOWN for n in tokenizer(text).input_ids[1:-1]]

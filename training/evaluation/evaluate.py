@@ -21,12 +21,24 @@ from typing import Any
 
 import torch
 
-from ...f2d.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
+from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
-from ..processes import Processes, start_processes
+from ..engine.processes import Processes, start_processes
 from .fid import frechet_distance, real_pictures
-from .generate import Painter, batches, describe, generate, plan
-from .protocol import BASE, BASE_PROMPT, BASE_SEED, MANIFEST, Inventory, Protocol, Slot, check_some, divide, scan, write_manifest
+from .generate import ImageGenerator, batches, describe, generate, plan
+from .protocol import (
+    BASE,
+    BASE_PROMPT,
+    BASE_SEED,
+    MANIFEST,
+    Inventory,
+    Protocol,
+    Slot,
+    check_some,
+    divide,
+    scan,
+    write_manifest,
+)
 from .references import References, prepare_references
 from .results import Results
 from .scoring import METRICS, Request, Scorer, load_scorer
@@ -37,12 +49,12 @@ _PATIENCE = timedelta(days=7)  # for slower processes
 _JUDGES = (*_FACE_JUDGES, "clip", "siglip")
 
 
-def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path:
+def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path:
     """Draw what is missing, score what is there, write the results.
 
     Args:
         config: of the evaluation.
-        say: is told how it goes.
+        log: called with each progress message.
 
     Returns:
         The JSON of results; the manifest where no judges are named.
@@ -57,10 +69,16 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
     _check(config)
     out, images = Path(config.out), Path(config.images)
     with start_processes(config.device, "gloo", _PATIENCE) as processes:
-        speak = say if processes.first else _silent
-        references = processes.share(prepare_references(config, config.crops or out.parent / "faces", speak) if processes.first else None)
+        speak = log if processes.first else _silent
+        references = processes.share(
+            prepare_references(config, config.crops or out.parent / "faces", speak)
+            if processes.first
+            else None
+        )
         protocol = Protocol(tuple(references.crops), config.prompts, config.images_per_prompt, config.size)
-        generation = _draw(config, protocol, references, processes, speak) if config.base else _recorded(images)
+        generation = (
+            _draw(config, protocol, references, processes, speak) if config.base else _recorded(images)
+        )
         inventory = processes.share(scan(images, protocol) if processes.first else None)
         if config.base and processes.first:
             write_manifest(images, config.method, protocol, inventory, generation=generation)
@@ -76,17 +94,31 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Path
             cache=config.cache or out.parent / processes.own("cache.sqlite"),
         )
         wanted = [slot for slot in protocol.slots() if slot in inventory.present]
-        mine = score(scorer, divide(wanted, processes.rank, processes.world), inventory, references, images, processes.first)
+        mine = score(
+            scorer,
+            divide(wanted, processes.rank, processes.world),
+            inventory,
+            references,
+            images,
+            processes.first,
+        )
         scores = [row for part in processes.gather(mine) for row in part]
         if processes.first:
-            results = _results(config, protocol, references, inventory, scorer, wanted, scores, generation, processes)
+            results = _results(
+                config, protocol, references, inventory, scorer, wanted, scores, generation, processes
+            )
             results.save(out)
             _tell_gaps(results, len(wanted), speak)
     return out
 
 
 def score(
-    scorer: Scorer, slots: Sequence[Slot], inventory: Inventory, references: References, images: Path, progress: bool = True
+    scorer: Scorer,
+    slots: Sequence[Slot],
+    inventory: Inventory,
+    references: References,
+    images: Path,
+    progress: bool = True,
 ) -> list[dict[str, float]]:
     """Score pictures; the judges of text read the prompt with the class words in place of S*.
 
@@ -127,7 +159,9 @@ def _check(config: EvaluateConfig) -> None:
     if not config.out.endswith(".json"):
         raise ValueError(f"Expected --out with a name that ends with .json, got '{config.out}'.")
     if not config.base and not os.path.isdir(config.images):
-        raise FileNotFoundError(f"Expected --images with a folder of pictures, got '{config.images}', which is no folder. Check the path.")
+        raise FileNotFoundError(
+            f"Expected --images with a folder of pictures, got '{config.images}', which is no folder. Check the path."
+        )
     if not config.base and not _named_judges(config):
         raise ValueError(
             f"Expected something to do, got neither --base to draw nor one of {', '.join(f'--{name}' for name in _JUDGES)} to score. Name one."
@@ -140,13 +174,17 @@ def _check(config: EvaluateConfig) -> None:
     Protocol((), config.prompts, config.images_per_prompt)
     for name in _named_judges(config):  # better now than after hours of drawing
         if not os.path.exists(getattr(config, name)):
-            raise FileNotFoundError(f"Expected weights at --{name} '{getattr(config, name)}', got no such file or folder. Check the path.")
+            raise FileNotFoundError(
+                f"Expected weights at --{name} '{getattr(config, name)}', got no such file or folder. Check the path."
+            )
     if not config.detector and any(getattr(config, name) for name in _FACE_JUDGES):
         raise ValueError("Expected --detector for the identity metrics, got none. Name a YuNet .onnx file.")
     if config.fid:
         real_pictures(config.fid)
         if not os.path.isfile(config.fid_weights):
-            raise FileNotFoundError(f"Expected --fid-weights with torch-fidelity's InceptionV3, got '{config.fid_weights}'. Get the file.")
+            raise FileNotFoundError(
+                f"Expected --fid-weights with torch-fidelity's InceptionV3, got '{config.fid_weights}'. Get the file."
+            )
 
 
 def _named_judges(config: EvaluateConfig) -> list[str]:
@@ -158,10 +196,14 @@ def _silent(message: str) -> None:
 
 
 def _draw(
-    config: EvaluateConfig, protocol: Protocol, references: References, processes: Processes, say: Callable[[str], None]
+    config: EvaluateConfig,
+    protocol: Protocol,
+    references: References,
+    processes: Processes,
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Draw what is missing, each process its part, and write the manifest; gives what it says of the painter."""
-    images, painter = Path(config.images), Painter(config, processes.device)
+    images, painter = Path(config.images), ImageGenerator(config, processes.device)
     generation, todo = {}, []
     if processes.first:
         inventory = scan(images, protocol)
@@ -169,9 +211,11 @@ def _draw(
         todo = plan(inventory, records, images)
         generation = describe(painter, next(iter(references.crops.values())))
         write_manifest(images, config.method, protocol, inventory, generation=generation)
-        say(f"Drawing {len(todo)} pictures on {processes.device} x {processes.world}; {len(inventory.present)} were there.")
+        log(
+            f"Drawing {len(todo)} pictures on {processes.device} x {processes.world}; {len(inventory.present)} were there."
+        )
         if inventory.broken:
-            say(
+            log(
                 f"{len(inventory.broken)} damaged picture(s) are drawn again: {', '.join(slot.name for slot in sorted(inventory.broken)[:3])}"
             )
     generation, todo = processes.share((generation, todo))
@@ -179,7 +223,7 @@ def _draw(
     label = f"draw {processes.rank + 1}/{processes.world}" if processes.world > 1 else "draw"
     for failed in processes.gather(generate(painter, mine, references, images, label)):
         for name, why in failed.items():
-            say(f"No pictures of {name}: {why}")
+            log(f"No pictures of {name}: {why}")
     return generation
 
 
@@ -204,10 +248,14 @@ def _results(
     processes: Processes,
 ) -> Results:
     folder, images = Path(config.out).resolve().parent, Path(config.images)
-    costs = {name: getattr(config, name) or generation.get(name, 0) for name in ("parameters", "encoding_seconds")}
+    costs = {
+        name: getattr(config, name) or generation.get(name, 0) for name in ("parameters", "encoding_seconds")
+    }
     if config.fid:
         files = [images / slot.name for slot in slots]
-        costs["fid"] = frechet_distance(files, config.fid, config.fid_weights, config.size, processes.device, config.score_batch)
+        costs["fid"] = frechet_distance(
+            files, config.fid, config.fid_weights, config.size, processes.device, config.score_batch
+        )
     return Results(
         method=config.method,
         protocol=protocol,
@@ -230,12 +278,25 @@ def _results(
 
 
 def _machine(processes: Processes) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(processes.device) if processes.on_gpu else platform.processor() or platform.machine()
-    return {"device": name, "processes": processes.world, "torch": torch.__version__, "python": platform.python_version()}
+    name = (
+        torch.cuda.get_device_name(processes.device)
+        if processes.on_gpu
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "device": name,
+        "processes": processes.world,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
-def _tell_gaps(results: Results, scored: int, say: Callable[[str], None]) -> None:
-    say(f"Scored {scored} pictures of {len(results.protocol.identities)} identities with {', '.join(results.metrics)}.")
+def _tell_gaps(results: Results, scored: int, log: Callable[[str], None]) -> None:
+    log(
+        f"Scored {scored} pictures of {len(results.protocol.identities)} identities with {', '.join(results.metrics)}."
+    )
     for what in ("missing", "broken", "unexpected"):
         if listed := list(results.gaps[what]):
-            say(f"{len(listed)} {what} ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}); all are listed in the results.")
+            log(
+                f"{len(listed)} {what} ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}); all are listed in the results."
+            )

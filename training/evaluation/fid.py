@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...f2d.checkpoint import read
-from ..faces import PICTURES
+from ..data.face_datasets import PICTURES
 
 _WEIGHTS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -25,7 +25,7 @@ def frechet_distance(
 
     Args:
         pictures: generated ones.
-        real: folder of real ones; they are resized and centre-cropped to the size of the generated ones.
+        real: folder of real ones; they are resized and center-cropped to the size of the generated ones.
         weights: InceptionV3 of torch-fidelity.
         size: of the pictures, px.
         device: where the network runs.
@@ -45,12 +45,18 @@ def frechet_distance(
         from torch_fidelity.datasets import ImagesPathDataset, TransformPILtoRGBTensor
         from torchvision.transforms import CenterCrop, Compose, Resize
     except ImportError as error:
-        raise ImportError('Expected torch-fidelity for --fid, got none. Run `pip install "face2diffusion[train]"`.') from error
+        raise ImportError(
+            'Expected torch-fidelity for --fid, got none. Run `pip install "face2diffusion[train]"`.'
+        ) from error
     if not os.fspath(weights):
-        raise ValueError(f"Expected --fid-weights with torch-fidelity's InceptionV3, got none. Get it from {_WEIGHTS}")
+        raise ValueError(
+            f"Expected --fid-weights with torch-fidelity's InceptionV3, got none. Get it from {_WEIGHTS}"
+        )
     read(weights)  # torch-fidelity unpickles it, whatever it is
     files = real_pictures(real)
-    squares = ImagesPathDataset([str(file) for file in files], Compose([Resize(size), CenterCrop(size), TransformPILtoRGBTensor()]))
+    squares = ImagesPathDataset(
+        [str(file) for file in files], Compose([Resize(size), CenterCrop(size), TransformPILtoRGBTensor()])
+    )
     found = torch_fidelity.calculate_metrics(
         input1=ImagesPathDataset([str(file) for file in pictures]),
         input2=squares,
@@ -80,8 +86,16 @@ def real_pictures(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"Expected --fid with a folder of real pictures, got '{folder}', which is no folder. Check the path.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+        raise FileNotFoundError(
+            f"Expected --fid with a folder of real pictures, got '{folder}', which is no folder. Check the path."
+        )
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURES and not path.name.startswith(".")
+    )
     if len(files) < 2:
-        raise ValueError(f"Expected real pictures in '{folder}' for FID, got {len(files)}. Name the folder that has them.")
+        raise ValueError(
+            f"Expected real pictures in '{folder}' for FID, got {len(files)}. Name the folder that has them."
+        )
     return files

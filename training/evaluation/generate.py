@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...f2d.checkpoint import fingerprint
-from ...f2d.detection import NoFaceError
+from ...f2d.diffusion.pipeline import F2DPipeline, GenerationConfig
 from ...f2d.encoder import FaceEncoder
+from ...f2d.face.detection import NoFaceError
+from ...f2d.files import fingerprint
 from ...f2d.image import Photo, load_photo, save_png
-from ...f2d.pipeline import F2DPipeline, GenerationConfig
 from ..config import EvaluateConfig
 from .protocol import BASE, BASE_SEED, RECORD, Inventory, Slot
 from .references import References
@@ -29,7 +29,7 @@ from .references import References
 _WARM_UP, _TIMED = 3, 20  # runs of the encoder
 
 
-class Painter:
+class ImageGenerator:
     """The networks that draw, and all that decides what their pictures look like."""
 
     def __init__(self, config: EvaluateConfig, device: str) -> None:
@@ -45,11 +45,17 @@ class Painter:
         """
         for name in ("msid", "mapper"):
             if not getattr(config, name):
-                raise ValueError(f"Expected --{name} with --base, got none. Name the file, or leave --base out to score what is there.")
+                raise ValueError(
+                    f"Expected --{name} with --base, got none. Name the file, or leave --base out to score what is there."
+                )
         if config.draw_batch < 1:
             raise ValueError(f"Expected --draw-batch of at least 1, got {config.draw_batch}.")
         self.settings = GenerationConfig(
-            steps=config.steps, cfg=config.cfg, width=config.size, height=config.size, subject_from=config.subject_from
+            steps=config.steps,
+            cfg=config.cfg,
+            width=config.size,
+            height=config.size,
+            subject_from=config.subject_from,
         )
         self.batch_size, self.images_per_prompt = config.draw_batch, config.images_per_prompt
         self.encoder = FaceEncoder.load(config.msid, config.mapper, None, config.detector or None, device)
@@ -81,7 +87,10 @@ class Painter:
         Returns:
             The PNG's entry `evaluation`.
         """
-        return json.dumps({"prompt": slot.text, "seed": slot.seed, "face_sha256": face_hash, **self.source}, ensure_ascii=False)
+        return json.dumps(
+            {"prompt": slot.text, "seed": slot.seed, "face_sha256": face_hash, **self.source},
+            ensure_ascii=False,
+        )
 
     def meet(self, face: str, face_hash: str) -> None:
         """Encode a face, once; what is drawn next shows it.
@@ -124,7 +133,9 @@ class Painter:
         pictures = self.pipeline.generate(slots[0].text, self.settings, first, count, count, progress=False)
         for slot in slots:
             picture = pictures[slot.seed - first]
-            save_png(folder / slot.name, picture.image, {**picture.text, RECORD: self.record(slot, face_hash)})
+            save_png(
+                folder / slot.name, picture.image, {**picture.text, RECORD: self.record(slot, face_hash)}
+            )
 
     def encoding_seconds(self, face: str) -> float:
         """Measure how long an aligned face takes to become S* (Table 2): identity encoder and mapper, the median of some runs.
@@ -139,14 +150,18 @@ class Painter:
         seconds = []
         for _ in range(_WARM_UP + _TIMED):
             start = time.perf_counter()
-            self.encoder.words(self.encoder.identity([crop]))  # the words come back to the CPU, so the GPU has finished
+            self.encoder.words(
+                self.encoder.identity([crop])
+            )  # the words come back to the CPU, so the GPU has finished
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[_WARM_UP:]))
 
 
 def _pipeline_fingerprint(pipeline: F2DPipeline) -> str:
     parts = {name: getattr(pipeline.diffusion, name).state_dict() for name in ("text_encoder", "unet", "vae")}
-    return fingerprint({f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()})
+    return fingerprint(
+        {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+    )
 
 
 def plan(inventory: Inventory, records: Mapping[Slot, str], folder: Path) -> list[Slot]:
@@ -175,7 +190,9 @@ def plan(inventory: Inventory, records: Mapping[Slot, str], folder: Path) -> lis
 def _difference(got: str, wanted: str) -> str:
     try:
         before, now = json.loads(got), json.loads(wanted)
-        return ", ".join(f"{key} {before.get(key)!r}, not {now[key]!r}" for key in now if before.get(key) != now[key])
+        return ", ".join(
+            f"{key} {before.get(key)!r}, not {now[key]!r}" for key in now if before.get(key) != now[key]
+        )
     except (ValueError, AttributeError):
         return "it does not say how it was made"
 
@@ -190,10 +207,19 @@ def batches(slots: Sequence[Slot], batch_size: int) -> list[list[Slot]]:
     Returns:
         Groups of at least one picture.
     """
-    return [list(group) for _, group in groupby(slots, key=lambda slot: (slot.identity, slot.prompt, slot.seed // batch_size))]
+    return [
+        list(group)
+        for _, group in groupby(slots, key=lambda slot: (slot.identity, slot.prompt, slot.seed // batch_size))
+    ]
 
 
-def generate(painter: Painter, todo: Sequence[Sequence[Slot]], references: References, folder: Path, label: str = "draw") -> dict[str, str]:
+def generate(
+    painter: ImageGenerator,
+    todo: Sequence[Sequence[Slot]],
+    references: References,
+    folder: Path,
+    label: str = "draw",
+) -> dict[str, str]:
     """Draw pictures.
 
     Args:
@@ -220,6 +246,10 @@ def generate(painter: Painter, todo: Sequence[Sequence[Slot]], references: Refer
     return failed
 
 
-def describe(painter: Painter, face: str) -> dict[str, Any]:
+def describe(painter: ImageGenerator, face: str) -> dict[str, Any]:
     """Tell what the manifest says of the painter: what it is made of, its parameters, and its time for one face."""
-    return {**painter.source, "parameters": painter.parameters, "encoding_seconds": painter.encoding_seconds(face)}
+    return {
+        **painter.source,
+        "parameters": painter.parameters,
+        "encoding_seconds": painter.encoding_seconds(face),
+    }

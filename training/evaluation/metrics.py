@@ -1,6 +1,6 @@
 """The metrics of Sec. 4.2, for whole batches of embeddings.
 
-Dimension letters: B pictures, C width of an embedding, M metrics. Embeddings need not be normalised; give float64 where tiny scores
+Dimension letters: B pictures, C width of an embedding, M metrics. Embeddings need not be normalized; give float64 where tiny scores
 matter. A score of 0 stays 0: nothing is ever added to it.
 
 | here | paper |
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from ...f2d.ranking import check_scores, harmonic_mean, positive_cosine
 
-__all__ = ["clip_score", "directional_clip_score", "geometric_mean", "harmonic_mean", "identity_score", "siglip_score"]
+__all__ = [
+    "clip_score",
+    "directional_clip_score",
+    "geometric_mean",
+    "harmonic_mean",
+    "identity_score",
+    "siglip_score",
+]
 
 
 def identity_score(reference: Tensor, generated: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ def clip_score(image: Tensor, text: Tensor) -> Tensor:
 def directional_clip_score(image: Tensor, base_image: Tensor, text: Tensor, base_text: Tensor) -> Tensor:
     """Compute dCLIP = max(cos(dy, dp), 0) (Eq. 12) of the differences dy = E_I(y) - E_I(y_r) and dp = E_T(p) - E_T(p_r) (Eq. 13).
 
-    Embeddings are normalised before they are subtracted, as in StyleGAN-NADA, where this score comes from.
+    Embeddings are normalized before they are subtracted, as in StyleGAN-NADA, where this score comes from.
 
     Args:
         image: shape (B, C).
@@ -59,7 +66,9 @@ def directional_clip_score(image: Tensor, base_image: Tensor, text: Tensor, base
     Returns:
         shape (B,), in [0, 1]; 0 where a difference is 0.
     """
-    image, base_image, text, base_text = (torch.nn.functional.normalize(x, dim=-1) for x in (image, base_image, text, base_text))
+    image, base_image, text, base_text = (
+        torch.nn.functional.normalize(x, dim=-1) for x in (image, base_image, text, base_text)
+    )
     return positive_cosine(image - base_image, text - base_text)
 
 

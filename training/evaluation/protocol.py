@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...f2d.checkpoint import atomic_file
+from ...f2d.files import atomic_file
 
 PROMPTS = (
     "A photo of S* as a firefighter",
@@ -119,9 +119,13 @@ class Protocol:
         """Check the values."""
         wrong = [prompt for prompt in self.prompts if not 0 <= prompt < len(PROMPTS)]
         if wrong or not self.prompts or len(set(self.prompts)) < len(self.prompts):
-            raise ValueError(f"Expected prompts from 0 to {len(PROMPTS) - 1}, each once, got {list(self.prompts)}. Name places in Table 7.")
+            raise ValueError(
+                f"Expected prompts from 0 to {len(PROMPTS) - 1}, each once, got {list(self.prompts)}. Name places in Table 7."
+            )
         if self.images_per_prompt < 1:
-            raise ValueError(f"Expected at least 1 image for each prompt, got {self.images_per_prompt}. The paper has 4.")
+            raise ValueError(
+                f"Expected at least 1 image for each prompt, got {self.images_per_prompt}. The paper has 4."
+            )
 
     def slots(self) -> Iterator[Slot]:
         """All pictures that are scored, in order."""
@@ -138,7 +142,9 @@ class Protocol:
 class Inventory:
     """What a folder holds of a protocol."""
 
-    present: dict[Slot, str]  # whole pictures of the right size; what they were made from, "" where that is not known
+    present: dict[
+        Slot, str
+    ]  # whole pictures of the right size; what they were made from, "" where that is not known
     broken: dict[Slot, str]  # pictures that cannot be used, and why
     missing: tuple[Slot, ...]  # in the protocol's order, base pictures last
     unexpected: tuple[str, ...]  # pictures that the protocol does not know
@@ -169,7 +175,9 @@ def scan(folder: str | os.PathLike, protocol: Protocol) -> Inventory:
     slots = {slot.name: slot for slot in wanted}
     there = sorted(slots[name] for name in found if name in slots)
     with ThreadPoolExecutor(_READERS) as pool:
-        looked = dict(zip(there, pool.map(lambda slot: _inspect(folder / slot.name, protocol.size), there), strict=True))
+        looked = dict(
+            zip(there, pool.map(lambda slot: _inspect(folder / slot.name, protocol.size), there), strict=True)
+        )
     return Inventory(
         {slot: record for slot, (record, why) in looked.items() if not why},
         {slot: why for slot, (_, why) in looked.items() if why},
@@ -219,7 +227,9 @@ def check_some(inventory: Inventory, folder: str | os.PathLike) -> None:
     )
 
 
-def write_manifest(folder: str | os.PathLike, method: str, protocol: Protocol, inventory: Inventory, **details: Any) -> Path:
+def write_manifest(
+    folder: str | os.PathLike, method: str, protocol: Protocol, inventory: Inventory, **details: Any
+) -> Path:
     """Write `manifest.json` into a folder of images: what is there and what is missing.
 
     Args:
@@ -253,5 +263,5 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def divide(items: Sequence[Any], rank: int, world: int) -> Sequence[Any]:
-    """Give a process its part: neighbours stay together, and parts differ by one item at most."""
+    """Give a process its part: neighbors stay together, and parts differ by one item at most."""
     return items[rank * len(items) // world : (rank + 1) * len(items) // world]

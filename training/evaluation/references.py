@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ...f2d.detection import Detector, choose_face, sort_faces
 from ...f2d.encoder import load_detector
+from ...f2d.face.detection import Detector, choose_face, sort_faces
+from ...f2d.face.ffhq import align_ffhq
 from ...f2d.image import Photo, load_photo, save_png
 from ..config import EvaluateConfig
-from ..faces import PICTURES
-from ..ffhq import align_ffhq
+from ..data.face_datasets import PICTURES
 from .protocol import RECORD
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -53,14 +53,23 @@ def list_faces(folder: str | os.PathLike, count: int = 0, seed: int = 0) -> dict
     """
     folder = Path(folder)
     if not os.fspath(folder) or not folder.is_dir():
-        raise FileNotFoundError(f"Expected --faces with a folder of photos or videos, got '{folder}', which is no folder. Check the path.")
-    found = sorted(Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names if _is_face(name))
+        raise FileNotFoundError(
+            f"Expected --faces with a folder of photos or videos, got '{folder}', which is no folder. Check the path."
+        )
+    found = sorted(
+        Path(where) / name
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if _is_face(name)
+    )
     if not found:
         raise ValueError(f"Expected photos or videos in '{folder}', got none. Name the folder that has them.")
     faces: dict[str, Path] = {}
     for path in found:
         if path.stem in faces:
-            raise ValueError(f"Expected one file for each identity, got '{faces[path.stem]}' and '{path}'. Rename one of them.")
+            raise ValueError(
+                f"Expected one file for each identity, got '{faces[path.stem]}' and '{path}'. Rename one of them."
+            )
         faces[path.stem] = path
     names = sorted(faces)
     if 0 < count < len(names):
@@ -103,13 +112,15 @@ def read_face(path: Path, frame: float = 0.5) -> Photo:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def prepare_references(config: EvaluateConfig, out: str | os.PathLike, say: Callable[[str], None] = print) -> References:
+def prepare_references(
+    config: EvaluateConfig, out: str | os.PathLike, log: Callable[[str], None] = print
+) -> References:
     """Cut all faces; crops that are already there from the same files stay.
 
     Args:
         config: of the evaluation.
         out: folder for the crops, `<identity>.png`; unused where the faces are FFHQ crops already.
-        say: is told how it goes.
+        log: called with each progress message.
 
     Returns:
         The identities with a usable face.
@@ -134,17 +145,21 @@ def prepare_references(config: EvaluateConfig, out: str | os.PathLike, say: Call
             crops[identity], hashes[identity] = str(crop), hashlib.sha256(picture.tobytes()).hexdigest()
     if not crops:
         identity, why = next(iter(skipped.items()))
-        raise ValueError(f"Expected faces in '{config.faces}', got none that can be used of {len(skipped)} (the first: {identity}: {why})")
+        raise ValueError(
+            f"Expected faces in '{config.faces}', got none that can be used of {len(skipped)} (the first: {identity}: {why})"
+        )
     where = "" if detector is None else f"; FFHQ crops -> {out}"
-    say(f"Faces: {len(crops)} of {len(chosen)}{where}")
+    log(f"Faces: {len(crops)} of {len(chosen)}{where}")
     for identity, why in skipped.items():
-        say(f"Left out {identity}: {why}")
+        log(f"Left out {identity}: {why}")
     return References(crops, hashes, skipped)
 
 
 def _load_detector(config: EvaluateConfig) -> Detector:
     if not config.detector:
-        raise ValueError("Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned where the faces are FFHQ crops.")
+        raise ValueError(
+            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned where the faces are FFHQ crops."
+        )
     return load_detector(config.detector, config.device or "cpu")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...f2d.checkpoint import atomic_file
+from ...f2d.files import atomic_file
 from .metrics import geometric_mean, harmonic_mean
 from .protocol import LOCATIONS, Protocol, Slot
 from .scoring import METRICS
@@ -35,7 +35,9 @@ class Results:
     pictures: tuple[tuple[Slot, dict[str, float]], ...]  # scored ones, in order
     gaps: dict[str, Any]  # missing, broken, unexpected and skipped
     costs: dict[str, float] = field(default_factory=dict)  # of Table 2: parameters, encoding_seconds, fid
-    folders: dict[str, str] = field(default_factory=dict)  # images, and each identity's face as "face:NAME"; from the JSON's own folder
+    folders: dict[str, str] = field(
+        default_factory=dict
+    )  # images, and each identity's face as "face:NAME"; from the JSON's own folder
     details: dict[str, Any] = field(default_factory=dict)  # config, machine, generation
     path: str = ""  # where it was read from
 
@@ -49,7 +51,9 @@ class Results:
             shape (P,), float64; NaN where a picture has no such score.
         """
         if name in (HMEAN, GMEAN):
-            table = torch.from_numpy(np.stack([self.column(metric) for metric in METRICS], axis=1).reshape(-1, len(METRICS)))
+            table = torch.from_numpy(
+                np.stack([self.column(metric) for metric in METRICS], axis=1).reshape(-1, len(METRICS))
+            )
             whole = table.isfinite().all(1)
             means = torch.full((len(table),), math.nan, dtype=torch.float64)
             if whole.any():
@@ -107,13 +111,19 @@ class Results:
         }
         rows = [
             json.dumps(
-                {"picture": slot.name, **{name: float(f"{score:.{_DIGITS}g}") for name, score in scores.items()}}, ensure_ascii=False
+                {
+                    "picture": slot.name,
+                    **{name: float(f"{score:.{_DIGITS}g}") for name, score in scores.items()},
+                },
+                ensure_ascii=False,
             )
             for slot, scores in self.pictures
         ]
         text = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
         with atomic_file(path) as temporary:
-            Path(temporary).write_text(text + ',\n  "pictures": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n", encoding="utf-8")
+            Path(temporary).write_text(
+                text + ',\n  "pictures": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n", encoding="utf-8"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Results:
@@ -130,7 +140,9 @@ class Results:
             ValueError: the file is damaged, or something else.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"Expected results of `f2d-train evaluate` at '{path}', got no such file. Check the path.")
+            raise FileNotFoundError(
+                f"Expected results of `f2d-train evaluate` at '{path}', got no such file. Check the path."
+            )
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -139,7 +151,9 @@ class Results:
             ) from error
         kind = content.get("format") if isinstance(content, dict) else None
         if kind != FORMAT:
-            raise ValueError(f"Expected results of `f2d-train evaluate` ('{FORMAT}'), got '{path}' with {kind!r}. Choose another file.")
+            raise ValueError(
+                f"Expected results of `f2d-train evaluate` ('{FORMAT}'), got '{path}' with {kind!r}. Choose another file."
+            )
         try:
             return cls._parse(content, os.fspath(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -157,7 +171,9 @@ class Results:
         gaps = {key: content[key] for key in ("missing", "broken", "unexpected", "skipped")}
         return cls(
             method=str(content["method"]),
-            protocol=Protocol(**{key: tuple(value) if isinstance(value, list) else value for key, value in protocol.items()}),
+            protocol=Protocol(
+                **{key: tuple(value) if isinstance(value, list) else value for key, value in protocol.items()}
+            ),
             metrics=tuple(content["scorer"]["metrics"]),
             scorer=dict(content["scorer"]["description"]),
             faces=dict(content["faces"]),
@@ -192,4 +208,8 @@ def check_comparable(results: Sequence[Results]) -> list[str]:
     """
     first, *others = results
     differences = {other.method: first.differs_from(other) for other in others}
-    return [f"{method} was scored with other {', '.join(what)} than {first.method}." for method, what in differences.items() if what]
+    return [
+        f"{method} was scored with other {', '.join(what)} than {first.method}."
+        for method, what in differences.items()
+        if what
+    ]

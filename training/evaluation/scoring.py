@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...f2d.checkpoint import fingerprint
-from ...f2d.detection import Detector
 from ...f2d.encoder import load_detector
+from ...f2d.face.detection import Detector
+from ...f2d.files import fingerprint
 from ...f2d.image import load_photo
-from ...f2d.recognition import FaceRecogniser, find_faces, load_recogniser
+from ...f2d.networks.recognition import FaceRecognizer, find_faces, load_recognizer
 from .metrics import clip_score, directional_clip_score, identity_score, siglip_score
-from .text import TextJudge, load_text_judge
+from .text import TextEvaluator, load_text_evaluator
 
 IDENTITY_METRICS = ("AdaFace", "SphereFace", "FaceNet")
 TEXT_METRICS = ("CLIP", "dCLIP", "SigLIP")
@@ -57,10 +57,10 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class Evaluator:
     """A network that embeds pictures, and where it comes from."""
 
-    network: FaceRecogniser | TextJudge
+    network: FaceRecognizer | TextEvaluator
     source: str = ""  # in words, for reports
     key: str = ""  # tells its embeddings in the cache from those of other weights; "" = they are hashed
 
@@ -75,7 +75,7 @@ class Scorer:
 
     def __init__(
         self,
-        judges: Sequence[Judge],
+        judges: Sequence[Evaluator],
         detector: Detector | None = None,
         detector_source: str = "",
         batch_size: int = 64,
@@ -96,17 +96,26 @@ class Scorer:
         """
         names = [judge.name for judge in judges]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"Expected one judge of each name, got {', '.join(names) or 'none'}. Give weights for at least one metric.")
+            raise ValueError(
+                f"Expected one judge of each name, got {', '.join(names) or 'none'}. Give weights for at least one metric."
+            )
         if batch_size < 1:
             raise ValueError(f"Expected a batch size of 1 and more, got {batch_size}.")
         if detector is None and set(names) & set(IDENTITY_METRICS):
-            raise ValueError("Expected a detector to find faces for the identity metrics, got none. Name a YuNet .onnx file.")
+            raise ValueError(
+                "Expected a detector to find faces for the identity metrics, got none. Name a YuNet .onnx file."
+            )
         self._judges = {judge.name: judge for judge in judges}
         self._keys = {judge.name: self._cache_key(judge, detector_source) for judge in judges}
-        self._detector, self._detecting = detector, Lock()  # detectors keep the size of the last picture: one at a time
+        self._detector, self._detecting = (
+            detector,
+            Lock(),
+        )  # detectors keep the size of the last picture: one at a time
         self._batch_size = batch_size
         self._cache = _Cache(cache)
-        self.description = {judge.name: judge.source for judge in judges} | ({"detector": detector_source} if detector else {})
+        self.description = {judge.name: judge.source for judge in judges} | (
+            {"detector": detector_source} if detector else {}
+        )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -114,9 +123,9 @@ class Scorer:
         return tuple(metric for metric in METRICS if metric.removeprefix("d") in self._judges)
 
     @staticmethod
-    def _cache_key(judge: Judge, detector_source: str) -> str:
+    def _cache_key(judge: Evaluator, detector_source: str) -> str:
         network = judge.network
-        if isinstance(network, FaceRecogniser):
+        if isinstance(network, FaceRecognizer):
             return f"{judge.key or fingerprint(network.state_dict())} {detector_source}"
         return judge.key or fingerprint(network.model.state_dict())
 
@@ -135,7 +144,9 @@ class Scorer:
             ValueError: a damaged picture, a reference without a face, or damaged weights.
         """
         identity = [name for name in IDENTITY_METRICS if name in self._judges]
-        wanted: dict[str, list[str]] = {name: [request.image for request in requests] for name in self._judges}
+        wanted: dict[str, list[str]] = {
+            name: [request.image for request in requests] for name in self._judges
+        }
         if "CLIP" in wanted:
             wanted["CLIP"] += [request.base for request in requests]
         references = dict.fromkeys(request.reference for request in requests) if identity else {}
@@ -151,7 +162,12 @@ class Scorer:
             for scores in self._compare(requests[start : start + _SCORED], hashes, texts)
         ]
 
-    def _compare(self, requests: Sequence[Request], hashes: Mapping[str, str], texts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[dict]:
+    def _compare(
+        self,
+        requests: Sequence[Request],
+        hashes: Mapping[str, str],
+        texts: Mapping[str, Mapping[str, Tensor]],
+    ) -> Iterator[dict]:
         """Compute the scores of embedded pictures; a picture without a face has the zero vector, whose cosine is 0."""
 
         def pictures(name: str, path_of: Callable[[Request], str]) -> Tensor:
@@ -172,12 +188,17 @@ class Scorer:
                 scores[name] = siglip_score(image, text, judge.network.scale, judge.network.bias)
                 continue
             scores[name] = clip_score(image, text)
-            base, base_text = pictures(name, lambda request: request.base), prompts(name, lambda request: request.base_prompt)
+            base, base_text = (
+                pictures(name, lambda request: request.base),
+                prompts(name, lambda request: request.base_prompt),
+            )
             scores["dCLIP"] = directional_clip_score(image, base, text, base_text)
         for row in zip(*(scores[metric].tolist() for metric in self.metrics), strict=True):
             yield dict(zip(self.metrics, row, strict=True))
 
-    def _embed(self, wanted: Mapping[str, Sequence[str]], hashes: Mapping[str, str], progress: bool, what: str) -> None:
+    def _embed(
+        self, wanted: Mapping[str, Sequence[str]], hashes: Mapping[str, str], progress: bool, what: str
+    ) -> None:
         """Embed what is not in the cache yet; each batch is written as a whole."""
         todo: dict[str, set[str]] = {}  # judges by picture, pictures of one content together
         path_of = {}
@@ -188,7 +209,9 @@ class Scorer:
                     todo.setdefault(hashes[path], set()).add(name)
                     path_of[hashes[path]] = path
         contents = list(todo)
-        batches = [contents[start : start + self._batch_size] for start in range(0, len(contents), self._batch_size)]
+        batches = [
+            contents[start : start + self._batch_size] for start in range(0, len(contents), self._batch_size)
+        ]
         with (
             ThreadPoolExecutor(_READERS) as pool,
             tqdm(total=len(contents), unit="picture", desc=what, disable=not (progress and contents)) as bar,
@@ -202,7 +225,9 @@ class Scorer:
                 for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                     ready = [future.result() for future in begun]
                     begun = begin(following)  # is read while the judges are busy with this batch
-                    self._cache.put([row for name in self._judges for row in self._vectors(name, batch, ready, path_of)])
+                    self._cache.put(
+                        [row for name in self._judges for row in self._vectors(name, batch, ready, path_of)]
+                    )
                     bar.update(len(batch))
             finally:
                 for future in begun:
@@ -215,7 +240,7 @@ class Scorer:
         inputs: dict[str, Any] = {}
         for name in names:
             network = self._judges[name].network
-            if isinstance(network, TextJudge):
+            if isinstance(network, TextEvaluator):
                 inputs[name] = network.prepare(photo)
                 continue
             if faces is None:
@@ -228,9 +253,13 @@ class Scorer:
         self, name: str, batch: Sequence[str], ready: Sequence[Mapping[str, Any]], path_of: Mapping[str, str]
     ) -> Iterator[tuple[str, str, Tensor | None]]:
         """Embed one judge's inputs: rows of the cache."""
-        contents = [content for content, inputs in zip(batch, ready, strict=True) if inputs.get(name) is not None]
+        contents = [
+            content for content, inputs in zip(batch, ready, strict=True) if inputs.get(name) is not None
+        ]
         if contents:
-            vectors = self._judges[name].network.embed([inputs[name] for inputs in ready if inputs.get(name) is not None])
+            vectors = self._judges[name].network.embed(
+                [inputs[name] for inputs in ready if inputs.get(name) is not None]
+            )
             for content, vector in zip(contents, vectors, strict=True):
                 if not vector.isfinite().all():
                     raise ValueError(
@@ -241,7 +270,9 @@ class Scorer:
             if name in inputs and inputs[name] is None:
                 yield self._keys[name], content, None
 
-    def _check_references(self, references: Sequence[str], names: Sequence[str], hashes: Mapping[str, str]) -> None:
+    def _check_references(
+        self, references: Sequence[str], names: Sequence[str], hashes: Mapping[str, str]
+    ) -> None:
         for name in names:
             vectors = self._cache.get(self._keys[name], [hashes[path] for path in references])
             faceless = [path for path, vector in zip(references, vectors, strict=True) if not vector.any()]
@@ -254,12 +285,14 @@ class Scorer:
     def _embed_texts(self, requests: Sequence[Request]) -> dict[str, dict[str, Tensor]]:
         found = {}
         for name, judge in self._judges.items():
-            if isinstance(judge.network, TextJudge):
+            if isinstance(judge.network, TextEvaluator):
                 prompts = dict.fromkeys(request.prompt for request in requests)
                 if name == "CLIP":
                     prompts |= dict.fromkeys(request.base_prompt for request in requests)
                 vectors = judge.network.embed_text(list(prompts)) if prompts else []
-                found[name] = {prompt: vector.double() for prompt, vector in zip(prompts, vectors, strict=True)}
+                found[name] = {
+                    prompt: vector.double() for prompt, vector in zip(prompts, vectors, strict=True)
+                }
         return found
 
 
@@ -293,14 +326,21 @@ class _Cache:
     def get(self, judge: str, pictures: Sequence[str]) -> Tensor:
         """Give the embeddings in order, shape (B, C), float64; zeros where there was no face."""
         rows = self._rows(judge, pictures, "picture, vector")
-        vectors = {picture: np.frombuffer(vector, np.float32) for picture, vector in rows.items() if vector is not None}
+        vectors = {
+            picture: np.frombuffer(vector, np.float32)
+            for picture, vector in rows.items()
+            if vector is not None
+        }
         width = max((len(vector) for vector in vectors.values()), default=1)
         nothing = np.zeros(width, np.float32)
         return torch.from_numpy(np.stack([vectors.get(picture, nothing) for picture in pictures])).double()
 
     def put(self, rows: Sequence[tuple[str, str, Tensor | None]]) -> None:
         """Write the rows (judge, picture, vector) together or not at all."""
-        values = [(judge, picture, None if vector is None else vector.numpy().tobytes()) for judge, picture, vector in rows]
+        values = [
+            (judge, picture, None if vector is None else vector.numpy().tobytes())
+            for judge, picture, vector in rows
+        ]
         try:
             with self._connection as connection:
                 connection.executemany("INSERT OR REPLACE INTO embedding VALUES (?, ?, ?)", values)
@@ -323,7 +363,9 @@ class _Cache:
 def _hash_files(paths: Sequence[str], progress: bool) -> dict[str, str]:
     """SHA-256 of each file's content by its path."""
     with ThreadPoolExecutor(_READERS) as pool:
-        digests = tqdm(pool.map(_hash_picture, paths), total=len(paths), unit="file", desc="hashes", disable=not progress)
+        digests = tqdm(
+            pool.map(_hash_picture, paths), total=len(paths), unit="file", desc="hashes", disable=not progress
+        )
         return dict(zip(paths, digests, strict=True))
 
 
@@ -331,7 +373,9 @@ def _hash_picture(path: str) -> str:
     try:
         return _hash_file(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"Expected a picture at '{path}', got no such file. Generate it first.") from error
+        raise FileNotFoundError(
+            f"Expected a picture at '{path}', got no such file. Generate it first."
+        ) from error
     except OSError as error:
         raise ValueError(
             f"Expected a picture at '{path}', got something that cannot be read ({error.strerror}). Check the path."
@@ -381,19 +425,23 @@ def load_scorer(
     judges = []
     for name, path in (("AdaFace", adaface), ("SphereFace", sphereface), ("FaceNet", facenet)):
         if path:
-            network = load_recogniser(path, name).to(device)
+            network = load_recognizer(path, name).to(device)
             digest = _hash_file(path)
-            judges.append(Judge(network, f"{Path(path).name}, {network.variant}, SHA-256 {digest}", digest))
+            judges.append(
+                Evaluator(network, f"{Path(path).name}, {network.variant}, SHA-256 {digest}", digest)
+            )
     for name, folder in (("CLIP", clip), ("SigLIP", siglip)):
         if folder:
-            text = load_text_judge(folder, name)
+            text = load_text_evaluator(folder, name)
             weights = fingerprint(text.model.state_dict())
             text.model.to(device)
-            key = hashlib.sha256(f"{weights} {json.dumps(text.processor.to_dict(), sort_keys=True, default=str)}".encode()).hexdigest()
+            key = hashlib.sha256(
+                f"{weights} {json.dumps(text.processor.to_dict(), sort_keys=True, default=str)}".encode()
+            ).hexdigest()
             source = f"{Path(folder).resolve().name}, SHA-256 of its tensors {weights}"
             if name == "SigLIP":
                 source += f", temperature {text.scale:.4g}, bias {text.bias:.4g}"
-            judges.append(Judge(text, source, key))
+            judges.append(Evaluator(text, source, key))
     found = load_detector(detector, device) if detector else None
     digest = f", SHA-256 {_hash_file(detector)}" if detector and os.path.isfile(detector) else ""
     return Scorer(judges, found, f"{Path(detector).name}{digest}" if detector else "", batch_size, cache)

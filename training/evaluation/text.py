@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from ...f2d.image import Photo
-from ...f2d.recognition import pass_size
+from ...f2d.networks.recognition import pass_size
 
 _MODEL_TYPES = {"CLIP": "clip", "SigLIP": "siglip"}  # in config.json
 
 
-class TextJudge:
+class TextEvaluator:
     """A pair of encoders with one space for pictures and prompts."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any) -> None:
@@ -47,7 +47,7 @@ class TextJudge:
         return self.model.logit_bias.item()
 
     def prepare(self, photo: Photo) -> Tensor:
-        """Scale, cut and normalise a picture as the folder's preprocessor_config.json says.
+        """Scale, cut and normalize a picture as the folder's preprocessor_config.json says.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -65,11 +65,13 @@ class TextJudge:
             pictures: B of shape (3, S, S), of `prepare`.
 
         Returns:
-            shape (B, C), float32, CPU; not normalised.
+            shape (B, C), float32, CPU; not normalized.
         """
         device = self.model.device
         batches = torch.stack(list(pictures)).split(pass_size(device))
-        return torch.cat([_features(self.model.get_image_features(pixel_values=batch.to(device))) for batch in batches])
+        return torch.cat(
+            [_features(self.model.get_image_features(pixel_values=batch.to(device))) for batch in batches]
+        )
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
@@ -79,19 +81,23 @@ class TextJudge:
             prompts: B texts.
 
         Returns:
-            shape (B, C), float32, CPU; not normalised.
+            shape (B, C), float32, CPU; not normalized.
         """
         device, length = self.model.device, self.model.config.text_config.max_position_embeddings
-        tokens = self._tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens = self._tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
         batches = tokens["input_ids"].split(pass_size(device))
-        return torch.cat([_features(self.model.get_text_features(input_ids=batch.to(device))) for batch in batches])
+        return torch.cat(
+            [_features(self.model.get_text_features(input_ids=batch.to(device))) for batch in batches]
+        )
 
 
 def _features(output: Any) -> Tensor:
     return getattr(output, "pooler_output", output).float().cpu()  # transformers 4 gives the tensor itself
 
 
-def load_text_judge(folder: str | os.PathLike, name: str) -> TextJudge:
+def load_text_evaluator(folder: str | os.PathLike, name: str) -> TextEvaluator:
     """Load CLIP or SigLIP, in evaluation mode on the CPU.
 
     Args:
@@ -119,23 +125,31 @@ def load_text_judge(folder: str | os.PathLike, name: str) -> TextJudge:
         raise
     except Exception as error:  # a damaged file may raise anything, by its format
         first = str(error).strip().partition("\n")[0]
-        raise ValueError(f"Expected a whole {name} in '{folder}', got parts that cannot be read ({first}). Download it again.") from error
+        raise ValueError(
+            f"Expected a whole {name} in '{folder}', got parts that cannot be read ({first}). Download it again."
+        ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing:
         raise ValueError(
             f"Expected all weights of {name} in '{folder}', got none for {len(missing)} tensors ({', '.join(missing[:3])}). "
             "Download the whole model, with both encoders."
         )
-    return TextJudge(name, model.float().eval().requires_grad_(False), tokenizer, processor)
+    return TextEvaluator(name, model.float().eval().requires_grad_(False), tokenizer, processor)
 
 
 def _check_type(folder: Path, name: str) -> None:
     file = folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"Expected a folder of {name} with config.json, got '{folder}' without. Name the folder that has it.")
+        raise FileNotFoundError(
+            f"Expected a folder of {name} with config.json, got '{folder}' without. Name the folder that has it."
+        )
     try:
         found = json.loads(file.read_text(encoding="utf-8")).get("model_type")
     except (AttributeError, ValueError) as error:
-        raise ValueError(f"Expected a model's config in '{file}', got another file ({error}). Download it again.") from error
+        raise ValueError(
+            f"Expected a model's config in '{file}', got another file ({error}). Download it again."
+        ) from error
     if found != _MODEL_TYPES[name]:
-        raise ValueError(f"Expected a {name} model in '{folder}', got one of type '{found}'. Choose another folder.")
+        raise ValueError(
+            f"Expected a {name} model in '{folder}', got one of type '{found}'. Choose another folder."
+        )

@@ -23,38 +23,46 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ...f2d.checkpoint import Checkpoint, atomic_file, read, save
-from ...f2d.expression import ExpressionNetwork
-from ...f2d.mapping import load_mapper
+from ...f2d.checkpoint import Checkpoint, read, save
+from ...f2d.device import best_device
+from ...f2d.files import atomic_file
 from ...f2d.miniature import FILES, WEIGHTS
-from ...f2d.miniature.judges import Attributes, Verifier
-from ...f2d.miniature.prompts import Facts
+from ...f2d.miniature.evaluators import Attributes, Verifier
+from ...f2d.miniature.prompts import SceneAttributes
 from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
-from ...f2d.msid import load_msid
-from ...f2d.pipeline import best_device
-from ..config import PRESET_ENCODERS, PRESETS, MapperTrainingConfig, MiniatureConfig, MSIDTrainingConfig, PrepareConfig
-from ..mapper import train_mapper
-from ..msid import Schedule, train_msid
-from ..prepare import prepare
-from ..run import check_finished, keep_settings
-from .album import ENROLLED, HELD_OUT, drawing
-from .autoencoder import Autoencoder, train_autoencoder
-from .draw import SIZE
-from .export import write_base
-from .expressions import train_expressions
-from .fit import FitConfig
-from .judges import train_attributes, train_verifier
-from .photos import FACE_SIZE, write_class_folders, write_photos
-from .text_to_image import Diffusion, Emphasis, middle_times, train_diffusion
+from ...f2d.networks.expression import ExpressionNetwork
+from ...f2d.networks.mapping import load_mapper
+from ...f2d.networks.msid import load_msid
+from ..config import (
+    PRESET_ENCODERS,
+    PRESETS,
+    MapperTrainingConfig,
+    MiniatureConfig,
+    MSIDTrainingConfig,
+    PrepareConfig,
+)
+from ..data.prepare import prepare
+from ..engine.fit import FitConfig
+from ..engine.run_folder import check_finished, lock_config
+from ..mapper.train import train_mapper
+from ..msid.train import Schedule, train_msid
+from .models.autoencoder import Autoencoder, train_autoencoder
+from .models.evaluators import train_attributes, train_verifier
+from .models.export import write_base
+from .models.expression import train_expressions
+from .models.text_to_image import Diffusion, Emphasis, middle_times, train_diffusion
+from .world.photo_folders import FACE_SIZE, write_class_folders, write_photos
+from .world.render import SIZE
+from .world.samples import ENROLLED, HELD_OUT, drawing
 
 # Whose portraits are shipped: places in album.HELD_OUT, and an expression.
 PEOPLE = {
-    "ada": (10, Facts()),
-    "bela": (14, Facts()),
-    "chidi": (24, Facts()),
-    "dora": (7, Facts(expression="giving a wink")),
-    "emre": (13, Facts()),
-    "fay": (38, Facts()),
+    "ada": (10, SceneAttributes()),
+    "bela": (14, SceneAttributes()),
+    "chidi": (24, SceneAttributes()),
+    "dora": (7, SceneAttributes(expression="giving a wink")),
+    "emre": (13, SceneAttributes()),
+    "fay": (38, SceneAttributes()),
 }
 Say = Callable[[str], None]
 MSF_DEPTHS = (3, 6, 9, 12)
@@ -63,23 +71,28 @@ MSF_DEPTHS = (3, 6, 9, 12)
 class Miniature:
     """The folder of a recipe; each method makes what it names where it is missing."""
 
-    def __init__(self, config: MiniatureConfig, say: Say = print) -> None:
+    def __init__(self, config: MiniatureConfig, log: Say = print) -> None:
         """Open or make the folder.
 
         Args:
             config: the recipe.
-            say: is told how it goes.
+            log: called with each progress message.
 
         Raises:
             ValueError: no folder is named, or it was made with other settings.
             OSError: the folder cannot be written to.
         """
-        self.config, self.folder, self.say = config, folder_of(config), say
-        keep_settings(self.folder, config)
+        self.config, self.folder, self.log = config, folder_of(config), log
+        lock_config(self.folder, config)
 
     def _fit(self, name: str, steps: int, batch_size: int, lr: float) -> FitConfig:
         return FitConfig(
-            out=str(self.folder / name), steps=steps, batch_size=batch_size, lr=lr, seed=self.config.seed, bf16=self.config.bf16
+            out=str(self.folder / name),
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            seed=self.config.seed,
+            bf16=self.config.bf16,
         )
 
     def _once(self, name: str, network: nn.Module, train: Callable[[], nn.Module]) -> nn.Module:
@@ -93,7 +106,7 @@ class Miniature:
     def autoencoder(self) -> Autoencoder:
         """Train the autoencoder."""
         fit = self._fit("autoencoder", self.config.autoencoder_steps, 16, 1.5e-3)
-        network = self._once("autoencoder", Autoencoder(), lambda: train_autoencoder(fit, self.say))
+        network = self._once("autoencoder", Autoencoder(), lambda: train_autoencoder(fit, self.log))
         return network.to(memory_format=torch.channels_last)  # type: ignore[return-value]
 
     def base(self) -> Path:
@@ -104,13 +117,25 @@ class Miniature:
             torch.manual_seed(self.config.seed)
             diffusion = Diffusion()
             first = self._fit("diffusion", self.config.diffusion_steps, 32, 5e-4)
-            second = replace(self._fit("refined", self.config.refine_steps, 32, 4e-4), seed=self.config.seed + 1)
-            third = replace(self._fit("finished", self.config.finish_steps, 32, 4e-4), seed=self.config.seed + 2)
+            second = replace(
+                self._fit("refined", self.config.refine_steps, 32, 4e-4), seed=self.config.seed + 1
+            )
+            third = replace(
+                self._fit("finished", self.config.finish_steps, 32, 4e-4), seed=self.config.seed + 2
+            )
             if self.config.compile:
                 diffusion.unet.compile(dynamic=False)
             faces = Emphasis(middle_times, features=6.0, expressions=0.7)
             for fit, emphasis in ((first, Emphasis()), (second, Emphasis()), (third, faces)):
-                train_diffusion(diffusion, fit, autoencoder, self.folder, (self.config.drawings, self.config.pairs), emphasis, self.say)
+                train_diffusion(
+                    diffusion,
+                    fit,
+                    autoencoder,
+                    self.folder,
+                    (self.config.drawings, self.config.pairs),
+                    emphasis,
+                    self.log,
+                )
             write_base(folder, autoencoder.cpu(), diffusion.cpu())
         return folder
 
@@ -150,7 +175,7 @@ class Miniature:
                 save_every=100,
             )
             steps = Schedule.of(config, self.config.people * self.config.pictures).steps
-            encoder = load_msid(_read_finished(train_msid(config, self.say), steps))
+            encoder = load_msid(_read_finished(train_msid(config, self.log), steps))
             save(file, _halves(encoder), "msid", encoder.config)
         return file
 
@@ -158,19 +183,23 @@ class Miniature:
         """Train the expression network."""
         file = self.folder / "expression.safetensors"
         if not file.exists():
-            network: ExpressionNetwork = train_expressions(self._fit("expression", self.config.expression_steps, 32, 1e-3), self.say)
+            network: ExpressionNetwork = train_expressions(
+                self._fit("expression", self.config.expression_steps, 32, 1e-3), self.log
+            )
             save(file, _halves(network), "expression", network.config)
         return file
 
     def verifier(self) -> Verifier:
         """Train the judge of identity."""
         fit = self._fit("verifier", self.config.verifier_steps, 64, 2e-3)
-        return self._once("verifier", Verifier(), lambda: train_verifier(fit, self.autoencoder(), self.say))  # type: ignore[return-value]
+        return self._once("verifier", Verifier(), lambda: train_verifier(fit, self.autoencoder(), self.log))  # type: ignore[return-value]
 
     def attributes(self) -> Attributes:
         """Train the judge of jobs, places and expressions."""
         fit = self._fit("attributes", self.config.attribute_steps, 64, 2e-3)
-        return self._once("attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.say))  # type: ignore[return-value]
+        return self._once(
+            "attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.log)
+        )  # type: ignore[return-value]
 
     def cache(self, encoder: str) -> Path:
         """Prepare the mapper's cache for an encoder."""
@@ -187,7 +216,7 @@ class Miniature:
                 batch_size=16,
                 workers=1,
             ),
-            self.say,
+            self.log,
         )
 
     def mapper(self, preset: str, seed: int = 0) -> Path:
@@ -221,7 +250,7 @@ class Miniature:
             keep=1,
             workers=0,
         )
-        weights = train_mapper(replace(config, **PRESETS[preset]), self.say)
+        weights = train_mapper(replace(config, **PRESETS[preset]), self.log)
         _read_finished(weights, config.steps)
         return weights
 
@@ -236,7 +265,9 @@ class Miniature:
             InterruptedError: a signal stopped the training; the same call goes on.
         """
         if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
-            raise ValueError(f"Expected --presets from {', '.join(PRESETS)}, got {', '.join(unknown)}. Choose some of them.")
+            raise ValueError(
+                f"Expected --presets from {', '.join(PRESETS)}, got {', '.join(unknown)}. Choose some of them."
+            )
         self.base()
         self.verifier()
         self.attributes()
@@ -262,10 +293,18 @@ class Miniature:
         checkpoint = read(self.mapper("cgdr"))
         mapper = load_mapper(checkpoint)
         for word in (mapper.i2t_first, mapper.i2t_last):
-            word.fc_out.weight.data, word.fc_out.bias.data = widen_words(word.fc_out.weight.data.T).T, widen_words(word.fc_out.bias.data)
+            word.fc_out.weight.data, word.fc_out.bias.data = (
+                widen_words(word.fc_out.weight.data.T).T,
+                widen_words(word.fc_out.bias.data),
+            )
         config = replace(mapper.config, word_dim=TEXT_WIDTH)
         save(
-            folder / FILES["mapper"], _halves(mapper), "mapper", config, msid=checkpoint.metadata["msid"], loss=checkpoint.metadata["loss"]
+            folder / FILES["mapper"],
+            _halves(mapper),
+            "mapper",
+            config,
+            msid=checkpoint.metadata["msid"],
+            loss=checkpoint.metadata["loss"],
         )
         for name, judge in (("verifier", self.verifier()), ("attributes", self.attributes())):
             save(folder / f"{name}.safetensors", _halves(judge), name)
@@ -319,4 +358,7 @@ def _read_finished(weights: Path, steps: int) -> Checkpoint:
 
 def _halves(network: nn.Module) -> dict[str, torch.Tensor]:
     """Round weights to float16, which is what everything after them then sees."""
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.state_dict().items()}
+    return {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }

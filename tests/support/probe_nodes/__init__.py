@@ -27,7 +27,9 @@ class SaveConditioning:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {"default": "conditioning"})}}
+        return {
+            "required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {"default": "conditioning"})}
+        }
 
     RETURN_TYPES = ()
     FUNCTION = "save"
@@ -66,7 +68,10 @@ class SaveTokens:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        texts = {"text": ("STRING", {"default": "", "multiline": True}), "name": ("STRING", {"default": "tokens"})}
+        texts = {
+            "text": ("STRING", {"default": "", "multiline": True}),
+            "name": ("STRING", {"default": "tokens"}),
+        }
         return {"required": {"clip": ("CLIP",), **texts}}
 
     RETURN_TYPES = ()

@@ -1,0 +1,1 @@
+"""Everything that knows Stable Diffusion's folders, tokenizer and text encoder."""

@@ -1,0 +1,1 @@
+"""From pixels to an aligned face: detection, landmarks and crops."""

@@ -1,0 +1,132 @@
+"""Files: checked before they are read, written atomically, and hashed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+_LFS_MAGIC = b"version https://git-lfs"
+
+
+def check_file(path: str | os.PathLike, what: str) -> str:
+    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
+
+    Args:
+        path: the file.
+        what: what should be in it, for the message.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be what it should be.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"Expected {what} at '{path}', got no such file. Check the path, or run `f2d download`."
+        )
+    if os.path.isdir(path):
+        raise ValueError(f"Expected {what}, got the folder '{path}'. Name one file in it.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ValueError(
+            f"Expected {what}, got '{path}', which cannot be read ({error.strerror}). Check its permissions."
+        ) from error
+    if not head:
+        raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
+    if head.startswith(_LFS_MAGIC):
+        raise ValueError(
+            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. Download the file itself (or run `git lfs pull`)."
+        )
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        raise ValueError(
+            f"Expected {what}, got '{path}', which is a web page. Download the file itself through a browser."
+        )
+    return path
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[str]:
+    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
+
+    Args:
+        path: the target; it is never seen half written, and an existing file survives a failure.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        OSError: the folder cannot be made or written to, or the disk is full.
+    """
+    path = os.path.abspath(os.fspath(path))
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".f2d-{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(temporary, "xb") as file:
+            permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    except OSError as error:
+        raise type(error)(
+            f"Expected a folder that can be written to, got '{folder}' ({error.strerror}). Choose another."
+        ) from error
+    try:
+        yield temporary
+        os.chmod(
+            temporary, permissions
+        )  # safetensors exchanges the file for one of its own, which only its owner may read
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder."
+        ) from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, atomically; folders are made.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; an existing file survives.
+    """
+    with atomic_file(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON with a final newline, atomically; errors as for `write_text`."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash tensors by name, shape and content, so that a .pt and its .safetensors have the same fingerprint.
+
+    Args:
+        tensors: of any shape.
+
+    Returns:
+        SHA-256 in hexadecimal, 64 characters.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The networks of the method, and the face recognizers that score identity."""

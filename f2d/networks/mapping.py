@@ -1,0 +1,183 @@
+"""The mapping network: from identity and expression to the two words of S* (Sec. 3.3, Sec. 4.1).
+
+Dimension letters: B batch, I identity width, E expression width, D word width.
+
+| here (official tensor names) | paper |
+|---|---|
+| `i2t_first`, `i2t_last` | f_map^1, f_map^2 |
+| `null_exp` | v~_exp |
+| `keep` | 1 with probability 0.8, 0 with probability 0.2 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint, build_config, load_strictly
+
+Positional = Literal["replace", "before"]
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """Sizes of the mapping network; the defaults are the paper's and those of the official `mapping.pt`."""
+
+    id_dim: int = 1536  # 4 depths x 384
+    exp_dim: int = 64  # Deep3DFaceRecon's expression; 0 = without expression guidance (Eq. 9)
+    hidden_dim: int = 1536
+    hidden_layers: int = 2  # "two-layer MLP ... followed by an additional linear layer" (Sec. 4.1)
+    word_dim: int = 768  # CLIP ViT-L/14; 1024 for Stable Diffusion 2
+    dropout: float = 0.1
+    slope: float = 0.2  # of the leaky ReLU
+    # "replace": the words stand in place of token embedding + position embedding (the authors'); "before": the text encoder adds its
+    # position embedding to them, as to any word.
+    positional: Positional = "replace"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.positional not in ("replace", "before"):
+            raise ValueError(
+                f"Expected positional to be 'replace' or 'before', got '{self.positional}'. Choose one of them."
+            )
+        if min(self.id_dim, self.hidden_dim, self.hidden_layers, self.word_dim) < 1 or self.exp_dim < 0:
+            raise ValueError(f"Expected sizes of at least 1, got {self}. Choose another file.")
+
+
+class WordMLP(nn.Module):
+    """f_map^i: an MLP that predicts one word."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        """Build the network with random weights.
+
+        Args:
+            config: sizes.
+        """
+        super().__init__()
+        widths = [config.id_dim + config.exp_dim] + [config.hidden_dim] * config.hidden_layers
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(wide, narrow), nn.Dropout(config.dropout), nn.LeakyReLU(config.slope))
+                for wide, narrow in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.fc_out = nn.Linear(widths[-1], config.word_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map shape (B, I + E) to shape (B, D)."""
+        return self.fc_out(self.layers(x))
+
+
+class MappingNetwork(nn.Module):
+    """f_map: two independent MLPs over [v_id, v_exp]; its tensor names are the official ones."""
+
+    def __init__(self, config: MapperConfig | None = None) -> None:
+        """Build the network with random weights and a null expression of zeros.
+
+        Args:
+            config: sizes; the paper's where left out.
+        """
+        super().__init__()
+        self.config = config or MapperConfig()
+        self.null_exp = nn.Parameter(torch.zeros(self.config.exp_dim)) if self.config.exp_dim else None
+        self.i2t_first = WordMLP(self.config)
+        self.i2t_last = WordMLP(self.config)
+
+    def forward(self, v_id: Tensor, v_exp: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """Map identity and expression to S* = f_map([v_id, v_exp]), with the learned null expression where it is dropped (Eq. 4).
+
+        Args:
+            v_id: shape (B, I).
+            v_exp: shape (B, E); None = the null expression for the whole batch.
+            keep: shape (B,), 1 or True where v_exp is kept, 0 or False where it is dropped; None = all kept.
+
+        Returns:
+            shape (B, 2, D): S1* and S2*.
+
+        Raises:
+            ValueError: a width that does not fit, or an expression for a network without expression input.
+        """
+        if v_id.ndim != 2 or v_id.shape[1] != self.config.id_dim:
+            raise ValueError(
+                f"Expected identity features of shape (B, {self.config.id_dim}), got {tuple(v_id.shape)}. "
+                "Use the mapper that was trained with this encoder."
+            )
+        if self.null_exp is None:
+            if v_exp is not None:
+                raise ValueError(
+                    "Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it."
+                )
+            x = v_id  # (B, I)
+        else:
+            null = self.null_exp.expand(len(v_id), -1)  # (B, E)
+            x = torch.cat([v_id, _keep_or_drop(v_exp, null, keep)], dim=1)  # (B, I + E)
+        return torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
+
+
+def _keep_or_drop(v_exp: Tensor | None, null: Tensor, keep: Tensor | None) -> Tensor:
+    """Take the null expression where there is no other, or where it is dropped; all of shape (B, E), keep (B,)."""
+    if v_exp is None:
+        return null
+    if v_exp.shape != null.shape:
+        raise ValueError(
+            f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network."
+        )
+    return v_exp if keep is None else torch.where(keep.bool().unsqueeze(1), v_exp, null)
+
+
+def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
+    """Read the sizes off the tensors of a plain state dict.
+
+    Args:
+        tensors: `null_exp` of shape (E) (may be missing), `i2t_first.layers.0.0.weight` of shape (hidden, I + E), and so on.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ValueError: the tensors do not belong to such a network.
+    """
+    try:
+        hidden_dim, in_dim = tensors["i2t_first.layers.0.0.weight"].shape
+        exp_dim = tensors["null_exp"].shape[0] if "null_exp" in tensors else 0
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"Expected the tensors of a mapping network, got others or too few ({error}). Choose another file."
+        ) from error
+    hidden_layers = sum(name.startswith("i2t_first.layers.") and name.endswith(".weight") for name in tensors)
+    word_dim = (
+        tensors["i2t_first.fc_out.bias"].shape[0]
+        if "i2t_first.fc_out.bias" in tensors
+        else MapperConfig.word_dim
+    )
+    return MapperConfig(in_dim - exp_dim, exp_dim, hidden_dim, hidden_layers, word_dim)
+
+
+def load_mapper(checkpoint: Checkpoint, positional: Positional | None = None) -> MappingNetwork:
+    """Build the mapping network that a weight file holds, in evaluation mode on the CPU.
+
+    Args:
+        checkpoint: of kind "mapper".
+        positional: how the words relate to the position embedding, instead of what the file says.
+
+    Returns:
+        The network, float32.
+
+    Raises:
+        ValueError: the file holds something else, or its tensors do not fit.
+    """
+    tensors = checkpoint.expect("mapper").tensors
+    config = (
+        build_config(MapperConfig, checkpoint.config, checkpoint.path)
+        if checkpoint.config
+        else infer_config(tensors)
+    )
+    if positional is not None:
+        config = replace(config, positional=positional)
+    mapper = MappingNetwork(config)
+    load_strictly(mapper, tensors, checkpoint.path)
+    return mapper.eval().requires_grad_(False)

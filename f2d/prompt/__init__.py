@@ -1,0 +1,1 @@
+"""S* in prompts: injection into token sequences, and export as an embedding."""

@@ -1,0 +1,287 @@
+"""S* in a prompt: finding it among the tokens, and the rows that stand in its place (Fig. 3b).
+
+The authors overwrite the sum of token embedding and position embedding with a word of S*. A text encoder adds the
+position embedding to whatever stands at a token's place, so the row to put there is `S* - position_embedding[i]`.
+A mapper trained with `positional="before"` predicts the row itself.
+
+The same code serves ComfyUI (chunks of 77 tokens, with weights), the stand-alone pipeline and training.
+
+Dimension letters: D word width, N length of a chunk (77).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..networks.mapping import Positional
+
+PLACEHOLDER = "S*"
+CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
+_AFTER = 1.4142e-5  # of the denoising; a hundredth of a timestep
+_WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk
+_EMBEDDING = r"(?<!\w)embedding:\s*(?:\\[()]|[^\s(),<\[])+"  # with its name as ComfyUI reads it; a comma ends it, so that S* may follow
+
+Token = tuple[
+    Any, float, int
+]  # (token id or row, weight, word id; 0 = start, end or padding), as ComfyUI's tokenizer gives them
+
+
+def insertion_rows(words: Tensor, position_rows: Tensor, positional: Positional = "replace") -> Tensor:
+    """Turn S* into the rows that a text encoder must see in place of token embeddings (Fig. 3b).
+
+    Args:
+        words: shape (..., 2, D): S1*, S2*.
+        position_rows: shape (2, D): the position embedding at the two places.
+        positional: how the mapper was trained.
+
+    Returns:
+        shape (..., 2, D).
+    """
+    return words - position_rows if positional == "replace" else words
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One person in prompts: a placeholder and what stands for it."""
+
+    placeholder: str
+    token_ids: tuple[int, ...]  # of the placeholder
+    words: Tensor  # (2, D) float32
+    class_rows: Tensor  # (2, D) float32: token embeddings of "a person"
+    positional: Positional = "replace"
+    strength: float = 1.0  # 0 = "a person", 1 = S*
+
+    def __post_init__(self) -> None:
+        """Check that the placeholder can be found at all."""
+        if not self.token_ids:
+            raise ValueError(
+                f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no token. Use 'S*'."
+            )
+
+    def rows(self, position_rows: Tensor) -> Tensor:
+        """Give the rows for one occurrence; both arguments and result have shape (2, D).
+
+        Strength turns the direction, since CLIP normalizes what it sees: S* may be many times as long as a usual word, and a straight line
+        from "a person" would then have arrived after a few per cent of the way. The length goes along geometrically, and stays beyond 1.
+        """
+        rows = insertion_rows(self.words, position_rows, self.positional)
+        if self.strength in (0, 1):
+            return rows if self.strength else self.class_rows
+        start, end = self.class_rows + position_rows, rows + position_rows  # as CLIP sees them
+        direction = torch.lerp(
+            functional.normalize(start, dim=-1), functional.normalize(end, dim=-1), self.strength
+        )
+        share = min(self.strength, 1.0)
+        length = start.norm(dim=-1, keepdim=True) ** (1 - share) * end.norm(dim=-1, keepdim=True) ** share
+        return functional.normalize(direction, dim=-1) * length - position_rows
+
+
+def check_placeholder(placeholder: str) -> str:
+    """Return a placeholder without the spaces around it.
+
+    Args:
+        placeholder: what the user typed.
+
+    Returns:
+        The placeholder.
+
+    Raises:
+        ValueError: it is empty, or has characters with another meaning in a prompt.
+    """
+    placeholder = placeholder.strip()
+    if not placeholder:
+        raise ValueError("Expected a placeholder such as 'S*', got an empty text. Type one.")
+    if re.search(r"[()\\:\n]", placeholder):
+        raise ValueError(
+            f"Expected a placeholder without parentheses, backslashes, colons and line breaks, got '{placeholder}'. Use 'S*' or 'S1*'."
+        )
+    return placeholder
+
+
+def isolate(prompt: str, placeholders: Iterable[str]) -> str:
+    """Put spaces around each placeholder, so that CLIP's tokenizer does not merge it with punctuation ("S*," or "S*'s").
+
+    What stands behind `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
+
+    Args:
+        prompt: the text.
+        placeholders: as `check_placeholder` gives them.
+
+    Returns:
+        The text with spaces.
+
+    Raises:
+        ValueError: a placeholder with a sign in it, such as "S*", stands inside a word.
+    """
+    placeholders = list(placeholders)
+    text = re.sub(_EMBEDDING, " ", prompt)
+    for placeholder in placeholders:
+        word = re.escape(placeholder)
+        # "s*man" is meant, "yes*" is not: a star after small letters is more likely a footnote.
+        glued = (
+            re.findall(rf"\w+{word}\w*|(?<!\w)(?i:{word})\w+", text)
+            if re.search(r"[^\w\s]", placeholder)
+            else []
+        )
+        for found in glued:
+            if found not in placeholders:
+                raise ValueError(
+                    f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. Put spaces around it."
+                )
+    return _pattern(placeholders).sub(lambda match: f" {match[0]} " if match[1] else match[0], prompt)
+
+
+def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
+    """Make the class prompt: every placeholder becomes the class words.
+
+    Args:
+        prompt: the text.
+        placeholders: as `check_placeholder` gives them.
+        class_words: what stands for a person.
+
+    Returns:
+        The class prompt.
+
+    Raises:
+        ValueError: there is no placeholder in the prompt, or one inside a word, or there are no class words.
+    """
+    if not class_words.strip():
+        raise ValueError(
+            f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the person."
+        )
+    placeholders = list(placeholders)
+    isolate(prompt, placeholders)
+    pattern = _pattern(placeholders)
+    if not any(match[1] for match in pattern.finditer(prompt)):
+        raise missing_placeholder(prompt, placeholders)
+    return pattern.sub(lambda match: class_words if match[1] else match[0], prompt)
+
+
+def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
+    """Make the error for a prompt in which nobody is named."""
+    names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
+    return ValueError(
+        f"Expected {names} in the prompt, got '{prompt}'. Write, for instance, 'A photo of {PLACEHOLDER} as a chef'."
+    )
+
+
+def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
+    """Match an embedding, or a placeholder as group 1."""
+    longest_first = sorted(placeholders, key=len, reverse=True)
+    texts = (
+        r"\s+".join(map(re.escape, placeholder.split())) for placeholder in longest_first
+    )  # CLIP takes any spaces for one
+    return re.compile(rf"(?-i:{_EMBEDDING})|(?<!\w)({'|'.join(texts)})(?!\w)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """Half of an occurrence of S*, until its place in the chunk is known."""
+
+    subject: Subject
+    half: int  # 0 = S1*, 1 = S2*
+
+
+def inject_tokens(
+    chunks: Sequence[Sequence[Token]], subjects: Sequence[Subject], position_embedding: Tensor
+) -> list[list[Token]]:
+    """Put the rows of S* in place of every placeholder in a tokenized prompt.
+
+    Chunks without a placeholder keep their tokens. The layout is that of ComfyUI's tokenizer, except that the two words
+    of S* are never torn apart by the end of a chunk.
+
+    Args:
+        chunks: lists of N (token, weight, word id); start, end and padding have word id 0.
+        subjects: who may be in the prompt.
+        position_embedding: shape (N, D), float32.
+
+    Returns:
+        Chunks of the same kind, in which rows of shape (D,) stand for the placeholders.
+    """
+    length = len(chunks[0])
+    groups = [
+        list(group)
+        for _, group in groupby(
+            (token for chunk in chunks for token in chunk if token[2]), key=lambda token: token[2]
+        )
+    ]
+    units = [unit for group in groups for unit in _units(group, list(_substitute(group, subjects)))]
+    start = [token for token in chunks[0][:1] if not token[2]]
+    tails = [[token for token in chunk[1:] if not token[2]] for chunk in chunks]
+    end, padding = tails[0][0], max(tails, key=len)[-1]
+    filled: list[list[Token]] = [list(start)]
+    for unit in units:
+        if len(filled[-1]) + len(unit) > length - 1:
+            filled.append(list(start))
+        filled[-1].extend(unit)
+    filled = [chunk + [end] + [padding] * (length - 1 - len(chunk)) for chunk in filled]
+    return [
+        [_place(token, index, position_embedding) for index, token in enumerate(chunk)] for chunk in filled
+    ]
+
+
+def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator[Token]:
+    """Exchange each placeholder's tokens for two slots."""
+    longest_first = sorted(subjects, key=lambda subject: -len(subject.token_ids))
+    ids = [token[0] if isinstance(token[0], int) else None for token in group]
+    index = 0
+    while index < len(group):
+        for subject in longest_first:
+            if tuple(ids[index : index + len(subject.token_ids)]) == subject.token_ids:
+                _, weight, word = group[index]
+                yield from ((_Slot(subject, half), weight, word) for half in (0, 1))
+                index += len(subject.token_ids)
+                break
+        else:
+            yield group[index]
+            index += 1
+
+
+def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[Token]]:
+    """Cut a group into what must stay in one chunk: the group where it is short, else single tokens and whole S*."""
+    if len(original) < _WHOLE_GROUP:
+        yield list(group)
+        return
+    unit: list[Token] = []
+    for token in group:
+        unit.append(token)
+        if not (isinstance(token[0], _Slot) and token[0].half == 0):
+            yield unit
+            unit = []
+
+
+def _place(token: Token, index: int, position_embedding: Tensor) -> Token:
+    slot, weight, word = token
+    if not isinstance(slot, _Slot):
+        return token
+    first = index - slot.half
+    return slot.subject.rows(position_embedding[first : first + 2])[slot.half], weight, word
+
+
+def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Split the denoising for delayed subject conditioning (DSC, Sec. 3.4): the class prompt first, then S*.
+
+    The switch lies a hair after `subject_from`, where no scheduler puts a step: no step sees both prompts or none, and a step
+    exactly at `subject_from` still sees the class prompt, as in FastComposer.
+
+    Args:
+        subject_from: share of the denoising before the face, in (0, 1); the paper's alpha is 1 - subject_from.
+
+    Returns:
+        Start and end of the class prompt, and of the prompt with S*, as shares of the timesteps.
+    """
+    switch = subject_from + _AFTER
+    return (0.0, switch), (switch, 1.0)
+
+
+def has_rows(chunks: Sequence[Sequence[Token]]) -> bool:
+    """Tell whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
+    return any(not isinstance(token[0], int) for chunk in chunks for token in chunk)

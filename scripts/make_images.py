@@ -1,0 +1,253 @@
+"""Takes the pictures of the README, the workflow gallery and the help pages from a real ComfyUI.
+
+python scripts/make_images.py [CHECKOUT]
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import numpy as np
+from face2diffusion.f2d import miniature
+from face2diffusion.f2d.demo import SETTINGS
+from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.detection import YuNet
+from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
+from face2diffusion.f2d.image import load_photo
+from face2diffusion.f2d.miniature import SIZE
+from face2diffusion.f2d.miniature.comfyui import in_miniature, install
+from face2diffusion.f2d.miniature.prompts import SceneAttributes, describe, text_accuracy
+from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
+from face2diffusion.f2d.networks.expression import align_expression
+from PIL import Image
+from skimage.data import astronaut
+from support import graph
+from support.browser import FIT, Browser, Frontend
+from support.help_graphs import GRAPHS
+from support.miniature import in_region
+from support.official import write_expression, write_mapper, write_msid
+from support.server import REPOSITORY, ComfyServer, find_checkouts
+from support.thumbnails import Tile, draw_thumbnail
+
+DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
+IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that are shown, and the size in px
+    "EncodeFaceIdentity": ("one_face", (3, 4, 5, 13), (1120, 640)),
+    "ExpressionReference": ("expression_reference", (5, 7, 14), (1120, 420)),
+    "F2DFaceLandmarks": ("pose_transfer", (3, 4, 7), (800, 640)),
+    "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
+}
+WIDE = SIZE * 3 // 2, SIZE
+SHOWN = (  # of one person, in the thumbnail of one_face
+    SceneAttributes(job="chef"),
+    SceneAttributes(place="enjoying cherry blossoms in tokyo"),
+    SceneAttributes(job="pilot", place="at mount everest base camp"),
+    SceneAttributes(expression="looking shocked"),
+)
+ASKED = SceneAttributes(job="king", place="at the taj mahal in india")
+STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
+LOAD_API = (
+    "async ([prompt, name]) => { await app.refreshComboInNodes(); await app.loadApiJson(prompt, name); }"
+)
+REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
+SET_IN_COLUMNS = """columns => {
+    const gap = 60, title = 40, small = {CLIPTextEncode: [260, 110], PreviewImage: [230, 270]};
+    let x = 0, bottom = 0;
+    for (const column of columns) {
+        let y = 0, right = x;
+        for (const node of column.map(number => app.graph.getNodeById(number))) {
+            node.setSize(small[node.type] ?? [...node.size]);
+            node.pos = [x, y];
+            right = Math.max(right, x + node.size[0]);
+            bottom = Math.max(bottom, y + node.size[1]);
+            y += node.size[1] + gap + title;
+        }
+        x = right + gap;
+    }
+    return [x - gap, bottom + title];
+}"""
+
+
+def main() -> None:
+    """Draw all of them."""
+    draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
+    checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        server = ComfyServer(checkout, Path(folder))
+        place_files(server)
+        install(server.base, print)
+        with server, Browser() as browser, browser.open(server) as frontend:
+            for name, thumbnail in draw_thumbnails(server).items():
+                thumbnail.save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
+            server.post("/free", {"free_memory": True})  # what is cached is not shown again
+            frontend.load(
+                in_miniature(
+                    bundled("one_face"),
+                    ["ada"],
+                    lambda text: text.replace("A photo", "a photo").partition(",")[0],
+                )
+            )
+            assert frontend.run(300).status == "success"
+            shoot(frontend, Path(folder) / "shot.png", 1800, 640).save(
+                REPOSITORY / "docs" / "one_face.jpg", quality=90
+            )
+            for name in (*IN_USE, *GRAPHS):
+                picture = shoot_in_use(frontend, name, Path(folder) / "shot.png")
+                picture.save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+
+
+def bundled(name: str) -> dict:
+    """Read a bundled workflow."""
+    return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
+    """Draw the gallery's thumbnails; the landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown."""
+    faces = {name: load_photo(path) for name, path in miniature.portraits().items()}
+    info, ours = server.object_info(), astronaut()
+
+    def run(
+        name: str, people: list[str], rewrite: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)
+    ) -> np.ndarray:
+        prompt = graph.to_api(in_miniature(bundled(name), people, rewrite, size), info)
+        result = server.run(prompt, timeout=300)
+        (save,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
+        return load_photo(result.files[save][0])
+
+    def said(facts: SceneAttributes) -> Callable[[str], str]:
+        return lambda text: describe(facts, "S*") if "S*" in text else text
+
+    scenes = [run("one_face", ["ada"], said(facts)) for facts in SHOWN]
+    winking = run("expression_reference", ["bela", "dora"], said(SceneAttributes()))
+    detector = YuNet(DETECTOR)
+    (face,) = detector.detect(ours, 0.6)
+    turned = np.ascontiguousarray(ours[:240, 320:80:-1])  # another pose
+    pose = Tile(draw_landmarks(find_landmarks(turned, detector)), "pose")
+    person = Tile(align_face(ours, face.landmarks), "person")
+    expression = Tile(align_expression(ours, face.landmarks), "expression")
+    return {
+        "one_face": draw_thumbnail(
+            [Tile(faces["ada"], "photo")], [scenes[:2], scenes[2:]], "One photo, any prompt with S*"
+        ),
+        "expression_reference": draw_thumbnail(
+            [Tile(faces["bela"], "person"), Tile(faces["dora"], "expression")],
+            [[winking]],
+            "The expression of a second photo",
+        ),
+        "two_people": draw_thumbnail(
+            [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")],
+            [[run("two_people", ["ada", "chidi"], in_region, WIDE)]],
+            "Two people, each in a region",
+        ),
+        "landmark_controlnet": draw_thumbnail(
+            [person, pose], [], "A person in the pose of landmarks (ControlNet)"
+        ),
+        "pose_transfer": draw_thumbnail(
+            [person, pose, expression], [], "Person, pose and expression from three photos"
+        ),
+    }
+
+
+def draw_strengths() -> Image.Image:
+    """Draw a person of the miniature over Inject S*'s strength and F2D Conditioning's subject_from, with the judges' scores."""
+    encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
+    verifier, attributes = miniature.load_evaluators()
+    photo = load_photo(miniature.portraits()["ada"])
+    words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
+    known = verifier.embed([photo])[0]
+    rows = []
+    for start in STARTS:
+        config = replace(SETTINGS, subject_from=start)
+        panels = [Panel(photo, "the photo")] if not rows else [Panel(np.full_like(photo, 255), "")]
+        for strength in STRENGTHS:
+            pipeline.subjects.clear()
+            pipeline.add_subject(words, positional=encoder.mapper.config.positional, strength=strength)
+            images = [
+                one.image
+                for one in pipeline.generate(
+                    describe(ASKED, "S*"), config, count=COUNT, batch_size=COUNT, progress=False
+                )
+            ]
+            scores = {
+                "identity": float((verifier.embed(images) @ known).clamp(min=0).mean()),
+                "text": float(np.mean([text_accuracy(ASKED, seen) for seen in attributes.recognize(images)])),
+            }
+            panels.append(Panel(images[0], f"strength {strength:g}\nsubject_from {start:g}", scores))
+        rows.append(panels)
+    subtitle = f"One of {COUNT} pictures each; scores: means over {COUNT}, by the miniature's judges"
+    return Image.fromarray(draw_sheet(rows, describe(ASKED, "S*"), subtitle))
+
+
+def shoot_in_use(frontend: Frontend, name: str, path: Path) -> Image.Image:
+    """Draw a node with its neighbors for its help page."""
+    if name in IN_USE:
+        workflow, shown, size = IN_USE[name]
+        run_what_needs_no_sampling(frontend, bundled(workflow))
+        frontend.page.evaluate(REMOVE_OTHERS, list(shown))
+    else:
+        size = run_in_miniature(frontend, name)
+    return shoot(frontend, path, *size)
+
+
+def run_in_miniature(frontend: Frontend, name: str) -> tuple[int, int]:
+    """Run a help page's graph, and leave the nodes that are shown; returns the size of their picture."""
+    found = GRAPHS[name]
+    frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
+    frontend.page.evaluate(LOAD_API, [found.numbered(), name])
+    result = frontend.run(300)
+    assert result.status == "success", result.message
+    frontend.page.evaluate(REMOVE_OTHERS, sum(found.shown(), []))
+    frontend.page.evaluate(FIT, 20)
+    frontend.page.wait_for_timeout(2000)  # nodes grow with their pictures, where they are in sight
+    width, height = frontend.page.evaluate(SET_IN_COLUMNS, found.shown())
+    scale = min((1120 - 40) / width, 1)
+    return round(width * scale) + 40, round(height * scale) + 40
+
+
+def place_files(server: ComfyServer) -> None:
+    """Put files under the names that the workflows choose; those of the base models may be empty."""
+    models = server.base / "models"
+    (models / "face2diffusion").mkdir(parents=True)
+    write_msid(models / "face2diffusion" / "msid.pt")
+    write_mapper(models / "face2diffusion" / "mapping.pt")
+    write_expression(models / "face2diffusion" / "epoch_20.pth")
+    for folder, name in (("checkpoints", "sd-v1-4.ckpt"), ("controlnet", "control_sd15_landmarks.pth")):
+        server.place(b"", "models", folder, name)
+    server.place(DETECTOR, "models", "face2diffusion", "face_detection_yunet_2023mar.onnx")
+    (server.base / "input").mkdir()
+    Image.fromarray(astronaut()).save(server.base / "input" / "example.png")
+
+
+def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
+    """Show what the face nodes show; the drawn picture would be noise without real weights."""
+    prompt = frontend.load(workflow).prompt
+    face = (
+        "LoadFaceEncoder",
+        "LoadImage",
+        "EncodeFaceIdentity",
+        "ExpressionReference",
+        "F2DFaceLandmarks",
+        "PreviewImage",
+    )
+    asked = {"EncodeFaceIdentity": 1, "F2DFaceLandmarks": 0}  # something must ask for their outputs
+    parts = {name: node for name, node in prompt.items() if node["class_type"] in face}
+    for name, output in [
+        (name, asked[node["class_type"]]) for name, node in parts.items() if node["class_type"] in asked
+    ]:
+        parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, output]}}
+    frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
+    frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
+    frontend.page.wait_for_timeout(15_000)
+
+
+def shoot(frontend: Frontend, path: Path, width: int, height: int) -> Image.Image:
+    """Take one picture of the graph."""
+    return Image.open(frontend.screenshot(path, width, height)).convert("RGB")
+
+
+if __name__ == "__main__":
+    main()

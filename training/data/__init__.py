@@ -1,0 +1,1 @@
+"""From photos to what training reads: the cache, face datasets and face parsing."""

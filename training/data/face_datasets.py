@@ -1,0 +1,422 @@
+"""Aligned faces with identities, for pre-training MSID: insightface RecordIO, class folders, or WebDataset shards.
+
+    folder/train.rec + train.idx       RecordIO, as MS1M is given out; read without mxnet
+    folder/<name>/<any>.jpg            class folders; classes are the names in alphabetical order
+    folder/*.tar  or one .tar          WebDataset: <key>.jpg (or .png, ...) with <key>.cls
+
+A record file is a row of parts, each padded to 4 bytes: magic (uint32), kind and length (uint32: 3 and 29 bits), payload. Kind 0 is a
+whole record; 1, 2 and 3 are the start, middle and end of one that held the magic number, which belongs between its parts. A record
+is a head of 24 bytes (flag, label, id, id2), `flag` more labels, and a JPEG. Record 0 tells which keys are pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..engine.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MAGIC = 0xCED7230A
+_HEAD = struct.Struct("<IfQQ")  # flag, label, id, id2
+_PART = struct.Struct("<II")  # magic, kind << 29 | length
+_LENGTH = (1 << 29) - 1
+_CHUNK = 1 << 20  # records whose labels are read at once
+_TAR_END = 1024  # bytes of zeros after the last member
+_ORDER, _FLIP = range(100, 102)  # what a seed is for
+
+
+class FaceSet(ABC):
+    """Faces by index, each with the number of its identity."""
+
+    labels: np.ndarray  # (N,) int64, in [0, K)
+    classes: list[str]  # K names
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """Keep the path.
+
+        Args:
+            path: for messages.
+        """
+        self.path = os.fspath(path)
+
+    def __len__(self) -> int:
+        """Number of faces."""
+        return len(self.labels)
+
+    @abstractmethod
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """Read a face's file, and the name of the place where it lies, for messages."""
+
+    def load(self, index: int, size: int) -> np.ndarray:
+        """Read and decode a face.
+
+        Args:
+            index: in [0, N).
+            size: side, px; other square pictures are scaled.
+
+        Returns:
+            shape (size, size, 3), uint8, RGB.
+
+        Raises:
+            ValueError: not a picture, or not a square one.
+        """
+        data, place = self.encoded(index)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if picture is None:
+            raise ValueError(
+                f"Expected a picture at {place}, got {len(data)} bytes that are none. Remove it, or get it again."
+            )
+        if picture.shape[0] != picture.shape[1]:
+            raise ValueError(
+                f"Expected square aligned faces, got {picture.shape[1]}x{picture.shape[0]} px at {place}. "
+                "Align the faces to 112x112 px first."
+            )
+        if len(picture) != size:
+            picture = cv2.resize(
+                picture,
+                (size, size),
+                interpolation=cv2.INTER_AREA if len(picture) > size else cv2.INTER_LINEAR,
+            )
+        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+    def _number(self, labels: np.ndarray, remap: bool) -> None:
+        """Check labels as they stand in a file, and set `labels` and `classes`."""
+        if (
+            not np.isfinite(labels).all()
+            or (labels != np.floor(labels)).any()
+            or (len(labels) and labels.min() < 0)
+        ):
+            raise ValueError(
+                f"Expected labels 0, 1, 2, ... in '{self.path}', got negative ones or fractions. Get the data again."
+            )
+        used, labels = np.unique(labels.astype(np.int64), return_inverse=True)
+        missing = int(used[-1]) + 1 - len(used) if len(used) else 0
+        if missing and not remap:
+            first = int(np.flatnonzero(np.append(used, -1) != np.arange(len(used) + 1))[0])
+            raise ValueError(
+                f"Expected labels 0 to {used[-1]} without gaps in '{self.path}', got {missing} label(s) without a face (the first is {first}). "
+                "Add the missing part of the data, or use --remap-labels to number the others anew."
+            )
+        if missing:
+            logger.warning(
+                "Numbered %d labels of '%s' anew, as %d had no face.", len(used), self.path, missing
+            )
+        self.labels, self.classes = labels.reshape(-1).astype(np.int64), [str(label) for label in used]
+
+    def _check(self) -> None:
+        if not len(self.labels):
+            raise ValueError(
+                f"Expected faces in '{self.path}', got none. Name a folder with train.rec, class folders or .tar shards."
+            )
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"Expected at least 2 identities in '{self.path}', got only '{self.classes[0]}'. Identities are told apart by training on many."
+            )
+
+
+class ClassFolders(FaceSet):
+    """A folder with a folder of pictures for each identity."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        """List the pictures.
+
+        Args:
+            path: the folder of folders.
+
+        Raises:
+            ValueError: no pictures, or one identity only.
+        """
+        super().__init__(path)
+        self.files: list[str] = []
+        self.classes, labels = [], []
+        for folder in sorted(entry.path for entry in os.scandir(self.path) if entry.is_dir()):
+            files = sorted(
+                entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(PICTURES)
+            )
+            if files:
+                labels += [len(self.classes)] * len(files)
+                self.classes.append(os.path.basename(folder))
+                self.files += files
+        self.labels = np.array(labels, np.int64)
+        self._check()
+
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """Read a face's file."""
+        file = self.files[index]
+        return Path(file).read_bytes(), f"'{file}'"
+
+
+class RecordFile(FaceSet):
+    """insightface's train.rec with train.idx."""
+
+    def __init__(self, path: str | os.PathLike, remap: bool = False) -> None:
+        """Read the index and all labels.
+
+        Args:
+            path: train.rec; train.idx lies beside it.
+            remap: number the labels anew where some have no face.
+
+        Raises:
+            FileNotFoundError: there is no train.idx.
+            ValueError: a damaged or truncated file, labels with gaps, or one identity only.
+        """
+        super().__init__(path)
+        self._map: mmap.mmap | None = None
+        index_file = Path(path).with_suffix(".idx")
+        if not index_file.exists():
+            raise FileNotFoundError(
+                f"Expected '{index_file}' beside train.rec, got no such file. Get the data again."
+            )
+        words = index_file.read_text(encoding="ascii", errors="replace").split()
+        try:
+            table = np.array(words, np.int64).reshape(-1, 2)
+        except ValueError as error:
+            raise ValueError(
+                f"Expected two numbers a line in '{index_file}', got something else. Get the data again."
+            ) from error
+        if not len(table):
+            raise ValueError(f"Expected records in '{index_file}', got none. Get the data again.")
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        beyond = table[:, 1] + _PART.size + _HEAD.size > os.path.getsize(path)
+        if beyond.any():
+            raise ValueError(
+                f"Expected {len(table)} records in '{path}', got a file that ends before {int(beyond.sum())} of them. Get it again."
+            )
+        keys, self.offsets = table[:, 0], table[:, 1]
+        first = self._record(int(self.offsets[0]))
+        flag = _HEAD.unpack_from(first)[0]
+        if (
+            flag > 0 and len(first) == _HEAD.size + 4 * flag
+        ):  # a record without picture, about the others: 1 to label - 1 are pictures
+            end = int(struct.unpack_from("<f", first, _HEAD.size)[0])
+            self.offsets = self.offsets[(keys >= 1) & (keys < end)]
+        self._number(self._read_labels(), remap)
+        self._check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+    @property
+    def _bytes(self) -> mmap.mmap:
+        if self._map is None:
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map
+
+    def _record(self, offset: int) -> bytes:
+        """Read a record, whose parts are joined by the magic number that split them."""
+        parts: list[bytes] = []
+        data, start = self._bytes, offset
+        while True:
+            if offset + _PART.size > len(data):
+                raise ValueError(
+                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. Get the data again."
+                )
+            magic, kind = _PART.unpack_from(data, offset)
+            length, kind = kind & _LENGTH, kind >> 29
+            if magic != MAGIC or kind not in ((0, 1) if not parts else (2, 3)):
+                raise ValueError(
+                    f"Expected a record at byte {start} of '{self.path}', got other bytes. Get train.rec and train.idx again."
+                )
+            offset += _PART.size
+            if offset + length > len(data):
+                raise ValueError(
+                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. Get the data again."
+                )
+            parts.append(data[offset : offset + length])
+            if kind in (0, 3):
+                return _PART.pack(MAGIC, 0)[:4].join(parts)
+            offset += -(-length // 4) * 4
+
+    def _read_labels(self) -> np.ndarray:
+        """Read the label of each record, (N,), without its picture."""
+        data = np.memmap(self.path, np.uint8, "r")
+        wanted = np.arange(_PART.size + _HEAD.size + 4)
+        labels = [np.empty(0, np.float32)]
+        for start in range(0, len(self.offsets), _CHUNK):
+            offsets = self.offsets[start : start + _CHUNK]
+            places = np.minimum(offsets[:, None] + wanted, len(data) - 1)
+            words = np.ascontiguousarray(data[places]).view(
+                "<u4"
+            )  # (n, 9): magic, kind, flag, label, id, id2, first label
+            flags, plain, listed = words[:, 2], words[:, 3].view("<f4"), words[:, 8].view("<f4")
+            found = np.where(flags > 0, listed, plain)
+            short = (
+                (words[:, 0] != MAGIC) | (words[:, 1] >> 29 > 1) | ((words[:, 1] & _LENGTH) < _HEAD.size + 4)
+            )
+            for row in np.flatnonzero(short):  # damaged, or split within its head
+                record = self._record(int(offsets[row]))
+                flag, label, *_ = _HEAD.unpack_from(record)
+                found[row] = struct.unpack_from("<f", record, _HEAD.size)[0] if flag else label
+            labels.append(found)
+        return np.concatenate(labels)
+
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """Read a face's record, less its head."""
+        offset = int(self.offsets[index])
+        record = self._record(offset)
+        return record[_HEAD.size + 4 * _HEAD.unpack_from(record)[0] :], f"byte {offset} of '{self.path}'"
+
+
+class TarShards(FaceSet):
+    """WebDataset shards, indexed once so that any face can be read at any time."""
+
+    def __init__(self, path: str | os.PathLike, shards: Sequence[str], remap: bool = False) -> None:
+        """Index the shards.
+
+        Args:
+            path: where they lie.
+            shards: tar files, not compressed.
+            remap: number the labels anew where some have no face.
+
+        Raises:
+            ValueError: a damaged or truncated shard, a face without label or the reverse, labels with gaps, or one identity only.
+        """
+        super().__init__(path)
+        self.shards = list(shards)
+        places, labels = [], []
+        for number, shard in enumerate(self.shards):
+            pictures, classes = _index_tar(shard)
+            odd = sorted(pictures.keys() ^ classes.keys())
+            if odd:
+                raise ValueError(
+                    f"Expected a picture and a .cls for each key in '{shard}', got one of them for '{odd[0]}'. Write it again."
+                )
+            places += [(number, *pictures[key]) for key in pictures]
+            labels += [classes[key] for key in pictures]
+        self.places = np.array(places, np.int64).reshape(-1, 3)  # (N, 3): shard, offset, length
+        self._files: dict[int, Any] = {}
+        self._number(np.array(labels, np.float64), remap)
+        self._check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """Read a face's member."""
+        shard, offset, length = map(int, self.places[index])
+        if shard not in self._files:
+            self._files[shard] = _Mapped(self.shards[shard])
+        return self._files[shard].data[offset : offset + length], f"byte {offset} of '{self.shards[shard]}'"
+
+
+class _Mapped:
+    """A file in memory as far as it is read; safe to share among forked processes, as there is no file position."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "rb") as file:
+            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """Find the pictures (offset and length) and the labels in a shard, by key."""
+    pictures: dict[str, tuple[int, int]] = {}
+    classes: dict[str, int] = {}
+    end, size = 0, os.path.getsize(shard)
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                end = member.offset_data + -(-member.size // 512) * 512
+                folder, _, name = member.name.rpartition("/")
+                key, _, ending = name.partition(".")
+                key = f"{folder}/{key}"
+                if not member.isfile():
+                    continue
+                if f".{ending.lower()}" in PICTURES:
+                    pictures[key] = member.offset_data, member.size
+                elif ending.lower() == "cls":
+                    classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(
+            f"Expected a whole .tar shard, got '{shard}', which is damaged or compressed ({error}). Get it again."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a whole number in each .cls of '{shard}', got something else ({error}). Write the shard again."
+        ) from error
+    if size < end + _TAR_END:
+        raise ValueError(
+            f"Expected a whole .tar shard, got '{shard}', which breaks off after {size} bytes. Get it again."
+        )
+    return pictures, classes
+
+
+def open_faces(path: str | os.PathLike, remap: bool = False) -> FaceSet:
+    """Open faces in any of the three layouts.
+
+    Args:
+        path: folder with train.rec and train.idx, class folders, or .tar shards; or one .rec or .tar file.
+        remap: number integer labels anew where some have no face; class folders have none.
+
+    Returns:
+        The faces.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: nothing that is known, damaged files, labels with gaps, or one identity only.
+    """
+    if not os.fspath(path):
+        raise ValueError("Expected --data with a folder of faces, got none.")
+    place = Path(path)
+    if not place.exists():
+        raise FileNotFoundError(f"Expected faces at '{path}', got no such folder. Check the path.")
+    if place.is_file() and place.suffix not in (".rec", ".tar"):
+        raise ValueError(f"Expected a folder of faces, a .rec or a .tar, got '{path}'. Name the folder.")
+    record = place if place.suffix == ".rec" else place / "train.rec"
+    if record.is_file():
+        return RecordFile(record, remap)
+    shards = [str(place)] if place.is_file() else sorted(str(file) for file in place.glob("*.tar"))
+    return TarShards(place, shards, remap) if shards else ClassFolders(place)
+
+
+class FaceDataset(Dataset):
+    """The endless stream of training samples, by number: what a number gives does not depend on what ran before."""
+
+    def __init__(self, faces: FaceSet, size: int, seed: int = 0, flip: bool = True) -> None:
+        """Take the faces.
+
+        Args:
+            faces: to draw from, each once an epoch.
+            size: side, px.
+            seed: of order and flips.
+            flip: mirror half of them.
+        """
+        self.faces, self.size, self.seed, self.flip = faces, size, seed, flip
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def index(self, number: int) -> tuple[int, bool]:
+        """Tell which face has a number, and whether it is mirrored."""
+        epoch, place = divmod(number, len(self.faces))
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, _ORDER, epoch))
+            self._order = epoch, torch.randperm(len(self.faces), generator=generator).numpy()
+        index = int(self._order[1][place])
+        return index, self.flip and bool(derive_seed(self.seed, _FLIP, epoch, index) & 1)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Make the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
+        index, mirrored = self.index(number)
+        face = self.faces.load(index, self.size)
+        if mirrored:
+            face = face[:, ::-1].copy()
+        return {
+            "face": torch.from_numpy(face),
+            "label": torch.tensor(self.faces.labels[index]),
+            "index": torch.tensor(index),
+        }

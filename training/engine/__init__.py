@@ -1,0 +1,1 @@
+"""What every training shares: the loop, the run folder, processes and optimization."""

@@ -1,0 +1,1 @@
+"""Training of the mapping network (Sec. 3.3 and 3.4)."""

@@ -1,0 +1,58 @@
+"""The samples that the mapper is trained on, by number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..config import MapperTrainingConfig
+from ..data.cache import LatentCache
+from ..engine.seeds import derive_seed
+
+_PERMUTATION, _SAMPLE = range(2)  # what a seed is for; 2 is dropout
+
+
+class MapperDataset(Dataset):
+    """The endless stream of training samples, by number."""
+
+    def __init__(self, cache: LatentCache, config: MapperTrainingConfig, timesteps: int) -> None:
+        """Take the cache.
+
+        Args:
+            cache: of `f2d-train prepare`.
+            config: for seed, flip and drop rate.
+            timesteps: T.
+        """
+        self.cache, self.config, self.timesteps = cache, config, timesteps
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Make the sample with a number: a photo of the epoch's order, and all its random draws.
+
+        Returns:
+            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (), and with expressions `v_exp` (E)
+            and `keep` ().
+        """
+        epoch, place = divmod(number, len(self.cache))
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, _PERMUTATION, epoch))
+            self._order = epoch, torch.randperm(len(self.cache), generator=generator).tolist()
+        index = self._order[1][place]
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, _SAMPLE, number))
+        flip, keep = (
+            torch.rand(2, generator=generator) < torch.tensor([0.5, 1 - self.config.expression_drop])
+        ).tolist()
+        item = self.cache.load(index, flip and self.config.flip)
+        mean, std = item["latent_mean"].float(), item["latent_std"].float()
+        sample = {
+            "latent": mean + std * torch.randn(mean.shape, generator=generator),
+            "noise": torch.randn(mean.shape, generator=generator),
+            "time": torch.randint(self.timesteps, (), generator=generator),
+            "v_id": item["v_id"].float(),
+            "mask": item["mask"].float()[None],
+            "index": torch.tensor(index),
+        }
+        if self.config.expression_guidance:
+            sample |= {"v_exp": item["v_exp"].float(), "keep": torch.tensor(keep)}
+        return sample

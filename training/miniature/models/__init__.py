@@ -1,0 +1,1 @@
+"""The miniature's own networks and how they are trained."""

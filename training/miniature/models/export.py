@@ -1,0 +1,70 @@
+"""Writes the miniature's Stable Diffusion as a folder in diffusers layout, which the pipeline and the trainers load like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .autoencoder import Autoencoder
+from .text_to_image import SCHEDULE, Diffusion
+
+
+def as_tiny(autoencoder: Autoencoder) -> Any:
+    """Fill the narrow autoencoder up with zeros to diffusers' AutoencoderTiny, which computes the same.
+
+    Args:
+        autoencoder: trained.
+
+    Returns:
+        The AutoencoderTiny.
+    """
+    from diffusers import AutoencoderTiny
+
+    tiny: Any = AutoencoderTiny()
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in tiny.state_dict().items()}
+    for name, tensor in autoencoder.state_dict().items():
+        half, layer, *rest = name.split(".")
+        place = int(layer) - (half == "decoder")  # diffusers does not count the limit before the decoder
+        tensors[".".join([half, "layers", str(place), *rest])][
+            tuple(slice(size) for size in tensor.shape)
+        ] = tensor
+    tiny.load_state_dict(tensors)
+    return tiny.eval()
+
+
+def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: Diffusion) -> Path:
+    """Write a StableDiffusionPipeline, float16; the networks given are rounded to it.
+
+    Args:
+        folder: anything in it is replaced.
+        autoencoder: trained.
+        diffusion: trained.
+
+    Returns:
+        The folder.
+    """
+    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    parts: Any = (
+        as_tiny(autoencoder), diffusion.text_encoder, diffusion.tokenizer, diffusion.unet,
+        EulerAncestralDiscreteScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}), None, None,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        torch.nn.Module.half(part)
+    pipeline.save_pretrained(folder)
+    config = folder / "vae" / "config.json"
+    settings = {
+        name: value for name, value in json.loads(config.read_text()).items() if name != "block_out_channels"
+    }
+    config.write_text(
+        json.dumps(settings, indent=2) + "\n"
+    )  # diffusers writes it, and warns when it reads it
+    return folder

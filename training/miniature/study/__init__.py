@@ -1,0 +1,1 @@
+"""Measurements on the miniature, and the page that reports them."""

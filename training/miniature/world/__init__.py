@@ -1,0 +1,1 @@
+"""The synthetic dataset: scenes, how they are rendered, and their vocabulary."""

@@ -1,0 +1,1 @@
+"""Training of the multi-scale identity encoder (Sec. 3.2)."""

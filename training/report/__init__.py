@@ -1,0 +1,1 @@
+"""Pages, plots, tables and statistics of an evaluation."""
