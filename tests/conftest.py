@@ -21,8 +21,10 @@ from support.server import (
 )
 
 COMFY_TESTS = Path(__file__).resolve().parent / "comfy"
+BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 CHECKOUTS = find_checkouts()
+LONGEST = ("test_mistakes.py", "test_miniature.py", "test_fuzz.py", "test_mapper.py", "test_demo.py")
 
 
 # --- Several processes (pytest -n auto) ---
@@ -36,12 +38,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps together, in order, all tests of one ComfyUI, since they share its server, and else those of one file."""
+    """Keeps the tests of one file, or of one ComfyUI, together in one worker, which then makes their fixtures once."""
     from xdist.scheduler import LoadScopeScheduling
 
-    config.option.loadscopereorder = (
-        False  # the servers' tests take longest, and come first; the short ones of units fill the end
-    )
+    config.option.loadscopereorder = False  # what takes longest comes first; short files fill the end
     versions = {checkout_version(path) for path in CHECKOUTS}
 
     class Scheduling(LoadScopeScheduling):
@@ -53,23 +53,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What the tests start shares the cores with the other workers: threads beyond them wait for each other."""
+    """Divides the cores among the workers: more threads than cores wait for each other."""
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-# --- ComfyUI, its frontend and model files ---
+# --- Tiers ---
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks everything in tests/comfy, or with a server, with `comfy`, and what uses Chromium with `browser`."""
+    """Marks each test that needs ComfyUI with `comfy`, or with `browser` if it needs Chromium too, and the benchmarks.
+
+    The files that take longest go to the front, for two workers to end together.
+    """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if COMFY_TESTS in item.path.parents or "comfy" in fixtures:
-            item.add_marker(pytest.mark.comfy)
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
+        elif COMFY_TESTS in item.path.parents or "comfy" in fixtures:
+            item.add_marker(pytest.mark.comfy)
+        if BENCHMARKS in item.path.parents:
+            item.add_marker(pytest.mark.benchmark)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+# --- ComfyUI, its frontend and model files ---
 
 
 @pytest.fixture(scope="session")
