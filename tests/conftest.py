@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: real ComfyUI servers, Chromium, small model files and the detector."""
+"""The tiers, and what several test folders share: ComfyUI servers, Chromium, model files and the detector."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import sd1
 from support.browser import Browser, Frontend, MissingBrowser
+from support.official import write_official
 from support.server import (
     HOW_TO_GET_COMFYUI,
     REPOSITORY,
@@ -19,6 +20,7 @@ from support.server import (
     checkout_version,
     find_checkouts,
 )
+from support.shared import make_once
 
 COMFY_TESTS = Path(__file__).resolve().parent / "comfy"
 BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
@@ -52,13 +54,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Divides the cores among the workers: more threads than cores wait for each other."""
+def divide_cores(config: pytest.Config) -> None:
+    """Gives each worker its share of the cores: more threads than cores wait for each other."""
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 # --- Tiers ---
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs all tests of a file that is named, in whatever tier; `-m` of addopts is for folders."""
+    divide_cores(config)
+    defaults = config.getini("addopts")
+    fast = defaults[defaults.index("-m") + 1]
+    if config.option.markexpr == fast and any(".py" in argument for argument in config.args):
+        config.option.markexpr = ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,7 +112,7 @@ def comfy(
     sd1_checkpoint: Path,
     sd1_controlnet: Path,
 ) -> Iterator[ComfyServer]:
-    """A running ComfyUI with the pack, the probe nodes and the small SD1 checkpoint and ControlNet; one for each checkout."""
+    """A running ComfyUI with the pack, the probe nodes, the small SD1 checkpoint and the ControlNet; one per checkout."""
     server = ComfyServer(request.param, tmp_path_factory.mktemp("comfyui"))
     server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
     server.place(sd1_controlnet, "models", "controlnet", sd1.CONTROLNET)
@@ -130,16 +141,28 @@ def frontend(comfy: ComfyServer, browser: Browser) -> Iterator[Frontend]:
         yield page
 
 
+# --- Files that all workers share ---
+
+
 @pytest.fixture(scope="session")
 def sd1_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random single-file SD1 checkpoint with a full-size CLIP-L."""
-    return sd1.write_checkpoint(tmp_path_factory.mktemp("sd1"))
+    return make_once(tmp_path_factory, "sd1", sd1.write_checkpoint) / sd1.CHECKPOINT
 
 
 @pytest.fixture(scope="session")
 def sd1_controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random ControlNet for `sd1_checkpoint`."""
-    return sd1.write_controlnet(tmp_path_factory.mktemp("sd1"))
+    return make_once(tmp_path_factory, "controlnet", sd1.write_controlnet) / sd1.CONTROLNET
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights in the official formats and sizes, and a portrait.
+
+    msid.pt, mapping.pt, epoch_20.pth, wide.pt (a mapper for Stable Diffusion 2), photo.png
+    """
+    return make_once(tmp_path_factory, "official", write_official)
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +171,6 @@ def detector_file() -> Path:
     path = Path(os.environ.get("F2D_TEST_DETECTOR", DETECTOR))
     if not path.is_file():
         pytest.skip(
-            f"No face detector at {path}: set F2D_TEST_DETECTOR to a face_detection_yunet_*.onnx file (OpenCV zoo, 230 KB)."
+            f"No face detector at {path}. Run `f2d download yunet --to FOLDER` (230 KB) and set F2D_TEST_DETECTOR."
         )
     return path

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from support import sd1
-from support.official import write_expression, write_mapper, write_msid
 from support.server import ComfyServer
+from support.shared import make_once
 
 MSID, MAPPER, EXPRESSION, DETECTOR = (
     "msid.pt",
@@ -39,22 +39,26 @@ class Files:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory, sd1_checkpoint: Path, sd1_controlnet: Path) -> Files:
+def files(
+    tmp_path_factory: pytest.TempPathFactory, official: Path, sd1_checkpoint: Path, sd1_controlnet: Path
+) -> Files:
     """The files under the names that users have."""
-    from skimage.data import astronaut
 
-    folder = tmp_path_factory.mktemp("faces")
-    Image.fromarray(astronaut()).save(folder / "example.png")
-    torch.save({"state_dict": load_file(sd1_checkpoint)}, folder / CHECKPOINT)
-    torch.save(load_file(sd1_controlnet), folder / CONTROLNET)
+    def write_pickles(folder: Path) -> None:
+        torch.save({"state_dict": load_file(sd1_checkpoint)}, folder / CHECKPOINT)
+        torch.save(load_file(sd1_controlnet), folder / CONTROLNET)
+
+    pickles = make_once(tmp_path_factory, "pickles", write_pickles)
+    photo = tmp_path_factory.mktemp("faces") / "example.png"
+    os.link(official / "photo.png", photo)
     return Files(
-        write_msid(folder / MSID, seed=1),
-        write_mapper(folder / MAPPER, seed=2),
-        write_expression(folder / EXPRESSION, seed=3),
-        write_mapper(folder / "wide.pt", seed=2, word_dim=1024),
-        folder / CHECKPOINT,
-        folder / CONTROLNET,
-        folder / "example.png",
+        official / MSID,
+        official / MAPPER,
+        official / EXPRESSION,
+        official / "wide.pt",
+        pickles / CHECKPOINT,
+        pickles / CONTROLNET,
+        photo,
     )
 
 

@@ -23,8 +23,6 @@ from support.server import REPOSITORY, ComfyServer, run_inside
 BUILT_IN = "miniature (built in)"  # in Load Face Encoder
 Prompt = dict[str, Any]
 
-pytestmark = pytest.mark.comfy
-
 
 @torch.no_grad()
 def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path: Path):

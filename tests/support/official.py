@@ -22,6 +22,18 @@ _RESNET50 = ((64, 3), (128, 4), (256, 6), (512, 3))  # bottleneck width and numb
 _WORD_NORM = 0.4  # of a row of CLIP ViT-L/14's token embedding
 
 
+def write_official(folder: Path) -> None:
+    """Writes all files at their official sizes, a mapper for Stable Diffusion 2 and a portrait."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    write_msid(folder / "msid.pt", seed=1)
+    write_mapper(folder / "mapping.pt", seed=2)
+    write_mapper(folder / "wide.pt", seed=2, word_dim=1024)
+    write_expression(folder / "epoch_20.pth", seed=3)
+    Image.fromarray(astronaut()).save(folder / "photo.png")
+
+
 def write_msid(
     path: Path,
     seed: int = 0,

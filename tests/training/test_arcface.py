@@ -90,6 +90,7 @@ def batches(classes: int, number: int = 3) -> list[tuple[torch.Tensor, torch.Ten
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "classes", "sample_rate"), [(2, CLASSES, 1.0), (2, CLASSES, 0.4), (3, 4, 1.0), (2, 2100, 0.1)]
 )
@@ -148,6 +149,7 @@ def test_classifier_refuses_what_makes_no_sense() -> None:
 # --- Batch normalization ---
 
 
+@pytest.mark.slow
 def test_batch_normalization_sees_the_batch_of_all_processes() -> None:
     draws = torch.Generator().manual_seed(2)
     batch, weights = torch.randn(6, 5, generator=draws) * 3 + 1, torch.randn(6, 5, generator=draws)

@@ -116,6 +116,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(place: Path, unbroken:
     assert json.loads((folder / "manifest.json").read_text())["missing"] == []
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(place: Path, unbroken: Path) -> None:
     (out, said), (_, silent) = run(evaluation.evaluate, settings(place, "two"))
     assert pictures(out) == pictures(unbroken)
@@ -124,6 +125,7 @@ def test_two_processes_give_what_one_gives(place: Path, unbroken: Path) -> None:
     assert json.loads(out.read_text())["machine"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_stops_the_other(place: Path) -> None:
     doomed = settings(place, "doomed", images_per_prompt=16)
     processes = Processes(evaluation.evaluate, doomed)

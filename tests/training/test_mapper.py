@@ -108,6 +108,7 @@ def test_the_null_expression_gets_gradient_from_dropped_rows_only(config):
         assert bool(mapper.null_exp.grad.abs().sum() > 0) is touched
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_faces_part(config):
     config = replace(
         config, steps=60, batch_size=6, expression_drop=0.0, dropout=0.0, save_every=60, log_every=60
@@ -326,6 +327,7 @@ def command(config: MapperTrainingConfig, processes: int = 1) -> list[str]:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(config, tmp_path):
     config = replace(config, dropout=0.0, lr=1e-4)
     alone = weights_of(config)
@@ -343,6 +345,7 @@ def wait_for(path: Path, process: subprocess.Popen, timeout: float = 90) -> None
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path):
     config = replace(config, steps=40, save_every=1000)
     endless = replace(config, steps=100_000, out=str(tmp_path / "run"))
@@ -360,6 +363,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path):
     assert_equal(weights_of(replace(endless, steps=saved["step"] + 2)), unbroken)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_one_interval(config, tmp_path):
     endless = replace(config, steps=100_000, save_every=2)
     process = subprocess.Popen(command(endless), stdout=subprocess.DEVNULL, env=ENVIRONMENT)
@@ -371,6 +375,7 @@ def test_kill_9_loses_at_most_one_interval(config, tmp_path):
     assert_equal(weights_of(replace(endless, steps=saved["step"] + 1)), unbroken)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(config, tmp_path):
     config = replace(config, out=str(tmp_path / "disk"), steps=1000, keep=100)
     done = run_on_small_disk(
@@ -388,6 +393,7 @@ def test_a_disk_that_is_really_full_keeps_the_last_checkpoint(config, tmp_path):
     assert_equal(weights_of(replace(config, steps=saved["step"] + 1)), unbroken)
 
 
+@pytest.mark.slow
 def test_killing_one_process_ends_the_run_with_an_error(config, tmp_path):
     endless = replace(config, steps=100_000)
     process = subprocess.Popen(

@@ -54,6 +54,7 @@ def weights(small, tmp_path_factory) -> Path:
     return small.ship(tmp_path_factory.mktemp("miniature") / "weights")
 
 
+@pytest.mark.slow
 def test_what_is_done_stays(small):
     before = {path: path.stat().st_mtime_ns for path in small.folder.glob("*.safetensors")}
     assert {path.stem for path in before} == {"autoencoder", "msid", "expression", "verifier", "attributes"}
@@ -61,6 +62,7 @@ def test_what_is_done_stays(small):
     assert before == {path: path.stat().st_mtime_ns for path in small.folder.glob("*.safetensors")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "run", "total"),
     [
@@ -85,6 +87,7 @@ def test_a_stopped_training_is_no_finished_one(
     assert json.loads((small.folder / run / "checkpoint.json").read_text(encoding="utf-8"))["step"] == total
 
 
+@pytest.mark.slow
 def test_a_folder_takes_no_other_settings(small):
     before = (small.folder / "config.json").read_text(encoding="utf-8")
     for change in ({"photos": 9}, {"mapper_steps": 3}, {"bf16": True}):
@@ -109,6 +112,7 @@ def test_a_folder_takes_no_other_settings(small):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_training_does_not_ask_how_it_was_compiled(small):
     assert Miniature(replace(small.config, compile=True), quiet).mapper("cgdr") == small.mapper("cgdr")
 
@@ -136,6 +140,7 @@ def test_the_judges_take_pictures_from_another_device():
     assert Attributes().to("meta")(torch.zeros(1, 3, 128, 128)).device.type == "meta"
 
 
+@pytest.mark.slow
 def test_what_is_packed_is_a_beginning(small, weights, tmp_path):
     other = Miniature(replace(small.config, out=str(tmp_path / "other")), quiet)
     other.unpack(weights)
@@ -147,6 +152,7 @@ def test_what_is_packed_is_a_beginning(small, weights, tmp_path):
     assert trained == {"mapper-cgdr-0"}, "everything else was packed"
 
 
+@pytest.mark.slow
 def test_what_is_packed_draws_a_person(weights):
     encoder, pipeline = shipped.load_encoder(weights), shipped.load_pipeline(weights)
     photos = {name: load_photo(path) for name, path in shipped.portraits(weights).items()}
@@ -169,11 +175,13 @@ def test_what_is_packed_draws_a_person(weights):
     assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 40 * 2**20
 
 
+@pytest.mark.slow
 def test_the_encoder_of_another_training_is_refused(small, weights, tmp_path):
     with pytest.raises(ValueError, match="Expected the MSID encoder that"):
         FaceEncoder.load(small.encoder("arcface-msf"), weights / "mapper.safetensors")
 
 
+@pytest.mark.slow
 def test_arcface_at_all_depths_has_one_norm(small):
     config = read(small.encoder("arcface-msf")).config
     assert (config["depths"], config["normed"]) == ([3, 6, 9, 12], [12])
@@ -185,6 +193,7 @@ def draw_little(monkeypatch) -> None:
     monkeypatch.setattr(measure, "_PLAIN_SEEDS", 1)
 
 
+@pytest.mark.slow
 def test_the_report_is_written_from_scores_that_stay(small, monkeypatch):
     draw_little(monkeypatch)
     monkeypatch.setattr(report, "date", SimpleNamespace(today=lambda: "the day of the test"))
@@ -220,6 +229,7 @@ def test_the_report_is_written_from_scores_that_stay(small, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in (small.folder / "scores").glob("*.json")}
 
 
+@pytest.mark.slow
 def test_scores_are_of_what_was_asked_for(small, monkeypatch):
     draw_little(monkeypatch)
     variant = measure.VARIANTS["masked"]
@@ -253,6 +263,7 @@ def report_seeds(monkeypatch, change: Callable[[Score], Score]) -> None:
     monkeypatch.setattr(report, "measure", measured)
 
 
+@pytest.mark.slow
 def test_the_report_shows_each_seed(small, monkeypatch):
     report_seeds(monkeypatch, lambda score: replace(score, text=1.0 - score.text))
     lines = write_report(small, seeds=(0, 1)).read_text(encoding="utf-8").splitlines()
@@ -264,12 +275,14 @@ def test_the_report_shows_each_seed(small, monkeypatch):
     assert first + second == pytest.approx(1.0, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_report_of_other_seeds_knows_what_a_person_gives(small, monkeypatch):
     report_seeds(monkeypatch, lambda score: score)
     text = write_report(small, seeds=(1,)).read_text(encoding="utf-8")
     assert re.search(r"within 0.05 of “a person” \| \w+ \| by -?\d", text)
 
 
+@pytest.mark.slow
 def test_what_is_shipped_reaches_its_targets():
     """A small part of the exam, with room for its few pictures; docs/miniature/shipped.md has the whole."""
     claims = exam.examine(measure.Tools.of_shipped(), people=3, prompts=(2, 12, 25, 38))

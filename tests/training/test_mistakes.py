@@ -26,6 +26,8 @@ from face2diffusion.training.mapper import train as mapper
 from face2diffusion.training.mapper.denoising import FrozenDiffusion
 from face2diffusion.training.miniature.world.photo_folders import write_photos
 
+pytestmark = pytest.mark.slow
+
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
 TRAINED, MEASURED = 96, 24  # photos, each of another person
 LOUDER = 16.0  # than the shipped network is, so that a moment is enough to hear v_exp

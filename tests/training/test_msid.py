@@ -217,6 +217,7 @@ def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
 # --- Several processes ---
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Path, tmp_path: Path) -> None:
     answers = processes.run(processes.train, settings(data, tmp_path / "run"))
     assert answers[0] == answers[1]
@@ -229,6 +230,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Pa
     assert torch.allclose(torch.cat([state["classifier"]["weight"] for state in states]), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(
     data: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +249,7 @@ def test_killing_one_process_ends_the_other_with_an_error_and_the_run_goes_on(
         train(data, run)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(
     data: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +263,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(
     assert difference(processes.run(processes.train, settings(data, run))[1], unbroken) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_other_with_an_error(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = processes.Processes(processes.train, settings(data, run), 3.0, 0.1)
@@ -274,6 +278,7 @@ def test_a_process_that_hangs_ends_the_other_with_an_error(data: Path, tmp_path:
         process.join()
 
 
+@pytest.mark.slow
 def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_path: Path) -> None:
     if not Path("/proc/self/task").exists():
         pytest.skip("needs /proc to find the processes that torchrun has started")

@@ -444,6 +444,7 @@ def command(config: PrepareConfig) -> list[str]:
     return [sys.executable, "-m", "face2diffusion.training.cli", "prepare", *options]
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, portrait, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
@@ -472,6 +473,7 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     assert contents(config.out) == unbroken
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What the unit tests share: a real portrait with its landmarks, and random networks in the official formats."""
+"""What the unit tests share: a real portrait with its landmarks, and encoders with random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
-from support.official import write_expression, write_mapper, write_msid
+from support.official import write_mapper, write_msid
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,16 +35,6 @@ def landmarks() -> np.ndarray:
     return np.array(
         [(200.12, 101.82), (247.13, 102.62), (220.37, 124.54), (198.61, 142.77), (239.67, 143.64)]
     )
-
-
-@pytest.fixture(scope="session")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with msid.pt, mapping.pt and epoch_20.pth at their full sizes, with random weights."""
-    folder = tmp_path_factory.mktemp("official")
-    write_msid(folder / "msid.pt", seed=1)
-    write_mapper(folder / "mapping.pt", seed=2)
-    write_expression(folder / "epoch_20.pth", seed=3)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command line: what it writes, and that bad input ends with status 2 and one clear line."""
 
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from skimage.data import astronaut
-from support.official import write_mapper
 from support.random_pipeline import random_pipeline
 
 LANDMARKS = "200.1,101.8 247.1,102.6 220.4,124.5 198.6,142.8 239.7,143.6"
@@ -20,12 +20,13 @@ POINTS = [tuple(float(number) for number in pair.split(",")) for pair in LANDMAR
 
 
 @pytest.fixture(scope="module")
-def files(official):
-    """The folder with the official files, and beside them a photo, a mapper for SD 2 and a small Stable Diffusion in diffusers layout."""
-    Image.fromarray(astronaut()).save(official / "photo.png")
-    write_mapper(official / "wide.pt", seed=2, word_dim=1024)
-    random_pipeline().diffusion.save_pretrained(official / "sd")
-    return official
+def files(official, tmp_path_factory):
+    """The folder `official` with a small Stable Diffusion in diffusers layout."""
+    folder = tmp_path_factory.mktemp("cli")
+    for path in official.iterdir():
+        os.link(path, folder / path.name)
+    random_pipeline().diffusion.save_pretrained(folder / "sd")
+    return folder
 
 
 @pytest.fixture

@@ -31,18 +31,21 @@ def scores(sheet) -> list[dict]:
         return json.loads(image.text["face2diffusion"])["scores"]
 
 
+@pytest.mark.slow
 def test_the_demo_draws_a_sheet(sheet):
     pixels = np.asarray(Image.open(sheet))
     assert pixels.std() > 10
     assert pixels.shape[1] > pixels.shape[0] > 900
 
 
+@pytest.mark.slow
 def test_the_people_are_recognized(scores):
     same = [score["identity"] for score in scores if "identity" in score]
     assert len(same) == 3 * 8
     assert np.mean(same) > 0.6
 
 
+@pytest.mark.slow
 def test_two_people_are_kept_apart_in_halves_and_mix_in_one_sentence(scores):
     apart, mixed = (
         [score[side] for score in scores if how in score["text asked"] for side in ("left", "right")]
@@ -53,6 +56,7 @@ def test_two_people_are_kept_apart_in_halves_and_mix_in_one_sentence(scores):
     assert np.mean(apart) > np.mean(mixed) + 0.1
 
 
+@pytest.mark.slow
 def test_the_prompts_are_followed(scores):
     assert np.mean([score["text"] for score in scores if "text" in score and "identity" in score]) > 0.9
     assert np.mean([score["text"] for score in scores if "identity" not in score and "text" in score]) > 0.9
