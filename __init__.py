@@ -1,4 +1,7 @@
-"""Face2Diffusion for ComfyUI: the folder that ComfyUI loads, and at once the Python package `face2diffusion`."""
+"""Face2Diffusion for ComfyUI.
+
+The folder that ComfyUI loads, and at once the Python package `face2diffusion`.
+"""
 
 WEB_DIRECTORY = "./web"
 

@@ -53,7 +53,9 @@ STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.
 LOAD_API = (
     "async ([prompt, name]) => { await app.refreshComboInNodes(); await app.loadApiJson(prompt, name); }"
 )
-REMOVE_OTHERS = "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))"
+REMOVE_OTHERS = """kept => app.graph.nodes
+    .filter(node => !kept.includes(Number(node.id)))
+    .forEach(node => app.graph.remove(node))"""
 SET_IN_COLUMNS = """columns => {
     const gap = 60, title = 40, small = {CLIPTextEncode: [260, 110], PreviewImage: [230, 270]};
     let x = 0, bottom = 0;
@@ -106,7 +108,10 @@ def bundled(name: str) -> dict:
 
 
 def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
-    """Draw the gallery's thumbnails; the landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown."""
+    """Draw the gallery's thumbnails.
+
+    The landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown.
+    """
     faces = {name: load_photo(path) for name, path in miniature.portraits().items()}
     info, ours = server.object_info(), astronaut()
 
@@ -153,7 +158,9 @@ def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
 
 
 def draw_strengths() -> Image.Image:
-    """Draw a person of the miniature over Inject S*'s strength and F2D Conditioning's subject_from, with the judges' scores."""
+    """Draw a person of the miniature over Inject S*'s strength and F2D Conditioning's subject_from, with the
+    judges' scores.
+    """
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
     verifier, attributes = miniature.load_evaluators()
     photo = load_photo(miniature.portraits()["ada"])

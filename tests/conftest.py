@@ -40,7 +40,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps the tests of one file, or of one ComfyUI, together in one worker, which then makes their fixtures once."""
+    """Keeps the tests of one file, or of one ComfyUI, in one worker, which then makes their fixtures once."""
     from xdist.scheduler import LoadScopeScheduling
 
     config.option.loadscopereorder = False  # what takes longest comes first; short files fill the end
@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test that needs ComfyUI with `comfy`, or with `browser` if it needs Chromium too, and the benchmarks.
+    """Marks tests in ComfyUI with `comfy`, those that also need Chromium with `browser`, and the benchmarks.
 
     The files that take longest go to the front, for two workers to end together.
     """
@@ -112,7 +112,10 @@ def comfy(
     sd1_checkpoint: Path,
     sd1_controlnet: Path,
 ) -> Iterator[ComfyServer]:
-    """A running ComfyUI with the pack, the probe nodes, the small SD1 checkpoint and the ControlNet; one per checkout."""
+    """A running ComfyUI with the pack, the probe nodes, the small SD1 checkpoint and the ControlNet.
+
+    One per checkout.
+    """
     server = ComfyServer(request.param, tmp_path_factory.mktemp("comfyui"))
     server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
     server.place(sd1_controlnet, "models", "controlnet", sd1.CONTROLNET)
@@ -171,6 +174,7 @@ def detector_file() -> Path:
     path = Path(os.environ.get("F2D_TEST_DETECTOR", DETECTOR))
     if not path.is_file():
         pytest.skip(
-            f"No face detector at {path}. Run `f2d download yunet --to FOLDER` (230 KB) and set F2D_TEST_DETECTOR."
+            f"No face detector at {path}. Run `f2d download yunet --to FOLDER` (230 KB) "
+            "and name the file in F2D_TEST_DETECTOR."
         )
     return path

@@ -1,4 +1,7 @@
-"""How far an exported embedding is from S*, by its place in the prompt; the results are kept in the help page of Export Embedding."""
+"""How far an exported embedding is from S*, by its place in the prompt.
+
+The results are kept in the help page of Export Embedding.
+"""
 
 import torch
 from face2diffusion.f2d import miniature
@@ -20,12 +23,16 @@ TOKENS = 20  # in each prompt, S* included
 
 
 def test_an_exported_embedding_is_exact_at_its_place_and_near_elsewhere(sd1_checkpoint):
-    """Random weights in CLIP ViT-L/14's shapes and spreads; relative error of the last hidden states over three people and prompts."""
+    """Random weights in CLIP ViT-L/14's shapes and spreads.
+
+    Relative error of the last hidden states over three people and prompts.
+    """
     clip = ReferenceCLIP(sd1_checkpoint)
     positions = clip.text.embeddings.position_embedding.weight.detach()
     generator = torch.Generator().manual_seed(0)
     print(
-        f"norms: position {positions.norm(dim=1).mean():.2f}, word {NORM}\nplace   all 77   at S*   all 77, not centerd"
+        f"norms: position {positions.norm(dim=1).mean():.2f}, word {NORM}\n"
+        "place   all 77   at S*   all 77, not centered"
     )
     for place in PLACES:
         errors = []
@@ -61,7 +68,10 @@ def _error(found, expected):
 
 
 def test_an_exported_embedding_on_the_trained_miniature():
-    """Trained weights, if small ones: the same errors, and what the judge of identity makes of pictures drawn with either."""
+    """Trained weights, if small ones.
+
+    The same errors, and what the judge of identity makes of pictures drawn with either.
+    """
     encoder, pipeline, (verifier, _) = (
         miniature.load_encoder(),
         miniature.load_pipeline(),

@@ -1,4 +1,7 @@
-"""How fast pictures are scored in batches against one at a time; the results are kept in docs/benchmarks.md."""
+"""How fast pictures are scored in batches against one at a time.
+
+The results are kept in docs/benchmarks.md.
+"""
 
 import resource
 import time
@@ -34,7 +37,8 @@ def tower(width: int, layers: int, heads: int, hidden: int = 4, **more: int) -> 
     }
 
 
-# On a GPU the paper's CLIP ViT-H/14 and SigLIP L/16 at 384 px; on a CPU base-size towers, so that the run ends.
+# On a GPU the paper's CLIP ViT-H/14 and SigLIP L/16 at 384 px; on a CPU base-size towers, so that the run
+# ends.
 CLIP = (
     {"vision": tower(1280, 32, 16, image_size=224, patch_size=14), "text": tower(1024, 24, 16)}
     if GPU
@@ -86,7 +90,9 @@ def requests(tmp_path_factory):
 
 
 def test_scoring_in_batches(judges, requests, detector_file):
-    """All six metrics; one at a time means that each picture brings its photo, its y_r and its two prompts, as a plain script would do."""
+    """All six metrics; one at a time means that each picture brings its photo, its y_r and its two prompts,
+    as a plain script would do.
+    """
     detector = YuNet(detector_file)
 
     def seconds(batches: list[list[Request]]) -> float:
@@ -106,6 +112,7 @@ def test_scoring_in_batches(judges, requests, detector_file):
     memory = f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU, " if GPU else ""
     memory += f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB in the process"
     print(
-        f"six metrics, {PICTURES} pictures: {batched:.2f} a second{unit}, one at a time {alone:.2f}, ratio {batched / alone:.2f}; peak {memory}"
+        f"six metrics, {PICTURES} pictures: {batched:.2f} per second{unit}, one at a time {alone:.2f}, "
+        f"ratio {batched / alone:.2f}; peak {memory}"
     )
     assert batched / alone > 1.5

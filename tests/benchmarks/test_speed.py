@@ -26,7 +26,10 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_encoding_aligned_faces_is_not_slower_than_the_official_way(files, batch):
-    """The authors' encoder is timm's ViT with attention written out, as timm had it then; pixels to features on both sides."""
+    """The authors' encoder is timm's ViT with attention written out, as timm had it then.
+
+    Pixels to features on both sides.
+    """
     encoder = FaceEncoder.load(*files)
     official = FaceEncoder.load(*files).msid
     for block in official.blocks:
@@ -35,7 +38,8 @@ def test_encoding_aligned_faces_is_not_slower_than_the_official_way(files, batch
     with torch.no_grad():
         pair = time_in_turn(lambda: encoder.encode(crops), lambda: official(to_signed(crops)))
     print(
-        f"encode, batch {batch}: {pair.first * 1e3:.1f} ms, the official way {pair.second * 1e3:.1f} ms, ratio {pair.ratio:.2f}"
+        f"encode, batch {batch}: {pair.first * 1e3:.1f} ms, the official way {pair.second * 1e3:.1f} ms, "
+        f"ratio {pair.ratio:.2f}"
     )
     assert pair.ratio < 1.1
 
@@ -46,7 +50,8 @@ def test_encoding_on_a_gpu_takes_under_2_ms(files):
     crops = [encoder.find(astronaut(), landmarks=LANDMARKS).crop]
     pair = time_in_turn(lambda: encoder.encode(crops), lambda: encoder.encode(crops * 8), rounds=50)
     print(
-        f"encode on {torch.cuda.get_device_name()}: batch 1 {pair.first * 1e3:.2f} ms, batch 8 {pair.second * 1e3:.2f} ms"
+        f"encode on {torch.cuda.get_device_name()}: batch 1 {pair.first * 1e3:.2f} ms, "
+        f"batch 8 {pair.second * 1e3:.2f} ms"
     )
     assert pair.first < 2e-3
 
@@ -59,7 +64,8 @@ def test_detection_and_alignment_of_12_megapixels(files, detector_file):
     bgr = np.ascontiguousarray(photo[..., ::-1])
     pair = time_in_turn(lambda: encoder.find(photo), lambda: whole.detect(bgr), rounds=5)
     print(
-        f"12 megapixels: find {pair.first * 1e3:.0f} ms, detection at full size {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
+        f"12 megapixels: find {pair.first * 1e3:.0f} ms, detection at full size {pair.second * 1e3:.0f} ms, "
+        f"ratio {pair.ratio:.2f}"
     )
     assert isinstance(encoder.detector, YuNet)
     assert pair.ratio < 0.5
@@ -74,7 +80,8 @@ def test_the_cost_in_comfyui(checkout):
         pytest.skip(HOW_TO_GET_COMFYUI)
     result = run_inside(checkout, "cost")
     print(
-        f"ComfyUI {checkout_version(checkout)}: loading the pack {result['load_seconds']:.3f} s; CLIPTextEncode {result['without'] * 1e3:.1f} ms, "
+        f"ComfyUI {checkout_version(checkout)}: loading the pack {result['load_seconds']:.3f} s; "
+        f"CLIPTextEncode {result['without'] * 1e3:.1f} ms, "
         f"with Inject S* {result['with'] * 1e3:.1f} ms, ratio {result['ratio']:.3f}"
     )
     assert result["imported"] == [], "timm and OpenCV are imported when they are first used"

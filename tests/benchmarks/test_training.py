@@ -1,4 +1,7 @@
-"""What the cache saves in a training step, and how near a step is to its floor; the results are kept in docs/benchmarks.md."""
+"""What the cache saves in a training step, and how near a step is to its floor.
+
+The results are kept in docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ SIDE = 24  # of the latents
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base model with a U-Net of some weight (12 million parameters), a cache, and the networks that fill it."""
+    """A base model with a U-Net of some weight (12 million parameters), a cache, and the networks that fill
+    it.
+    """
     folder = tmp_path_factory.mktemp("training")
     diffusion = random_pipeline().diffusion
     unet = UNet2DConditionModel(
@@ -113,7 +118,8 @@ def test_the_cache_saves_half_of_a_step(config, folder):
     plain, *_ = make_step(config, encoded_batches(config, folder))
     pair = time_in_turn(plain, cached, rounds=5)
     print(
-        f"training step, batch {BATCH}: plain {pair.first * 1e3:.0f} ms, from the cache {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
+        f"training step, batch {BATCH}: plain {pair.first * 1e3:.0f} ms, "
+        f"from the cache {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
     )
     assert pair.ratio > 2
 
@@ -131,7 +137,8 @@ def test_a_step_is_near_its_floor(config):
 
     pair = time_in_turn(step, floor, rounds=15)
     print(
-        f"training step {pair.first * 1e3:.0f} ms, its floor {pair.second * 1e3:.0f} ms, ratio {pair.ratio:.2f}"
+        f"training step {pair.first * 1e3:.0f} ms, its floor {pair.second * 1e3:.0f} ms, "
+        f"ratio {pair.ratio:.2f}"
     )
     assert pair.ratio < 1.15
 
@@ -167,7 +174,8 @@ def test_recordio_is_read_faster_than_it_is_decoded(tmp_path):
         rounds=5,
     )
     print(
-        f"RecordIO, {len(jpeg)} bytes each: {len(faces) / pair.first:.0f} records/s read, {len(faces) / pair.second:.0f} decoded"
+        f"RecordIO, {len(jpeg)} bytes each: {len(faces) / pair.first:.0f} records/s read, "
+        f"{len(faces) / pair.second:.0f} decoded"
     )
     assert pair.ratio < 0.5
 
@@ -212,20 +220,27 @@ def test_the_cache_saves_memory(folder):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     peaks = []
     for plain in (True, False):
-        code = f"import sys; sys.path[:0] = {paths}; import test_training; test_training.print_peak({str(folder)!r}, {plain})"
+        code = (
+            f"import sys; sys.path[:0] = {paths}; import test_training; "
+            f"test_training.print_peak({str(folder)!r}, {plain})"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
         )
         peaks.append(int(done.stdout.split()[-1]))
     print(
-        f"peak memory of training: plain {peaks[0]} MiB, from the cache {peaks[1]} MiB, ratio {peaks[0] / peaks[1]:.2f}"
+        f"peak memory of training: plain {peaks[0]} MiB, from the cache {peaks[1]} MiB, "
+        f"ratio {peaks[0] / peaks[1]:.2f}"
     )
     assert peaks[1] < peaks[0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_papers_run_on_a_gpu(tmp_path):
-    """Stable Diffusion 1.4's shapes with random weights, bf16, batch 32: what the paper's 100K steps would take."""
+    """Stable Diffusion 1.4's shapes with random weights, bf16, batch 32.
+
+    What the paper's 100K steps would take.
+    """
     batch, steps = MapperTrainingConfig.batch_size, 20
     diffusion = random_pipeline().diffusion
     text = CLIPTextConfig(
@@ -265,8 +280,9 @@ def test_the_papers_run_on_a_gpu(tmp_path):
     torch.cuda.synchronize()
     seconds = (time.perf_counter() - start) / steps
     print(
-        f"mapper on {torch.cuda.get_device_name()}, SD 1.4 shapes, bf16, batch {batch}: {batch / seconds:.1f} images/s, "
-        f"{counter.get_total_flops() / seconds / 1e12:.0f} TFLOP/s, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, "
+        f"mapper on {torch.cuda.get_device_name()}, SD 1.4 shapes, bf16, batch {batch}: "
+        f"{batch / seconds:.1f} images/s, {counter.get_total_flops() / seconds / 1e12:.0f} TFLOP/s, "
+        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, "
         f"{config.steps * seconds / 3600:.1f} hours for {config.steps:,} steps"
     )
     assert seconds > 0

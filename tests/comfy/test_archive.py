@@ -1,4 +1,7 @@
-"""The pack as users install it: the archive's files, in an environment with nothing but ComfyUI's requirements and ours."""
+"""The pack as users install it.
+
+The archive's files, in an environment with nothing but ComfyUI's requirements and ours.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ CHECKOUTS = find_checkouts()
 
 @dataclass(frozen=True)
 class Fresh:
-    """A checkout whose environment holds ComfyUI's requirements and ours, and another environment with ComfyUI's alone."""
+    """A checkout whose environment holds ComfyUI's requirements and ours, and another environment with
+    ComfyUI's alone.
+    """
 
     checkout: Path
     bare: Path
@@ -50,7 +55,10 @@ class Fresh:
 def fresh(
     request: pytest.FixtureRequest, comfy_checkouts: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Fresh:
-    """Environments with the same files as after an installation, linked from the checkout's own: gigabytes need no download."""
+    """Environments with the same files as after an installation, linked from the checkout's own.
+
+    Gigabytes need no download.
+    """
     original: Path = request.param
     try:
         find_python(original)

@@ -1,4 +1,7 @@
-"""What a user does with mouse and keyboard in the real frontend: templates, running, saving, help, languages and the blueprint."""
+"""What a user does with mouse and keyboard in the real frontend.
+
+Templates, running, saving, help, languages and the blueprint.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,25 @@ SHOWN = (
 TYPES = "() => app.graph.nodes.map(node => node.type).sort()"
 SHRINK = """score => {
     const set = (type, values) => app.graph.nodes.filter(node => node.type === type).forEach(node =>
-        Object.entries(values).forEach(([name, value]) => { node.widgets.find(widget => widget.name === name).value = value; }));
+        Object.entries(values).forEach(([name, value]) => {
+            node.widgets.find(widget => widget.name === name).value = value;
+        }));
     set("EmptyLatentImage", {width: 128, height: 128});
     set("KSampler", {steps: 2});
     for (const type of ["EncodeFaceIdentity", "F2DFaceLandmarks"])
-        set(type, {min_score: score});  // one for each workflow: what is served from the cache shows no pictures
+        set(type, {min_score: score});  // another for each workflow: cached nodes show no pictures
 }"""
-WITHOUT_PICTURE = "types => app.graph.nodes.filter(node => types.includes(node.type) && !node.imgs?.length).map(node => node.title)"
+WITHOUT_PICTURE = """types => app.graph.nodes
+    .filter(node => types.includes(node.type) && !node.imgs?.length)
+    .map(node => node.title)"""
+REMOVE_OTHERS = """kept => app.graph.nodes
+    .filter(node => !kept.includes(Number(node.id)))
+    .forEach(node => app.graph.remove(node))"""
+EMPTY_PLACE = """() => {
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [0, 3000];
+    app.canvas.setDirty(true, true);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +191,8 @@ def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
     kept = {node["id"] for node in workflow["nodes"] if node["type"] not in replaced}
     desk.load(workflow)
     page.evaluate(SHRINK, 0.4)
-    page.evaluate(
-        "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))",
-        list(kept),
-    )
-    page.evaluate(
-        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; app.canvas.setDirty(true, true); }"
-    )  # an empty place
+    page.evaluate(REMOVE_OTHERS, list(kept))
+    page.evaluate(EMPTY_PLACE)
     page.mouse.dblclick(640, 360)
     page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")
     page.keyboard.type("Face to Prompt")

@@ -1,4 +1,6 @@
-"""S* in a real ComfyUI's conditioning equals the authors' overwriting of embeddings, computed with transformers."""
+"""S* in a real ComfyUI's conditioning equals the authors' overwriting of embeddings, computed with
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -239,7 +241,10 @@ def test_an_embedding_in_the_same_prompt(
 def test_own_embeddings_change_nothing(
     pack: ComfyServer, graph: Prompt, files, clip: ReferenceCLIP, tmp_path: Path
 ) -> None:
-    """A mapper that always answers with the tokens' own embeddings, and stands before the position embedding: difference 0.0."""
+    """A mapper that always answers with the tokens' own embeddings, and stands before the position embedding.
+
+    Difference 0.0.
+    """
     from face2diffusion.f2d.checkpoint import read, save
     from face2diffusion.f2d.networks.mapping import MapperConfig
 

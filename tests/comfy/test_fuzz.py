@@ -1,4 +1,7 @@
-"""Random legal graphs of all nodes, posted to a real server: each ends in a result or in a clear error, and nothing is left behind."""
+"""Random legal graphs of all nodes, posted to a real server.
+
+Each ends in a result or in a clear error, and nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ POSES: list[Any] = [
     {},
     None,
 ]
-# Nodes of ComfyUI that give what ours take and take what ours give, with the values of their widgets; a tuple is drawn from.
+# Nodes of ComfyUI that give what ours take and take what ours give, with the values of their widgets; a tuple
+# is drawn from.
 HELPERS: dict[str, dict[str, Any]] = {
     "LoadImage": {"image": ("face.png", "small.png", "noise.png", "transparent.png")},
     "EmptyImage": {"width": (1, 64, 300), "height": (16, 64), "batch_size": (1, 2), "color": 8421504},
@@ -116,7 +120,8 @@ def bench(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     pack = copy_pack(tmp_path / "pack")
-    # With the results of the last graph in the cache; by default, newer versions fill the RAM with results before they drop any.
+    # With the results of the last graph in the cache; by default, newer versions fill the RAM with results
+    # before they drop any.
     server = ComfyServer(request.param, tmp_path / "comfyui", pack, "--cache-classic")
     weights = {
         "msid.pt": files.msid,
@@ -198,8 +203,8 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
 def memory_at_rest(server: ComfyServer) -> int:
     """Returns the bytes that the server holds when the results of the last graph are gone.
 
-    Freed memory that the C library keeps in its heap does not count: it comes to several hundred MiB, depends on how the heap is cut up,
-    and jumps by hundreds from one graph to the next, while what is in use stays the same.
+    Freed memory that the C library keeps in its heap does not count: it comes to several hundred MiB, depends
+    on how the heap is cut up, and jumps by hundreds from one graph to the next, while what is in use stays.
     """
     server.run({"1": {"class_type": "F2DProbeCollectGarbage", "inputs": {}}})
     return server.memory()

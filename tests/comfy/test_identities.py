@@ -70,7 +70,7 @@ def saved(pack: ComfyServer, *name: str) -> Path:
     return pack.base.joinpath(*PLACES, *name)
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------------------
+# --- Files ---
 
 
 def test_saved_and_loaded_identity_has_the_same_words_to_the_bit(pack: ComfyServer, graph: Prompt) -> None:
@@ -274,7 +274,7 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     )
 
 
-# --- Mixes -----------------------------------------------------------------------------------------------------------------------
+# --- Mixes ---
 
 
 def mixed(people: Prompt, **inputs: Any) -> Prompt:
@@ -344,7 +344,7 @@ def test_identities_of_two_encoders_are_not_mixed(pack: ComfyServer, people: Pro
     )
 
 
-# --- Several people, a picture each ----------------------------------------------------------------------------------------------
+# --- Several people, a picture each ---
 
 
 def drawn(
@@ -480,7 +480,7 @@ def test_prompts_of_different_lengths_are_not_batched(pack: ComfyServer, people:
     assert "Expected prompts of one length, got 77 and 154 tokens" in result.message
 
 
-# --- Export ----------------------------------------------------------------------------------------------------------------------
+# --- Export ---
 
 
 def conditioning(pack: ComfyServer, graph: Prompt, clip: tuple[str, int], text: Any) -> Tensor:

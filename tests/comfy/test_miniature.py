@@ -131,6 +131,7 @@ def test_each_region_has_its_person(installed: ComfyServer):
         own, other = found[name].mean(0)
         print(found[name].round(2).tolist())
         print(
-            f"{name}: cosine with the own person {own:.2f}, with the other one {other:.2f}, told apart {(found[name][:, 0] > found[name][:, 1]).mean():.0%}"
+            f"{name}: cosine with the own person {own:.2f}, with the other one {other:.2f}, "
+            f"told apart {(found[name][:, 0] > found[name][:, 1]).mean():.0%}"
         )
     assert (found["regions"][:, 0] > found["regions"][:, 1]).all(), found

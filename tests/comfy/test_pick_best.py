@@ -1,4 +1,7 @@
-"""F2D Pick Best in a real server: the order, CLIP's joint space against transformers, and what cannot be judged."""
+"""F2D Pick Best in a real server.
+
+The order, CLIP's joint space against transformers, and what cannot be judged.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ NAMES = ("nobody.png", "other.png", "example.png")  # the batch
 
 @pytest.fixture(scope="module")
 def vision() -> dict[str, Tensor]:
-    """CLIP ViT-L/14's vision encoder; only its ends and the first attention are random, the other layers add nothing."""
+    """CLIP ViT-L/14's vision encoder.
+
+    Only its ends and the first attention are random, the other layers add nothing.
+    """
     random = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
         "vision_model.embeddings.class_embedding": (WIDTH,),
@@ -196,7 +202,7 @@ def pooled(clip: ReferenceCLIP, text: str) -> Tensor:
 
 @torch.no_grad()
 def encode_image(vision: dict[str, Tensor], picture: np.ndarray) -> Tensor:
-    """transformers' vision encoder without the layers that add nothing, after the preprocessing written out."""
+    """Transformers' vision encoder without the layers that add nothing; the preprocessing is written out."""
     from torch.nn.functional import interpolate
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 

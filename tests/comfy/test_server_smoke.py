@@ -1,4 +1,7 @@
-"""The test bench itself, with core nodes only: server, small checkpoint, probes, conversion of workflows, and frontend."""
+"""The test bench itself, with core nodes only.
+
+Server, small checkpoint, probes, conversion of workflows, and frontend.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the registry's archive holds: the files under version control without those that .comfyignore names, as `comfy node pack` selects."""
+"""What the registry's archive holds.
+
+The files under version control without those that .comfyignore names, as `comfy node pack` selects.
+"""
 
 from __future__ import annotations
 

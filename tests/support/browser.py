@@ -1,4 +1,7 @@
-"""The real ComfyUI frontend in a headless Chromium: what a user sees on opening a workflow, and pictures of it."""
+"""The real ComfyUI frontend in a headless Chromium.
+
+What a user sees on opening a workflow, and pictures of it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOW_TO_GET_CHROMIUM = (
     "Install playwright (pip install playwright) and Chromium (or name it in F2D_TEST_CHROMIUM)."
 )
-QUIET = "--no-first-run --disable-gpu --disable-quic --disable-background-networking --disable-component-update --disable-sync"
+QUIET = (
+    "--no-first-run --disable-gpu --disable-quic --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 ARGUMENTS = ["--no-sandbox", *QUIET.split()]
 TIMEOUT_MS = 60_000
 
-# What a user who has seen the first-run dialogs has, an empty start and a bare canvas. The two about the mouse are defaults; frontend
-# 1.27 fails on starting where they are not stored.
+# What a user who has seen the first-run dialogs has, an empty start and a bare canvas. The two about the
+# mouse are defaults; frontend 1.27 fails on starting where they are not stored.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -32,7 +38,7 @@ SETTINGS = {
     "Comfy.Workflow.ShowMissingNodesWarning": False,
     "Comfy.Canvas.LeftMouseClickBehavior": "panning",
     "Comfy.Canvas.MouseWheelScroll": "zoom",
-    "Comfy.Pointer.DoubleClickTime": 2000,  # ms; on a loaded machine the two clicks come more than the usual 300 apart
+    "Comfy.Pointer.DoubleClickTime": 2000,  # ms; on a loaded machine two clicks are over 300 apart
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Graph.CanvasMenu": False,
     "Comfy.Minimap.Visible": False,
@@ -42,7 +48,8 @@ SETTINGS = {
 EXPECTED_404 = ("/user.css", "/api/userdata")  # asked for by every fresh installation
 EXPECTED_MESSAGES = (
     "Failed to load resource",  # comes as a response too
-    "Content Security Policy",  # frontend 1.49 asks model hosts for file sizes, which --disable-api-nodes forbids
+    # frontend 1.49 asks model hosts for file sizes, which --disable-api-nodes forbids
+    "Content Security Policy",
 )
 
 HIDE_ALL_BUT_GRAPH = """
@@ -66,7 +73,9 @@ LOAD = """async workflow => {
         for (const widget of node.widgets ?? []) {
             const values = choices(widget);
             if (widget.type === "combo" && Array.isArray(values) && !values.includes(widget.value))
-                unknown_values.push({node: String(node.id), type: node.type, widget: widget.name, value: widget.value});
+                unknown_values.push({
+                    node: String(node.id), type: node.type, widget: widget.name, value: widget.value,
+                });
         }
     return {
         missing_nodes: [...new Set(workflow.nodes.map(node => node.type).filter(type => !known(type)))],
@@ -80,9 +89,11 @@ HIDE = """rules => {
 }"""
 FIT = """async margin => {
     app.canvas.deselectAll?.();
-    const boxes = [...app.graph.nodes, ...(app.graph.groups ?? [])].map(item => item.boundingRect ?? item.getBounding());
+    const items = [...app.graph.nodes, ...(app.graph.groups ?? [])];
+    const boxes = items.map(item => item.boundingRect ?? item.getBounding());
     const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]));
-    const right = Math.max(...boxes.map(box => box[0] + box[2])), bottom = Math.max(...boxes.map(box => box[1] + box[3]));
+    const right = Math.max(...boxes.map(box => box[0] + box[2]));
+    const bottom = Math.max(...boxes.map(box => box[1] + box[3]));
     const wide = innerWidth - 2 * margin, high = innerHeight - 2 * margin;
     const scale = Math.min(wide / (right - left), high / (bottom - top), 1);
     app.canvas.resize(innerWidth, innerHeight);
@@ -101,8 +112,9 @@ class MissingBrowser(Exception):
 class OpenedWorkflow:
     """What the frontend makes of a workflow.
 
-    `unknown_values` are the combo widgets that it draws red, each {node, type, widget, value}; `errors` are console errors,
-    uncaught exceptions and refused requests while it was opened; `prompt` is the output of its own graphToPrompt.
+    `unknown_values` are the combo widgets that it draws red, each {node, type, widget, value}; `errors` are
+    console errors, uncaught exceptions and refused requests while it was opened; `prompt` is the output of
+    its own graphToPrompt.
     """
 
     missing_nodes: list[str]
@@ -171,7 +183,7 @@ class Frontend:
         return OpenedWorkflow(**found, errors=list(self.errors))
 
     def load_template(self, name: str, pack: str = "face2diffusion") -> OpenedWorkflow:
-        """Opens the workflow template <name> of a pack from the address where the template gallery finds it."""
+        """Opens the template <name> of a pack from the address where the template gallery finds it."""
         answer = self.page.request.get(f"{self.server.url}/api/workflow_templates/{pack}/{name}.json")
         if not answer.ok:
             raise FileNotFoundError(
@@ -190,7 +202,10 @@ class Frontend:
         return result
 
     def screenshot(self, path: Path, width: int = 1280, height: int = 720, margin: int = 20) -> Path:
-        """Draws the graph, fitted to width x height pixels, without menus, dialogs and messages; .png or .jpg by the name."""
+        """Draws the graph, fitted to width x height pixels, without menus, dialogs and messages.
+
+        .png or .jpg by the name.
+        """
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.evaluate(HIDE, HIDE_ALL_BUT_GRAPH)
         self.page.wait_for_timeout(300)  # the layout without menus

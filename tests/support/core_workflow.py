@@ -1,4 +1,6 @@
-"""A workflow of core nodes in the form the frontend saves (version 0.4), with everything that `support.graph` has to convert."""
+"""A workflow of core nodes in the form the frontend saves (version 0.4), with everything that `support.graph`
+has to convert.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ Workflow = dict[str, Any]
 
 
 def core_workflow(image: str) -> Workflow:
-    """Returns text to image through notes, a primitive, a reroute and a bypassed LoRA, and a muted branch that encodes `image`."""
+    """Returns text to image through notes, a primitive, a reroute and a bypassed LoRA, and a muted branch
+    that encodes `image`.
+    """
     nodes = [
         node(
             1,
@@ -82,7 +86,10 @@ def node(
     values: list[Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Returns a node; `inputs` are (name, type, link), and those of a basic type are linked widgets; `outputs` are (type, links)."""
+    """Returns a node; `inputs` are (name, type, link), and those of a basic type are linked widgets.
+
+    `outputs` are (type, links).
+    """
     return {
         "id": number,
         "type": kind,

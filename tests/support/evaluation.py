@@ -1,4 +1,4 @@
-"""A small evaluation: made-up faces, a Stable Diffusion of random weights, and a judge that needs no weights."""
+"""A small evaluation: made-up faces, a Stable Diffusion of random weights, an evaluator without weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, str]:
-    """A small msid.pt, a mapping.pt for it and a Stable Diffusion in diffusers layout, as options of an EvaluateConfig."""
+    """A small msid.pt, a mapping.pt for it and a Stable Diffusion in diffusers layout, as options of an
+    EvaluateConfig.
+    """
     from support.random_pipeline import random_pipeline
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Random legal graphs: nodes, widget values and links such as /object_info allows, always with something to show at the end."""
+"""Random legal graphs: nodes, widget values and links such as /object_info allows, always with something to
+show at the end.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Maker:
         helpers: dict[str, dict[str, Any]],
         base: Prompt,
     ) -> None:
-        """Takes /object_info of all the nodes, those to test, others with the widget values they keep, and what every graph begins with."""
+        """Takes /object_info of all the nodes, those to test, others with the widget values they keep, and
+        what every graph begins with.
+        """
         self.info = {kind: info for kind, info in object_info.items() if not _is_empty(info)}
         self.tested, self.helpers, self.base = (
             [kind for kind in sorted(tested) if kind in self.info],
@@ -147,7 +151,10 @@ class _Graph:
         ]
 
     def source(self, wanted: str) -> list[Any] | None:
-        """Returns a link to an output of a type: of a node that is there, or of a new one; None where no node has such an output."""
+        """Returns a link to an output of a type: of a node that is there, or of a new one.
+
+        None where no node has such an output.
+        """
         there = self.found(wanted)
         makers = [(kind, slot) for kind in self.usable() for slot in _outputs(self.maker.info[kind], wanted)]
         loaded = all(_is_loader(self.maker.info[kind]) for kind, _ in makers)
@@ -201,7 +208,10 @@ def _inputs(info: dict[str, Any]) -> Iterator[tuple[str, list[Any], bool]]:
 
 
 def _outputs(info: dict[str, Any], wanted: str) -> list[int]:
-    """Returns the outputs that fit an input of type `wanted`, which may name several types; a wildcard fits nothing in particular."""
+    """Returns the outputs that fit an input of type `wanted`, which may name several types.
+
+    A wildcard fits nothing in particular.
+    """
     return (
         [slot for slot, kind in enumerate(info["output"]) if set(kind.split(",")) & set(wanted.split(","))]
         if isinstance(wanted, str)

@@ -1,4 +1,7 @@
-"""Small graphs for the pictures of the help pages: they run in the miniature, and show the nodes around the one that is explained."""
+"""Small graphs for the pictures of the help pages.
+
+They run in the miniature, and show the nodes around the one that is explained.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ class HelpGraph:
     columns: tuple[tuple[str, ...], ...]
 
     def numbered(self) -> Prompt:
-        """Returns the graph with numbers for names: the frontend takes names too, and then mislays what they show."""
+        """Returns the graph with numbers for names.
+
+        The frontend takes names too, and then mislays what they show.
+        """
         numbers = {name: str(number) for number, name in enumerate(self.prompt, 1)}
 
         def link(value: Any) -> Any:

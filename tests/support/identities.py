@@ -14,7 +14,10 @@ MAGIC = struct.pack("<I", 0xCED7230A)
 
 
 def draw(identity: int, photo: int, size: int = 16) -> np.ndarray:
-    """One photo of a person, (size, size, 3) uint8: a coarse pattern of theirs in changing light, with noise."""
+    """One photo of a person, (size, size, 3) uint8.
+
+    A coarse pattern of theirs in changing light, with noise.
+    """
     pattern = np.random.default_rng(1000 + identity).uniform(-1, 1, (4, 4, 3)).astype(np.float32)
     chance = np.random.default_rng([identity, photo])
     light = chance.uniform(0.5, 1.2) * cv2.resize(pattern, (size, size)) + chance.normal(0, 0.3, (1, 1, 3))
@@ -60,7 +63,8 @@ def write_records(
     Args:
         folder: is made.
         faces: encoded picture and label of each.
-        about: with record 0 that tells which keys are pictures, and the records about identities after the pictures.
+        about: with record 0 that tells which keys are pictures, and the records about identities after the
+            pictures.
         listed: labels in an array after the head, instead of in it.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Random weight files in the official layouts: the authors' `msid.pt` and `mapping.pt`, Deep3DFaceRecon's `epoch_20.pth`.
+"""Random weight files in the official layouts: the authors' two files and Deep3DFaceRecon's `epoch_20.pth`.
 
-Names and shapes are written out here without the package's own classes, as a second statement of the formats. The values are random
-but not degenerate: attention is far from uniform, every normalization has its own statistics, and S* has the norm of CLIP's words.
-The same seed gives the same file.
+Names and shapes are written out here without the package's own classes, as a second statement of the formats.
+The values are random but not degenerate: attention is far from uniform, every normalization has its own
+statistics, and S* has the norm of CLIP's words. The same seed gives the same file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def write_msid(
     depth: int = 12,
     layers: Sequence[int] = MSID_LAYERS,
 ) -> Path:
-    """Writes the identity encoder (178 tensors at the official sizes, a plain state dict) to `path` and returns it."""
+    """Writes the identity encoder (178 tensors at the official sizes, a plain state dict) to `path` and
+    returns it.
+    """
     draw = _Draw(seed)
     state: State = {
         "cls_token": draw.normal(1, 1, width, std=0.1),
@@ -74,7 +76,9 @@ def write_mapper(
     id_dim: int = 1536,
     hidden_dim: int = 1536,
 ) -> Path:
-    """Writes the mapping network (13 tensors, 12 without expression guidance: `exp_dim=0`) to `path` and returns it."""
+    """Writes the mapping network (13 tensors, 12 without expression guidance: `exp_dim=0`) to `path` and
+    returns it.
+    """
     draw = _Draw(seed)
     state: State = {"null_exp": draw.normal(exp_dim, std=0.5)} if exp_dim else {}
     for mlp in ("i2t_first.", "i2t_last."):
@@ -91,7 +95,9 @@ def write_mapper(
 
 
 def write_expression(path: Path, seed: int = 0) -> Path:
-    """Writes Deep3DFaceRecon's checkpoint (332 tensors under `net_recon`, beside optimizer and scheduler) to `path` and returns it."""
+    """Writes Deep3DFaceRecon's checkpoint (332 tensors under `net_recon`, beside optimizer and scheduler) to
+    `path` and returns it.
+    """
     draw = _Draw(seed)
     state: State = draw.convolution("backbone.conv1", 64, 3, 7) | draw.batch_norm("backbone.bn1", 64)
     inputs = 64

@@ -1,6 +1,7 @@
 """Random face-parsing weights in the official layouts: BiSeNet's `79999_iter.pth` and a SegFormer folder.
 
-BiSeNet's names and shapes are written out here without the package's own classes, as a second statement of the format.
+BiSeNet's names and shapes are written out here without the package's own classes, as a second statement of
+the format.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Several training processes on this machine, as torchrun starts them, without the seconds that importing torch takes each."""
+"""Several training processes on this machine, as torchrun starts them, without the seconds that importing
+torch takes each.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ class Processes:
             self.processes.append(process)
 
     def wait(self, seconds: float = 90) -> list[Any]:
-        """What the jobs gave back, or the exception that one has raised; None of a process that was killed."""
+        """What the jobs gave back, or the exception that one has raised.
+
+        None of a process that was killed.
+        """
         end = time.monotonic() + seconds
         answers = []
         try:
@@ -91,7 +96,9 @@ def run(job: Callable, *arguments: Any, world: int = 2) -> list[Any]:
 
 
 def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Path:
-    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that is logged."""
+    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that
+    is logged.
+    """
     from face2diffusion.training.config import MSIDTrainingConfig
     from face2diffusion.training.msid import train as msid
 

@@ -12,7 +12,7 @@ from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 
 
 def random_pipeline(seed: int = 0) -> F2DPipeline:
-    """Build a small Stable Diffusion in SD 1.x layout with weights drawn from a seed: the chain runs, its pictures are noise.
+    """Build a small Stable Diffusion in SD 1.x layout with random weights; its images are noise.
 
     The text encoder is 768 wide; the tokenizer knows single letters only, under CLIP's own ids.
 
@@ -75,7 +75,10 @@ def random_pipeline(seed: int = 0) -> F2DPipeline:
 
 
 def _letter_tokenizer() -> tuple[Any, int, int]:
-    """Make a CLIP tokenizer without merges: one token a byte, numbered as in CLIP, where 's' at a word's end is 338."""
+    """Make a CLIP tokenizer without merges.
+
+    One token a byte, numbered as in CLIP, where 's' at a word's end is 338.
+    """
     from transformers import CLIPTokenizer
 
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

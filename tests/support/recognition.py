@@ -1,6 +1,7 @@
-"""Random weights of the judges in their published layouts, and their computations written out with torch.nn.functional.
+"""Random weights of the metric models in their published layouts, and their computations written out.
 
-Names, shapes and order of layers are stated here a second time, without the package's own classes. The same seed gives the same file.
+Names, shapes and order of layers are stated here a second time, with torch.nn.functional and without the
+package's own classes. The same seed gives the same file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def units(variant: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
-    """Draw each tensor by its name and rank, so that activations keep their size and every normalization has its own statistics."""
+    """Draw each tensor by its name and rank, so that activations keep their size and every normalization has
+    its own statistics.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, shape in shapes.items():
@@ -65,7 +68,7 @@ def batch_norm(state: State, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
     return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], weight, bias, eps=eps)
 
 
-# --- AdaFace -------------------------------------------------------------------------------------------------------------------------
+# --- AdaFace ---
 
 
 def adaface_shapes(variant: str) -> Shapes:
@@ -94,7 +97,10 @@ def adaface_shapes(variant: str) -> Shapes:
 
 
 def write_adaface(path: Path, variant: str = "IR-50", seed: int = 0) -> Path:
-    """Write a Lightning checkpoint: the network under `model.`, the training head, and plain data beside them."""
+    """Write a Lightning checkpoint.
+
+    The network under `model.`, the training head, and plain data beside them.
+    """
     state = {f"model.{key}": value for key, value in draw(adaface_shapes(variant), seed).items()}
     state |= {
         "head.kernel": torch.zeros(512, 10),
@@ -133,7 +139,7 @@ def adaface(state: State, x: Tensor, variant: str) -> Tensor:
     return x / x.norm(dim=1, keepdim=True)
 
 
-# --- SphereFace ------------------------------------------------------------------------------------------------------------------------
+# --- SphereFace ---
 
 
 def sphereface_shapes() -> Shapes:
@@ -175,13 +181,15 @@ def sphereface(state: State, x: Tensor) -> Tensor:
     return x.flatten(1) @ state["fc5.weight"].T + state["fc5.bias"]
 
 
-# --- FaceNet ---------------------------------------------------------------------------------------------------------------------------
+# --- FaceNet ---
 
 Conv = Callable[..., Tensor]  # name, x, width, kernel, stride, padding
 
 
 def facenet_graph(conv: Conv, x: Tensor) -> Tensor:
-    """InceptionResnetV1 up to its last 1792 feature maps, with `conv(name, x, width, kernel, stride, padding)` for each layer."""
+    """InceptionResnetV1 up to its last 1792 feature maps, with `conv(name, x, width, kernel, stride,
+    padding)` for each layer.
+    """
 
     def residual(name: str, x: Tensor, joined: Tensor, scale: float, relu: bool = True) -> Tensor:
         x = x + scale * conv(f"{name}.conv2d", joined, x.shape[1], 1, 1, 0)
@@ -256,7 +264,7 @@ def facenet(state: State, x: Tensor) -> Tensor:
     return F.normalize(batch_norm(state, "last_bn", x @ state["last_linear.weight"].T, 1e-3))
 
 
-# --- Text judges -----------------------------------------------------------------------------------------------------------------------
+# --- Text judges ---
 
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _VISION = {**_TOWER, "image_size": 48, "patch_size": 16}
@@ -265,7 +273,9 @@ _VISION = {**_TOWER, "image_size": 48, "patch_size": 16}
 def write_clip(
     folder: Path, seed: int = 0, vision: Mapping[str, int] = _VISION, text: Mapping[str, int] = _TOWER
 ) -> Path:
-    """Write a random CLIPModel, small unless told otherwise, with a tokenizer of single letters, as transformers lays it out."""
+    """Write a random CLIPModel, small unless told otherwise, with a tokenizer of single letters, as
+    transformers lays it out.
+    """
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     tokenizer_files = folder / "letters"

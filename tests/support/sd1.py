@@ -1,7 +1,8 @@
-"""A small random checkpoint and ControlNet in Stable Diffusion 1's file layout, which an unpatched ComfyUI loads.
+"""A small random checkpoint and ControlNet in SD 1's file layout, which an unpatched ComfyUI loads.
 
-ComfyUI reads a U-Net's depth and widths from the keys, so one level with one residual block is enough. It does not do that for
-the text encoder: CLIP-L keeps its full size. The autoencoder takes TAESD's small shape, which ComfyUI also recognizes.
+ComfyUI reads a U-Net's depth and widths from the keys, so one level with one residual block is enough. It
+does not do that for the text encoder: CLIP-L keeps its full size. The autoencoder takes TAESD's small shape,
+which ComfyUI also recognizes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def write_controlnet(folder: Path, seed: int = 1) -> Path:
-    """Writes a ControlNet for the U-Net of `write_checkpoint` (fp16, about 30 MB) to a folder and returns the file."""
+    """Writes a ControlNet for the U-Net of `write_checkpoint` (fp16, about 30 MB) to a folder and returns the
+    file.
+    """
     state = _random(_controlnet_shapes(), torch.Generator().manual_seed(seed))
     return _save(_prefixed("control_model.", state), folder / CONTROLNET)
 
@@ -91,8 +94,9 @@ def _random_clip(generator: torch.Generator) -> dict[str, Tensor]:
 def _predict_input_as_noise(unet: dict[str, Tensor]) -> None:
     """Lets the U-Net answer "the noise is the input", plus a little that depends on prompt and ControlNet.
 
-    A purely random U-Net leaves the sampler's start noise in the latent, some 100 times too large to see anything else. Here the
-    first group of channels carries (x, -x, 0) by the outermost skip connection to the last layer, where silu(x) - silu(-x) = x.
+    A purely random U-Net leaves the sampler's start noise in the latent, some 100 times too large to see
+    anything else. Here the first group of channels carries (x, -x, 0) by the outermost skip connection to the
+    last layer, where silu(x) - silu(-x) = x.
     """
     identity = torch.eye(4)
     entry = unet["input_blocks.0.0.weight"]
@@ -203,7 +207,10 @@ def _taesd_shapes() -> Shapes:
 def _taesd_stack(
     prefix: str, ends: dict[int, int], blocks: tuple[int, ...], resizes: tuple[int, ...], last: int
 ) -> Shapes:
-    """Shapes of one half of TAESD: three-convolution blocks, bias-free resizing layers and the two `ends` (index: input width)."""
+    """Shapes of one half of TAESD.
+
+    Three-convolution blocks, bias-free resizing layers and the two `ends` (index: input width).
+    """
     (first, inputs), (final, _) = ends.items()
     shapes = _conv(f"{prefix}{first}", inputs, 64) | _conv(f"{prefix}{final}", 64, last)
     for index in blocks:

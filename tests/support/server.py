@@ -50,7 +50,10 @@ def checkout_version(checkout: Path) -> str:
 
 
 def find_python(checkout: Path) -> Path:
-    """Returns the Python that runs a checkout: that of its own environment, COMFYUI_PYTHON, or the running one."""
+    """Returns the Python that runs a checkout.
+
+    That of its own environment, COMFYUI_PYTHON, or the running one.
+    """
     inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     own = [checkout / folder / inside for folder in (".venv", "venv")]
     named = os.environ.get("COMFYUI_PYTHON")
@@ -64,14 +67,16 @@ def find_python(checkout: Path) -> Path:
     ):
         return here
     raise MissingComfyUI(
-        f"No Python for {checkout}: expected {own[0]}, COMFYUI_PYTHON, or a running Python with {RUNTIME_MODULES}. "
-        f"Install the checkout's requirements.txt into one of them."
+        f"No Python can run {checkout}: there is no {own[0]}, and COMFYUI_PYTHON and the running Python "
+        f"lack {RUNTIME_MODULES}. Install the checkout's requirements.txt into one of them."
     )
 
 
 @dataclass(frozen=True)
 class NodeError:
-    """What ComfyUI says about a node that it refused before the run (kind as in node_errors) or that raised in it."""
+    """What ComfyUI says about a node that it refused before the run (kind as in node_errors) or that raised
+    in it.
+    """
 
     node: str
     kind: str
@@ -80,7 +85,10 @@ class NodeError:
 
 @dataclass
 class Result:
-    """The outcome of one prompt: status "success", "error" or "invalid", outputs as in /history, and output files by node."""
+    """The outcome of one prompt.
+
+    Status "success", "error" or "invalid", outputs as in /history, and output files by node.
+    """
 
     status: str
     seconds: float
@@ -108,7 +116,9 @@ class ComfyServer:
     """Starts on entering the context, and on leaving ends the process it started."""
 
     def __init__(self, checkout: Path, base: Path, pack: Path | None = REPOSITORY, *arguments: str) -> None:
-        """Takes a checkout, an empty or new folder for models, input, output and logs, the pack to link (None: none), and more options."""
+        """Takes a checkout, an empty or new folder for models, input, output and logs, the pack to link
+        (None: none), and more options.
+        """
         self.checkout = checkout
         self.version = checkout_version(checkout)
         self.base = base
@@ -196,7 +206,9 @@ class ComfyServer:
         ]
 
     def place(self, source: Path | bytes, *where: str) -> Path:
-        """Puts a file (as a link) or bytes at a path below the base folder, such as ("models", "checkpoints", "tiny.safetensors")."""
+        """Puts a file (as a link) or bytes at a path below the base folder, such as ("models", "checkpoints",
+        "tiny.safetensors").
+        """
         target = self.base.joinpath(*where)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -331,7 +343,10 @@ def _is_file(item: Any) -> bool:
 
 
 def _validation_errors(answer: dict[str, Any]) -> list[NodeError]:
-    """Reads the answer of POST /prompt: one error for each complaint about a node, or the general one where there is none."""
+    """Reads the answer of POST /prompt.
+
+    One error for each complaint about a node, or the general one where there is none.
+    """
     found = [
         NodeError(node, error["type"], f"{error['message']}: {error['details']}")
         for node, entry in answer.get("node_errors", {}).items()

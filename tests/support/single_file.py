@@ -1,4 +1,6 @@
-"""A small random Stable Diffusion 1 as a single file in the original layout, and as a folder in diffusers layout."""
+"""A small random Stable Diffusion 1 as a single file in the original layout, and as a folder in diffusers
+layout.
+"""
 
 from __future__ import annotations
 

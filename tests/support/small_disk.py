@@ -8,13 +8,25 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPT = 'mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99; copy="$3"; disk="$2"; shift 3; "$@"; code=$?; cp -r "$disk" "$copy"; exit $code'
+_SCRIPT = """
+mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99
+disk="$2"
+copy="$3"
+shift 3
+"$@"
+code=$?
+cp -r "$disk" "$copy"
+exit $code
+"""
 
 
 def run_on_small_disk(
     command: list[str], disk: Path, size: str, copy: Path, **options
 ) -> subprocess.CompletedProcess:
-    """Run a command with a tmpfs of `size` (as for mount, "2m") at `disk`; what it left there is copied to `copy`."""
+    """Run a command with a tmpfs of `size` (as for mount, "2m") at `disk`.
+
+    What it left there is copied to `copy`.
+    """
     if (
         shutil.which("unshare") is None
         or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode

@@ -1,4 +1,7 @@
-"""One thread for all training tests: runs that are compared bit for bit must add numbers up in the same order."""
+"""One thread for all training tests.
+
+Runs that are compared bit for bit must add numbers up in the same order.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_truncated_shards_are_named(folder):
     shard.write_bytes(content[:-1000])
     with pytest.raises(
         ValueError,
-        match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}: it breaks off",
+        match=rf"Expected {len(content):,} bytes in '.*shard-000000.tar', got {len(content) - 1000:,}",
     ):
         LatentCache(folder)
 
@@ -137,7 +137,7 @@ def test_changed_shards_are_named(folder):
     LatentCache(folder)
     with pytest.raises(
         ValueError,
-        match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}: it was changed. Delete shard-000000.tar",
+        match=r"Expected SHA-256 \w{8} of '.*shard-000000.tar', got \w{8}.* Delete shard-000000.tar",
     ):
         LatentCache(folder, verify=True)
     shard.write_bytes(bytes(len(content)))
@@ -185,7 +185,7 @@ def test_a_cache_is_not_gone_on_with_by_other_settings(folder):
     other = CacheInfo(**{**info.__dict__, "vae": "7" * 64, "image_size": 512})
     with pytest.raises(
         ValueError,
-        match=r"begun with \(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out",
+        match=r"\(image_size 64, not 512; vae 55555555, not 77777777\), got others. Use another --out",
     ):
         begin_cache(folder, other)
 

@@ -1,4 +1,7 @@
-"""The whole chain on small random models: draw, be killed, go on, score, report; one process or two; and other methods' pictures."""
+"""The whole chain on small random models: draw, be killed, go on, score, report.
+
+One process or two; and other methods' pictures.
+"""
 
 from __future__ import annotations
 

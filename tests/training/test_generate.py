@@ -171,7 +171,7 @@ def test_encoding_time_and_parameters_for_table_2(painter: ImageGenerator, setti
     assert 0 < found["encoding_seconds"] < 1
 
 
-# --- Faces -----------------------------------------------------------------------------------------------------------------------
+# --- Faces ---
 
 
 def write_video(path: Path, frames: int = 9) -> Path:

@@ -1,4 +1,7 @@
-"""The miniature's recipe, too small to learn anything: every stage runs, what is done stays, and what is packed works."""
+"""The miniature's recipe, too small to learn anything.
+
+Every stage runs, what is done stays, and what is packed works.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,7 @@ def test_a_folder_takes_no_other_settings(small):
         ((name, value),) = change.items()
         with pytest.raises(
             ValueError,
-            match=rf"Expected the settings of the run .*\({name} .*, not {value}\), got others. Use another --out",
+            match=rf"the settings of the run .*\({name} .*, not {value}\), got others. Use another --out",
         ):
             Miniature(replace(small.config, **change), quiet)
     assert (small.folder / "config.json").read_text(encoding="utf-8") == before
@@ -298,7 +301,10 @@ Made = Callable[[int], tuple[float, float]]  # a person's number to identity and
 
 
 def claims_of(rows: dict[str, Made]) -> dict[str, Claim]:
-    """Check the claims on scores of 20 people; rows that are left out, and "a person", are like a CGDR of 0.8 and 0.9."""
+    """Check the claims on scores of 20 people.
+
+    Rows that are left out, and "a person", are like a CGDR of 0.8 and 0.9.
+    """
 
     def scores_of(row: Made) -> averages.Scores:
         found = []

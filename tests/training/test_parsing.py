@@ -1,4 +1,6 @@
-"""Face parsing: both networks against independent computations, class names, and files that are something else."""
+"""Face parsing: both networks against independent computations, class names, and files that are something
+else.
+"""
 
 from __future__ import annotations
 

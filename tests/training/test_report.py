@@ -97,7 +97,9 @@ class Links(HTMLParser):
 
 
 def test_means_of_hand_made_scores(make: Make) -> None:
-    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the picture without a face; Bob: 0.5."""
+    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the picture without a
+    face; Bob: 0.5.
+    """
     markdown, _ = pages(make())
     cells = row(markdown, "F2D (measured)")
     assert [float(cell.split()[0]) for cell in cells[1:]] == pytest.approx(
@@ -142,7 +144,8 @@ def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(ma
         r"*Subject-driven (published, Table 1)*",
         "TextualInversion", "DreamBooth", "CustomDiffusion", "Perfusion", "E4T", "CelebBasis",
         r"*Subject-agnostic (published, Table 1)*",
-        "FastComposer", "ELITE", "ELITE (measured)", "DreamIdentity (the paper's own version)", "Face2Diffusion", "F2D (measured)",
+        "FastComposer", "ELITE", "ELITE (measured)", "DreamIdentity (the paper's own version)",
+        "Face2Diffusion", "F2D (measured)",
         r"*More recent methods (published, Table 6)*",
         "OFT", "DVAR",
         r"*Measured, not in the paper*",
@@ -356,7 +359,7 @@ def test_bad_orders_are_refused(make: Make, tmp_path: Path) -> None:
         report(ReportConfig(out="x"))
 
 
-# --- FID -------------------------------------------------------------------------------------------------------------------------
+# --- FID ---
 
 
 def test_fid_of_colors(tmp_path: Path) -> None:

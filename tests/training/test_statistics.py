@@ -12,7 +12,10 @@ from face2diffusion.training.report.statistics import bootstrap, bootstrap_mean,
 
 
 def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
-    """Pictures of one identity that are all alike carry no more than one: the error falls with identities, not with pictures."""
+    """Pictures of one identity that are all alike carry no more than one.
+
+    The error falls with identities, not with pictures.
+    """
     chance = np.random.default_rng(0)
     identities, pictures, spread = 400, 40, 0.1
     values = np.repeat(0.3 + spread * chance.standard_normal(identities), pictures)
@@ -24,7 +27,10 @@ def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """95 % of 300 experiments, less what the percentile method lacks for 40 identities; binomial 3 sigma is 3.8 %."""
+    """95 % of 300 experiments, less what the percentile method lacks for 40 identities.
+
+    Binomial 3 sigma is 3.8 %.
+    """
     chance, hits = np.random.default_rng(1), 0
     for _ in range(300):
         values = 0.2 + 0.05 * np.repeat(chance.standard_normal(40), 5) + 0.1 * chance.standard_normal(200)

@@ -1134,7 +1134,7 @@ def test_table_has_no_case_twice() -> None:
     assert len(names) == len(set(names)) >= 60
 
 
-# --- Faces that YuNet looks for --------------------------------------------------------------------------------------------------
+# --- Faces that YuNet looks for ---
 
 
 @pytest.mark.parametrize(
@@ -1202,12 +1202,12 @@ def test_faces_that_are_not_there(
 def test_missing_package_of_the_other_detector_is_named() -> None:
     with pytest.raises(
         ImportError,
-        match=r"Expected the package face_alignment.*got none\. Run `pip install face-alignment`, or use YuNet",
+        match=r"the package face_alignment.*got none\. Run `pip install face-alignment`, or use YuNet",
     ):
         load_detector("FAN")
 
 
-# --- Files in the wrong slot -----------------------------------------------------------------------------------------------------
+# --- Files in the wrong slot ---
 
 SLOTS: dict[str, tuple[str, Callable[[Path, Bench], Any]]] = {
     "msid": ("an MSID encoder", lambda path, b: load(b, msid=path)),
@@ -1306,7 +1306,7 @@ def test_textual_inversion_pickle_is_refused(bench: Bench) -> None:
         load(bench, msid=path)
 
 
-# --- Code in pickles -------------------------------------------------------------------------------------------------------------
+# --- Code in pickles ---
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -1329,7 +1329,7 @@ def test_the_trap_itself_works(tmp_path: Path) -> None:
         assert (tmp_path / "ran").exists()
 
 
-# --- Writing ---------------------------------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 @contextlib.contextmanager
@@ -1406,7 +1406,7 @@ def test_read_only_folder_is_named(bench: Bench) -> None:
         (read, "Expected a weight file, got .* cannot be read .Permission denied.. Check its permissions"),
         (
             YuNet,
-            "Expected the YuNet detector .*, got .* cannot be read .Permission denied.. Check its permissions",
+            "the YuNet detector .*, got .* cannot be read .Permission denied.. Check its permissions",
         ),
     ],
 )
@@ -1417,7 +1417,7 @@ def test_file_without_permission_is_named(bench: Bench, use: Callable[[Path], An
         use(path)
 
 
-# --- Odd but right ---------------------------------------------------------------------------------------------------------------
+# --- Odd but right ---
 
 
 def turned(bench: Bench) -> Path:

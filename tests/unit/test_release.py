@@ -1,4 +1,6 @@
-"""What is released: the archive's files, what their code may do, the GitHub workflows, and which changes of the nodes break graphs."""
+"""What is released: the archive's files, what their code may do, the GitHub workflows, and which changes of
+the nodes break graphs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def shipped() -> list[str]:
     return shipped_files()
 
 
-# --- The archive -----------------------------------------------------------------------------------------------------------------
+# --- The archive ---
 
 
 def test_the_archive_holds_what_users_need_and_nothing_else(shipped: list[str]) -> None:
@@ -109,7 +111,10 @@ def test_an_installed_package_has_the_miniature_too() -> None:
 
 
 def test_the_code_in_the_archive_runs_no_programs_and_sets_no_environment(shipped: list[str]) -> None:
-    """The registry flags whole versions for such findings; the nodes themselves are held to more in test_boundaries.py."""
+    """The registry flags whole versions for such findings.
+
+    The nodes themselves are held to more in test_boundaries.py.
+    """
     for name in (name for name in shipped if name.endswith(".py")):
         for node in ast.walk(ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))):
             where = f"{name}:{getattr(node, 'lineno', 0)}"
@@ -190,7 +195,7 @@ def plain(text: str) -> str:
     return re.sub(r"[`'\\]", "", text)
 
 
-# --- GitHub ----------------------------------------------------------------------------------------------------------------------
+# --- GitHub ---
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -293,7 +298,7 @@ def test_the_changelog_tells_of_this_version() -> None:
     assert version and f"## [{version[1]}]" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-# --- Changes of the nodes --------------------------------------------------------------------------------------------------------
+# --- Changes of the nodes ---
 
 NODE = {
     "inputs": {

@@ -1,4 +1,4 @@
-"""Lists what requirement files bring: each distribution of the running Python that they need, with its version and its entries in site-packages.
+"""Lists each distribution that requirement files need, with its version and its entries in site-packages.
 
 Runs as `PYTHON closure.py CHECKOUT PACK '["requirements.txt", ...]'`, without booting ComfyUI.
 """

@@ -1,4 +1,4 @@
-"""Loads the pack where extra_model_paths.yaml has named folders, and prints what the nodes list and where they would write.
+"""Loads the pack with folders as from extra_model_paths.yaml; prints what nodes list and where they write.
 
 Takes the folders for face2diffusion and face2diffusion_identities, each or None.
 """

@@ -1,6 +1,7 @@
 """Counts, with ComfyUI's own code, how many of two prompts each sampling step sees.
 
-Takes a list of (subject_from, ranges); prints for each scheduler and number of steps what is not exactly one, and one run in full.
+Takes a list of (subject_from, ranges); prints for each scheduler and number of steps what is not exactly one,
+and one run in full.
 """
 
 import json

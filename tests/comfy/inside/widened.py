@@ -1,4 +1,6 @@
-"""Loads the miniature's checkpoint as CheckpointLoaderSimple does, and compares it with what the narrow networks computed."""
+"""Loads the miniature's checkpoint as CheckpointLoaderSimple does, and compares it with what the narrow
+networks computed.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""ComfyUI nodes for tests only: they write what flows along a link to the output folder as .safetensors, let keypoints flow, and the like."""
+"""ComfyUI nodes for tests only.
+
+They write what flows along a link to the output folder as .safetensors, let keypoints flow, and the like.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ def _write(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 
 class SaveConditioning:
-    """Saves entry i's cond tensor as "i.cond", its tensor options as "i.<option>", the others as JSON in metadata["options"]."""
+    """Saves entry i's cond tensor as "i.cond", its tensor options as "i.<option>", the others as JSON in
+    metadata["options"].
+    """
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -64,7 +69,10 @@ class SaveTensors:
 
 
 class SaveTokens:
-    """Tokenizes `text` with a CLIP; saves ids (-1 where a vector stands), weights and the vectors, and a hash of CLIP's weights."""
+    """Tokenizes `text` with a CLIP.
+
+    Saves ids (-1 where a vector stands), weights and the vectors, and a hash of CLIP's weights.
+    """
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -110,7 +118,9 @@ class ReadPose:
 
 
 class CollectGarbage:
-    """Lets go of what nothing holds but itself, as ComfyUI does every ten seconds, and gives the system what the C library keeps for later."""
+    """Lets go of what nothing holds but itself, as ComfyUI does every ten seconds, and gives the system what
+    the C library keeps for later.
+    """
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
