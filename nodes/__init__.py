@@ -2,16 +2,16 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .batch import F2DBatchConditioning, F2DListIdentities
-from .export import F2DExportEmbedding
-from .expression import ExpressionReference
-from .files import register_folders
-from .identities import F2DLoadIdentity, F2DMixIdentities, F2DSaveIdentity
-from .identity import EncodeFaceIdentity
-from .landmarks import F2DFaceLandmarks
-from .loader import LoadFaceEncoder
+from .combine_identities import F2DBatchConditioning, F2DListIdentities
+from .conditioning import F2DConditioning, InjectSStar
+from .encode_identity import EncodeFaceIdentity
+from .export_embedding import F2DExportEmbedding
+from .expression_reference import ExpressionReference
+from .face_landmarks import F2DFaceLandmarks
+from .load_encoder import LoadFaceEncoder
+from .model_folders import register_folders
 from .pick_best import F2DPickBest
-from .prompt import F2DConditioning, InjectSStar
+from .save_load_identity import F2DLoadIdentity, F2DMixIdentities, F2DSaveIdentity
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFaceEncoder,

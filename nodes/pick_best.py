@@ -9,9 +9,9 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
-from .clip import SubjectTokenizer
-from .files import NONE, full_path, state, weight_files
+from .model_folders import NONE, full_path, state, weight_files
 from .sockets import CATEGORY, Identity, min_score_input, supported_fields
+from .subject_clip import SubjectTokenizer
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
 _BATCH = 8  # pictures a pass of CLIP Vision

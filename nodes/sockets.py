@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS
 
-Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.management.ManagedFaceEncoder
+Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.managed_encoder.ManagedFaceEncoder
 Identity = io.Custom("F2D_IDENTITY")  # f2d.identity.FaceIdentity
 Expression = io.Custom("F2D_EXPRESSION")  # f2d.identity.FaceExpression
 PoseKeypoint = io.Custom("POSE_KEYPOINT")  # a list of dictionaries, of the pose preprocessors

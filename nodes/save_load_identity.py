@@ -5,7 +5,7 @@ import os
 from comfy_api.latest import io, ui
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
-from .files import IDENTITIES, full_path, identity_files, listed_name, new_path, state
+from .model_folders import IDENTITIES, full_path, identity_files, listed_name, new_path, state
 from .sockets import CATEGORY, Encoder, Identity, supported_fields
 
 SLOTS = 6

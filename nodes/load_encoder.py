@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..f2d.miniature import FILES, WEIGHTS
-from .files import FAN, NONE, detector_files, full_path, state, weight_files
+from .model_folders import FAN, NONE, detector_files, full_path, state, weight_files
 from .sockets import CATEGORY, Encoder, supported_fields
 
 MINIATURE = "miniature (built in)"
@@ -62,7 +62,7 @@ class LoadFaceEncoder(io.ComfyNode):
     @classmethod
     def execute(cls, msid: str, mapper: str, expression: str, detector: str) -> io.NodeOutput:
         """Load the files."""
-        from .management import ManagedFaceEncoder
+        from .managed_encoder import ManagedFaceEncoder
 
         encoder = ManagedFaceEncoder.load(
             _path(msid, "msid"),

@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, delayed_ranges, replace_placeholders
-from .clip import SubjectTokenizer, inject_subject
 from .sockets import CATEGORY, Expression, Identity, supported_fields
+from .subject_clip import SubjectTokenizer, inject_subject
 
 
 class InjectSStar(io.ComfyNode):

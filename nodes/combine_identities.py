@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from .identities import SLOTS
+from .save_load_identity import SLOTS
 from .sockets import CATEGORY, Identity, supported_fields
 
 

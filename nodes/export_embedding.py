@@ -5,9 +5,9 @@ import os
 from comfy_api.latest import io, ui
 
 from ..f2d.prompt.embedding import PLACE
-from .clip import position_embedding
-from .files import EMBEDDINGS, listed_name, new_path
+from .model_folders import EMBEDDINGS, listed_name, new_path
 from .sockets import CATEGORY, Expression, Identity, supported_fields
+from .subject_clip import position_embedding
 
 
 class F2DExportEmbedding(io.ComfyNode):
