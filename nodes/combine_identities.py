@@ -1,47 +1,104 @@
-"""A list of people, and one batch in which each picture has its own."""
+"""Mix Identities and List Identities: several people to one, or to a list."""
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from .save_load_identity import SLOTS
-from .sockets import CATEGORY, Identity, supported_fields
+from ..f2d.identity import INTERPOLATIONS, Interpolation
+from .schema import IDENTITY, search_aliases
+from .sockets import Identity
+
+SLOTS = 6
 
 
-class F2DListIdentities(io.ComfyNode):
-    """Several identities to a list, for whose items ComfyUI runs all that follows in turn."""
+def _identity_inputs(required: int, tooltip: str) -> list[Any]:
+    return [
+        Identity.Input(f"identity_{number}", optional=number > required, tooltip=tooltip)
+        for number in range(1, SLOTS + 1)
+    ]
+
+
+class F2DMixIdentities(io.ComfyNode):
+    """Up to six F2D_IDENTITY to one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        sockets = [
-            Identity.Input(f"identity_{number}", optional=number > 1, tooltip="A person, or a list of them.")
+        weights = [
+            io.Float.Input(
+                f"weight_{number}",
+                default=1.0,
+                min=-2.0,
+                max=2.0,
+                step=0.05,
+                optional=number > 2,
+                tooltip="Weight of the identity with the same number, relative to the sum of all weights. "
+                "A negative weight ('linear' only) moves away from the person.",
+            )
             for number in range(1, SLOTS + 1)
         ]
         return io.Schema(
+            node_id="F2DMixIdentities",
+            display_name="Mix Identities",
+            category=IDENTITY,
+            description="Blends up to six people into one by weight. For more people, chain another Mix Identities.",
+            inputs=[
+                *_identity_inputs(
+                    required=2,
+                    tooltip="A person, from Encode Face Identity, Load Identity or another Mix Identities.",
+                ),
+                io.Combo.Input(
+                    "interpolation",
+                    options=list(INTERPOLATIONS),
+                    default=INTERPOLATIONS[0],
+                    tooltip="'spherical' keeps the mix as distinct as a real person. "
+                    "'linear' is the plain mean, which is weaker.",
+                ),
+                *weights,
+            ],
+            outputs=[
+                Identity.Output(
+                    "identity", display_name="identity", tooltip="Connect to Inject S* or Save Identity."
+                )
+            ],
+            **search_aliases("merge faces", "blend faces", "face morph", "interpolate"),
+        )
+
+    @classmethod
+    def execute(cls, interpolation: Interpolation, **slots) -> io.NodeOutput:
+        from ..f2d.identity import mix
+
+        used = [number for number in range(1, SLOTS + 1) if slots.get(f"identity_{number}") is not None]
+        names = [f"identity_{number}" for number in used]
+        weights = [slots.get(f"weight_{number}", 1.0) for number in used]
+        return io.NodeOutput(mix([slots[name] for name in names], weights, interpolation, names))
+
+
+class F2DListIdentities(io.ComfyNode):
+    """Up to six F2D_IDENTITY to a list, for each of which ComfyUI runs the nodes that follow."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
             node_id="F2DListIdentities",
             display_name="List Identities",
-            category=CATEGORY,
-            description="Puts several people into a list: what follows runs once for each. More than six are lists of lists.",
-            inputs=sockets,
+            category=IDENTITY,
+            description="Puts up to six people into a list; the nodes after it run once per person. "
+            "For more people, chain another List Identities.",
+            inputs=_identity_inputs(required=1, tooltip="A person, or a list of people."),
             outputs=[
                 Identity.Output(
                     "identities",
                     display_name="identities",
-                    tooltip="One person after the other, for Inject S*.",
+                    tooltip="One person at a time. Connect to Inject S*.",
                     is_output_list=True,
                 )
             ],
             is_input_list=True,
-            **supported_fields(
-                search_aliases=["face2diffusion", "f2d", "several faces", "batch of people", "identity list"]
-            ),
+            **search_aliases("several faces", "batch of people", "identity list"),
         )
 
     @classmethod
     def execute(cls, **people: list[Any]) -> io.NodeOutput:
-        """Put the people in the order of the sockets."""
         found = [
             person
             for number in range(1, SLOTS + 1)
@@ -49,79 +106,3 @@ class F2DListIdentities(io.ComfyNode):
             if person is not None
         ]
         return io.NodeOutput(found)
-
-
-class F2DBatchConditioning(io.ComfyNode):
-    """A list of conditionings to one whose pictures differ."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node."""
-        return io.Schema(
-            node_id="F2DBatchConditioning",
-            display_name="Batch Conditioning",
-            category=CATEGORY,
-            description="Makes a list of conditionings, one a person, into one conditioning for a batch of pictures, each with its own.",
-            inputs=[
-                io.Conditioning.Input(
-                    "conditioning", tooltip="Of the same kind of prompt for each person of a List Identities."
-                ),
-            ],
-            outputs=[
-                io.Conditioning.Output(
-                    "batched",
-                    display_name="conditioning",
-                    tooltip="For one KSampler: picture i has the i-th person.",
-                ),
-                io.Int.Output(
-                    "batch_size",
-                    display_name="batch size",
-                    tooltip="The number of people, for Empty Latent Image.",
-                ),
-            ],
-            is_input_list=True,
-            **supported_fields(
-                search_aliases=[
-                    "face2diffusion",
-                    "f2d",
-                    "conditioning batch",
-                    "list to batch",
-                    "one person per image",
-                ]
-            ),
-        )
-
-    @classmethod
-    def execute(cls, conditioning: list[list[Any]]) -> io.NodeOutput:
-        """Stack the conditionings, entry by entry."""
-        if len({len(entries) for entries in conditioning}) > 1:
-            raise ValueError(
-                "Expected conditionings of one kind, got some of several parts. Encode one prompt for all people."
-            )
-        batched = [stack(entries) for entries in zip(*conditioning, strict=True)]
-        return io.NodeOutput(batched, sum(len(entries[0][0]) for entries in conditioning))
-
-
-def stack(entries: tuple[Any, ...]) -> list[Any]:
-    """Make one entry of ComfyUI's conditioning from one of each person: (tensor of shape (B, N, D), options)."""
-    shapes = sorted({tuple(cond.shape[1:]) for cond, _ in entries})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"Expected prompts of one length, got {' and '.join(str(length) for length, *_ in shapes)} tokens. Use one prompt for all people."
-        )
-    options = dict(entries[0][1])
-    for key in {key for _, other in entries for key in other}:
-        values = [other.get(key) for _, other in entries]
-        if key == "pooled_output" and all(torch.is_tensor(value) for value in values):
-            options[key] = torch.cat(values)
-        elif not all(_same(values[0], value) for value in values):
-            raise ValueError(
-                f"Expected conditionings that differ in the person only, got several '{key}'. Put this node right behind the prompt."
-            )
-    return [torch.cat([cond for cond, _ in entries]), options]
-
-
-def _same(one: Any, other: Any) -> bool:
-    if torch.is_tensor(one) and torch.is_tensor(other):
-        return torch.equal(one, other)
-    return one is other or (not torch.is_tensor(one) and not torch.is_tensor(other) and bool(one == other))

@@ -1,82 +1,71 @@
-"""Export Embedding."""
+"""Export Embedding: an identity to a textual inversion embedding."""
 
 import os
 
 from comfy_api.latest import io, ui
 
 from ..f2d.prompt.embedding import PLACE
-from .model_folders import EMBEDDINGS, listed_name, new_path
-from .sockets import CATEGORY, Expression, Identity, supported_fields
+from .model_folders import EMBEDDINGS
+from .new_files import listed_name, new_path
+from .schema import CONDITIONING, identity_input, overwrite_input, search_aliases
+from .sockets import Expression
 from .subject_clip import position_embedding
 
 
 class F2DExportEmbedding(io.ComfyNode):
-    """Identity to textual inversion."""
+    """F2D_IDENTITY to a file in models/embeddings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="F2DExportEmbedding",
             display_name="Export Embedding",
-            category=CATEGORY,
-            description="Writes S* as a textual-inversion embedding for ComfyUI, A1111 and diffusers: no Face2Diffusion is needed to use it.",
+            category=CONDITIONING,
+            description="Saves S* as a textual inversion embedding, which ComfyUI, A1111 and diffusers use "
+            "without Face2Diffusion.",
             inputs=[
-                Identity.Input(
-                    "identity",
-                    tooltip="Who it is, from Encode Face Identity, Load Identity or Mix Identities.",
-                ),
+                identity_input(),
                 io.Clip.Input(
                     "clip",
-                    tooltip="The CLIP of the SD 1.x checkpoint that will use it: its position embedding is taken off.",
+                    tooltip="CLIP of the SD 1.x checkpoint that will use the embedding: "
+                    "its position embedding is subtracted.",
                 ),
                 io.String.Input(
                     "filename",
                     default="alice",
-                    tooltip="The name in prompts, as in 'embedding:alice'; goes into models/embeddings. Letters, digits, _ - . and subfolders.",
+                    tooltip="Name in prompts ('embedding:alice') and of the file in models/embeddings. "
+                    "Letters, digits, _ - . and subfolders.",
                 ),
                 io.Int.Input(
                     "place",
+                    display_name="position",
                     default=PLACE,
                     min=1,
                     max=74,
                     step=1,
-                    tooltip="Where in the prompt it is exact: the number of tokens before it, the start counting as one. 4: 'A photo of S*'.",
+                    tooltip="Token position at which the embedding is exact (the start token is 0). "
+                    "4 fits 'A photo of S*'.",
                 ),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="Off: where another embedding has the name already, a number is added to it. On: the old file is replaced.",
-                ),
+                overwrite_input(),
                 Expression.Input(
                     "expression",
                     optional=True,
-                    tooltip="From Expression Reference; it becomes part of the embedding.",
+                    tooltip="From Expression Reference; becomes part of the embedding.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "word", display_name="word", tooltip="What to write in prompts: 'embedding:alice'."
+                    "word", display_name="word", tooltip="The word to write in prompts: 'embedding:alice'."
                 )
             ],
             is_output_node=True,
-            **supported_fields(
-                search_aliases=[
-                    "face2diffusion",
-                    "f2d",
-                    "textual inversion",
-                    "save embedding",
-                    "ti export",
-                    "a1111",
-                ]
-            ),
+            **search_aliases("textual inversion", "save embedding", "ti export", "a1111"),
         )
 
     @classmethod
     def execute(
         cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None
     ) -> io.NodeOutput:
-        """Compute S* and write it."""
         from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding
 
         check_name(filename.strip())
