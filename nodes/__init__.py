@@ -1,7 +1,7 @@
 """The ComfyUI nodes: a thin skin over `f2d`.
 
-`execute` imports what is slow to import (OpenCV, timm, the networks) inside its body: ComfyUI imports this package when it
-starts, and only graphs that use a node pay for it.
+Functions of the nodes import OpenCV, timm and the networks inside their bodies: ComfyUI imports this package
+when it starts, and those imports take seconds that only graphs with such a node should pay for.
 """
 
 from comfy_api.latest import ComfyExtension, io

@@ -40,7 +40,8 @@ class F2DMixIdentities(io.ComfyNode):
             node_id="F2DMixIdentities",
             display_name="Mix Identities",
             category=IDENTITY,
-            description="Blends up to six people into one by weight. For more people, chain another Mix Identities.",
+            description="Blends up to six people into one by weight. "
+            "For more people, chain another Mix Identities.",
             inputs=[
                 *_identity_inputs(
                     required=2,

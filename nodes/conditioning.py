@@ -46,8 +46,9 @@ class F2DConditioning(io.ComfyNode):
                     min=0.0,
                     max=0.99,
                     step=0.01,
-                    tooltip="Fraction of the denoising before S* is used. 0: S* from the start. 0.2: delayed subject "
-                    "conditioning as in the paper (alpha = 0.8), for scenes that the face would distort.",
+                    tooltip="Fraction of the denoising before S* is used. 0: S* from the start. "
+                    "0.2: delayed subject conditioning as in the paper (alpha = 0.8), "
+                    "for scenes that the face would distort.",
                 ),
             ],
             outputs=[
@@ -118,18 +119,20 @@ class F2DBatchConditioning(io.ComfyNode):
     def execute(cls, conditioning: list[list[Any]]) -> io.NodeOutput:
         if len({len(entries) for entries in conditioning}) > 1:
             raise ValueError(
-                "Expected conditionings of one kind, got some of several parts. Encode one prompt for all people."
+                "Expected conditionings of one kind, got some of several parts. "
+                "Encode one prompt for all people."
             )
         batched = [stack(entries) for entries in zip(*conditioning, strict=True)]
         return io.NodeOutput(batched, sum(len(entries[0][0]) for entries in conditioning))
 
 
 def stack(entries: tuple[Any, ...]) -> list[Any]:
-    """Make one entry of ComfyUI's conditioning from one of each person: (tensor of shape (B, N, D), options)."""
+    """Combine entries of several people, (tensor of shape (B, N, D), options), into one entry."""
     shapes = sorted({tuple(cond.shape[1:]) for cond, _ in entries})
     if len(shapes) > 1:
+        lengths = " and ".join(str(length) for length, *_ in shapes)
         raise ValueError(
-            f"Expected prompts of one length, got {' and '.join(str(length) for length, *_ in shapes)} tokens. Use one prompt for all people."
+            f"Expected prompts of one length, got {lengths} tokens. Use one prompt for all people."
         )
     options = dict(entries[0][1])
     for key in {key for _, other in entries for key in other}:
@@ -138,7 +141,8 @@ def stack(entries: tuple[Any, ...]) -> list[Any]:
             options[key] = torch.cat(values)
         elif not all(_same(values[0], value) for value in values):
             raise ValueError(
-                f"Expected conditionings that differ in the person only, got several '{key}'. Put this node right behind the prompt."
+                f"Expected conditionings that differ in the person only, got several '{key}'. "
+                "Put this node right behind the prompt."
             )
     return [torch.cat([cond for cond, _ in entries]), options]
 

@@ -31,7 +31,8 @@ class ExpressionReference(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="0: no reference, the prompt controls the expression. 1: the expression of the photo.",
+                    tooltip="0: no reference, the prompt controls the expression. "
+                    "1: the expression of the photo.",
                 ),
                 alignment_input(optional=True),
             ],

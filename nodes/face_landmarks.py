@@ -24,8 +24,8 @@ class F2DFaceLandmarks(io.ComfyNode):
             node_id="F2DFaceLandmarks",
             display_name="Face Landmarks",
             category=IMAGE,
-            description="Draws the input image of the face-landmark ControlNet: a white dot on each landmark of "
-            "every face, on black.",
+            description="Draws the input image of the face-landmark ControlNet: "
+            "a white dot on each landmark of every face, on black.",
             inputs=[
                 io.Int.Input(
                     "resolution",
@@ -40,7 +40,8 @@ class F2DFaceLandmarks(io.ComfyNode):
                 PoseKeypoint.Input(
                     "pose_keypoint",
                     optional=True,
-                    tooltip="From a DWPose, OpenPose or SDPose node with face detection on. Alternative to image.",
+                    tooltip="From a DWPose, OpenPose or SDPose node with face detection on. "
+                    "Alternative to image.",
                 ),
                 io.Image.Input(
                     "image",
@@ -50,8 +51,9 @@ class F2DFaceLandmarks(io.ComfyNode):
                 Encoder.Input(
                     "encoder",
                     optional=True,
-                    tooltip="Face detector for image. FAN finds 68 landmarks; YuNet finds 5, to which a mean face is "
-                    "fitted. If unconnected, FAN is used (pip install face-alignment).",
+                    tooltip="Face detector for image. FAN finds 68 landmarks; YuNet finds 5, "
+                    "to which a mean face is fitted. If unconnected, FAN is used "
+                    "(pip install face-alignment).",
                 ),
             ],
             outputs=[
@@ -78,7 +80,8 @@ class F2DFaceLandmarks(io.ComfyNode):
 
         if (pose_keypoint is None) == (image is None):
             raise ValueError(
-                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. Connect one of them."
+                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. "
+                "Connect one of them."
             )
         if image is None:
             frames = read_pose(pose_keypoint)
@@ -86,7 +89,8 @@ class F2DFaceLandmarks(io.ComfyNode):
             detector = fan() if encoder is None else encoder.detector
             if detector is None:
                 raise ValueError(
-                    "Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder."
+                    "Expected an encoder with a detector, got one without. "
+                    "Choose a YuNet .onnx file in Load Face Encoder."
                 )
             photos, frames = from_comfy(image), []
             progress = comfy.utils.ProgressBar(len(photos))

@@ -17,8 +17,8 @@ class InjectSStar(io.ComfyNode):
             node_id="InjectSStar",
             display_name="Inject S*",
             category=CONDITIONING,
-            description="Registers S* in a CLIP: every prompt encoded with the output can use S* for this person. "
-            "For several people, chain one node per person.",
+            description="Registers S* in a CLIP: every prompt encoded with the output can use S* for this "
+            "person. For several people, chain one node per person.",
             inputs=[
                 io.Clip.Input(
                     "clip",
@@ -49,7 +49,8 @@ class InjectSStar(io.ComfyNode):
                 io.Clip.Output(
                     "subject_clip",
                     display_name="CLIP",
-                    tooltip="Connect to any prompt node: CLIP Text Encode, S* Conditioning, regional prompts.",
+                    tooltip="Connect to any prompt node: CLIP Text Encode, S* Conditioning, "
+                    "regional prompts.",
                 )
             ],
             **search_aliases("face in prompt", "personalization", "subject"),

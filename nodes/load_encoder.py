@@ -20,19 +20,20 @@ class LoadFaceEncoder(io.ComfyNode):
             node_id="LoadFaceEncoder",
             display_name="Load Face Encoder",
             category=LOADERS,
-            description="Loads the identity encoder, the mapper, an optional expression network and a face detector "
-            "from models/face2diffusion.",
+            description="Loads the identity encoder, the mapper, an optional expression network and a face "
+            "detector from models/face2diffusion.",
             inputs=[
                 io.Combo.Input(
                     "msid",
                     options=[*weight_files("msid"), *_built_in("msid")],
-                    tooltip="Multi-scale identity encoder: the authors' msid.pt, or a .safetensors file you trained.",
+                    tooltip="Multi-scale identity encoder: the authors' msid.pt, "
+                    "or a .safetensors file you trained.",
                 ),
                 io.Combo.Input(
                     "mapper",
                     options=[*weight_files("map"), *_built_in("mapper")],
-                    tooltip="Mapping network from identity to S*: the authors' mapping.pt, or a .safetensors file "
-                    "you trained.",
+                    tooltip="Mapping network from identity to S*: the authors' mapping.pt, "
+                    "or a .safetensors file you trained.",
                 ),
                 io.Combo.Input(
                     "expression",

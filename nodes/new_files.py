@@ -57,8 +57,10 @@ def _name_parts(name: str) -> list[str]:
             or len(part.encode()) > _LONGEST
         ):
             raise ValueError(
-                f"Expected a file name such as 'alice' or 'friends/alice', got {name!r}. Windows, macOS and Linux all have to be able to "
-                'store it, inside its folder: leave out .. and drives, spaces and dots at the ends, the signs < > : " | ? *, and names such as CON.'
+                f"Expected a file name such as 'alice' or 'friends/alice', got {name!r}. "
+                "Windows, macOS and Linux all have to be able to store it, inside its folder: "
+                "leave out .. and drives, "
+                'spaces and dots at the ends, the signs < > : " | ? *, and names such as CON.'
             )
     return parts
 

@@ -19,7 +19,8 @@ class F2DSaveIdentity(io.ComfyNode):
             node_id="F2DSaveIdentity",
             display_name="Save Identity",
             category=IDENTITY,
-            description="Saves an identity, without the photo, to models/face2diffusion/identities for Load Identity.",
+            description="Saves an identity, without the photo, to models/face2diffusion/identities "
+            "for Load Identity.",
             inputs=[
                 identity_input(),
                 io.String.Input(
@@ -65,7 +66,8 @@ class F2DLoadIdentity(io.ComfyNode):
                 io.Combo.Input(
                     "identity_file",
                     options=identity_files(),
-                    tooltip="A file in models/face2diffusion/identities or its subfolders. Press R to refresh the list.",
+                    tooltip="A file in models/face2diffusion/identities or its subfolders. "
+                    "Press R to refresh the list.",
                 ),
             ],
             outputs=[Identity.Output("identity", display_name="identity", tooltip="Connect to Inject S*.")],
