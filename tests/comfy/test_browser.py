@@ -1,4 +1,4 @@
-"""What a user does with mouse and keyboard in the real frontend: templates, running, saving, help, languages and the blueprint."""
+"""The real frontend by mouse and keyboard: templates, running, saving, help, languages, blueprint."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ SHOWN = (
 TYPES = "() => app.graph.nodes.map(node => node.type).sort()"
 SHRINK = """score => {
     const set = (type, values) => app.graph.nodes.filter(node => node.type === type).forEach(node =>
-        Object.entries(values).forEach(([name, value]) => { node.widgets.find(widget => widget.name === name).value = value; }));
+        Object.entries(values).forEach(([name, value]) => {
+            node.widgets.find(widget => widget.name === name).value = value;
+        }));
     set("EmptyLatentImage", {width: 128, height: 128});
     set("KSampler", {steps: 2});
     for (const type of ["EncodeFaceIdentity", "F2DFaceLandmarks"])
-        set(type, {min_score: score});  // one for each workflow: what is served from the cache shows no pictures
+        set(type, {min_score: score});  // one per workflow: cached nodes show no images
 }"""
-WITHOUT_PICTURE = "types => app.graph.nodes.filter(node => types.includes(node.type) && !node.imgs?.length).map(node => node.title)"
+WITHOUT_PICTURE = """types => app.graph.nodes
+    .filter(node => types.includes(node.type) && !node.imgs?.length)
+    .map(node => node.title)"""
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,8 @@ def test_english_names_come_from_the_nodes(desk: Frontend) -> None:
     schemas = read_schemas()
     found = desk.page.evaluate(
         """ids => Object.fromEntries(ids.map(id => {
-            const node = LiteGraph.createNode(id), label = slot => slot.label ?? slot.localized_name ?? slot.name;
+            const node = LiteGraph.createNode(id);
+            const label = slot => slot.label ?? slot.localized_name ?? slot.name;
             return [id, [node.title, node.outputs.map(label)]];
         }))""",
         list(schemas),
@@ -196,11 +201,13 @@ def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:
     desk.load(workflow)
     page.evaluate(SHRINK, 0.4)
     page.evaluate(
-        "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id))).forEach(node => app.graph.remove(node))",
+        "kept => app.graph.nodes.filter(node => !kept.includes(Number(node.id)))"
+        ".forEach(node => app.graph.remove(node))",
         list(kept),
     )
     page.evaluate(
-        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; app.canvas.setDirty(true, true); }"
+        "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 3000]; "
+        "app.canvas.setDirty(true, true); }"
     )  # an empty place
     page.mouse.dblclick(640, 360)
     page.wait_for_function("() => document.activeElement.tagName === 'INPUT'")

@@ -66,7 +66,7 @@ def test_it_runs_to_a_picture_and_the_second_time_from_the_cache(pack: ComfyServ
 
 
 def test_its_settings_are_the_authors(pack: ComfyServer, workflow: Path) -> None:
-    """Sec. 4.1: SD 1.4, Euler ancestral, 30 steps, CFG 7.0, 512 px; the facts behind "normal" are in the help page."""
+    """Sec. 4.1: SD 1.4, Euler ancestral, 30 steps, CFG 7.0, 512 px."""
     prompt = graph.to_api(json.loads(workflow.read_text()), pack.object_info())
     kinds = {node["class_type"]: node["inputs"] for node in prompt.values()}
     sampler, latent = kinds["KSampler"], kinds["EmptyLatentImage"]
