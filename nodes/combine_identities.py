@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
-from .schema import IDENTITY, search_aliases
+from .schema_parts import IDENTITY, search_aliases
 from .sockets import Identity
 
 SLOTS = 6

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, delayed_ranges, replace_placeholders
-from .schema import CONDITIONING, search_aliases
+from .schema_parts import CONDITIONING, search_aliases
 from .subject_clip import SubjectTokenizer
 
 

@@ -6,7 +6,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.options import ORDERS
-from .schema import IDENTITY, alignment_input, min_score_input, search_aliases
+from .schema_parts import IDENTITY, alignment_input, min_score_input, search_aliases
 from .sockets import Encoder, Identity
 
 

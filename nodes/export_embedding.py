@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..f2d.prompt.embedding import PLACE
 from .model_folders import EMBEDDINGS
 from .new_files import listed_name, new_path
-from .schema import CONDITIONING, identity_input, overwrite_input, search_aliases
+from .schema_parts import CONDITIONING, identity_input, overwrite_input, search_aliases
 from .sockets import Expression
 from .subject_clip import position_embedding
 

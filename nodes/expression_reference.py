@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS
-from .schema import CONDITIONING, alignment_input, search_aliases
+from .schema_parts import CONDITIONING, alignment_input, search_aliases
 from .sockets import Encoder, Expression
 
 

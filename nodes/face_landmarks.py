@@ -8,7 +8,7 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from .schema import IMAGE, min_score_input, search_aliases
+from .schema_parts import IMAGE, min_score_input, search_aliases
 from .sockets import Encoder, PoseKeypoint
 
 if TYPE_CHECKING:

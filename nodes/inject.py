@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER
-from .schema import CONDITIONING, identity_input, search_aliases
+from .schema_parts import CONDITIONING, identity_input, search_aliases
 from .sockets import Expression
 from .subject_clip import inject_subject
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..f2d.miniature import FILES, WEIGHTS
 from .model_folders import detector_files, full_path, state, weight_files
-from .schema import LOADERS, NONE, search_aliases
+from .schema_parts import LOADERS, NONE, search_aliases
 from .sockets import Encoder
 
 FAN = "FAN"

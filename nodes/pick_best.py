@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from .model_folders import full_path, state, weight_files
-from .schema import IMAGE, NONE, min_score_input, search_aliases
+from .schema_parts import IMAGE, NONE, min_score_input, search_aliases
 from .sockets import Identity
 from .subject_clip import SubjectTokenizer
 

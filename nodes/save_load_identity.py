@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from .model_folders import IDENTITIES, full_path, identity_files, state
 from .new_files import listed_name, new_path
-from .schema import IDENTITY, identity_input, overwrite_input, search_aliases
+from .schema_parts import IDENTITY, identity_input, overwrite_input, search_aliases
 from .sockets import Encoder, Identity
 
 

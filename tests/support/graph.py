@@ -146,7 +146,7 @@ class _Graph:
 
 
 def _bypass(node: dict[str, Any], output: int, kind: str) -> int | None:
-    """Returns the link that replaces a bypassed output: of the input beside it, else the first of its type."""
+    """Returns the link that replaces a bypassed output: its neighbor's, else the first of its type."""
     inputs = node.get("inputs", [])
     beside = [slot for slot in inputs[output : output + 1] if slot["type"] == kind]
     matching = [*beside, *(slot for slot in inputs if slot["type"] == kind)]

@@ -15,16 +15,15 @@ IMAGE = "face2diffusion/image"
 
 NONE = "none"  # in a list of files: nothing
 
-_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+_HAS_ALIASES = "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}  # not in 0.3.64
 
 
-def search_aliases(*words: str) -> dict[str, Any]:
-    """Return keyword arguments of `io.Schema` that let a search find the node, or none on ComfyUI 0.3.64."""
-    fields = {"search_aliases": ["face2diffusion", "f2d", *words]}
-    return {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Return the argument of `io.Schema` by which a search finds the node, if this ComfyUI has it."""
+    return {"search_aliases": ["face2diffusion", "f2d", *words]} if _HAS_ALIASES else {}
 
 
-def identity_input() -> io.Custom:
+def identity_input() -> Any:
     """Declare the input for one person."""
     return Identity.Input(
         "identity", tooltip="The person, from Encode Face Identity, Load Identity or Mix Identities."
