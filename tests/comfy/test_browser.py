@@ -144,13 +144,17 @@ def help_page(desk: Frontend, node: str) -> str:
 @pytest.mark.parametrize("language", ["ja", "zh"])
 def test_node_names_change_with_the_language(desk: Frontend, language: str) -> None:
     page = desk.page
-    names = json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    locale = REPOSITORY / "locales" / language
+    names = json.loads((locale / "nodeDefs.json").read_text(encoding="utf-8"))
+    categories = json.loads((locale / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
     try:
         switch_language(desk, language)
         titles = page.evaluate(
             "ids => Object.fromEntries(ids.map(id => [id, LiteGraph.createNode(id).title]))", list(names)
         )
         assert titles == {name: entry["display_name"] for name, entry in names.items()}
+        category = page.evaluate("() => LiteGraph.registered_node_types.EncodeFaceIdentity.category")
+        assert category == f"face2diffusion/{categories['identity']}"
         assert titles["InjectSStar"] in help_page(desk, "InjectSStar")
     finally:
         switch_language(desk, "en")

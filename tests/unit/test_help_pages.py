@@ -70,6 +70,14 @@ def test_a_translation_has_every_text_of_the_nodes_and_no_other(language: Langua
         assert paths(translated[node]) == paths(read_texts(schema, "en")), node
 
 
+@pytest.mark.parametrize("language", TRANSLATIONS, ids=lambda language: language.code)
+def test_the_categories_that_comfyui_does_not_have_are_translated(language: Language) -> None:
+    path = REPOSITORY / "locales" / language.code / "main.json"
+    categories = json.loads(path.read_text(encoding="utf-8"))["nodeCategories"]
+    used = {name for schema in SCHEMAS.values() for name in schema.category.split("/")}
+    assert set(categories) == used - {"face2diffusion", "loaders", "conditioning", "image"}
+
+
 def paths(texts: dict | str, prefix: str = "") -> set[str]:
     """The places of all texts that are not empty."""
     if isinstance(texts, str):
