@@ -1,17 +1,22 @@
-"""The ComfyUI nodes: a thin skin over `f2d`."""
+"""The ComfyUI nodes: a thin skin over `f2d`.
+
+Functions of the nodes import OpenCV, timm and the networks inside their bodies: ComfyUI imports this package
+when it starts, and those imports take seconds that only graphs with such a node should pay for.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 
-from .batch import F2DBatchConditioning, F2DListIdentities
-from .export import F2DExportEmbedding
-from .expression import ExpressionReference
-from .files import register_folders
-from .identities import F2DLoadIdentity, F2DMixIdentities, F2DSaveIdentity
-from .identity import EncodeFaceIdentity
-from .landmarks import F2DFaceLandmarks
-from .loader import LoadFaceEncoder
+from .combine_identities import F2DListIdentities, F2DMixIdentities
+from .conditioning import F2DBatchConditioning, F2DConditioning
+from .encode_identity import EncodeFaceIdentity
+from .export_embedding import F2DExportEmbedding
+from .expression_reference import ExpressionReference
+from .face_landmarks import F2DFaceLandmarks
+from .inject import InjectSStar
+from .load_encoder import LoadFaceEncoder
+from .model_folders import register_folders
 from .pick_best import F2DPickBest
-from .prompt import F2DConditioning, InjectSStar
+from .save_load_identity import F2DLoadIdentity, F2DSaveIdentity
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFaceEncoder,
@@ -31,7 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class Face2DiffusionExtension(ComfyExtension):
-    """What `comfy_entrypoint` gives to ComfyUI."""
+    """The extension that `comfy_entrypoint` returns to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Register the model folders and list the nodes."""

@@ -1,4 +1,4 @@
-"""F2D Pick Best."""
+"""Pick Best Images: the best of a batch by identity x text."""
 
 import functools
 
@@ -9,35 +9,36 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
-from .clip import SubjectTokenizer
-from .files import NONE, full_path, state, weight_files
-from .sockets import CATEGORY, Identity, min_score_input, supported_fields
+from .model_folders import full_path, state, weight_files
+from .schema_parts import IMAGE, NONE, min_score_input, search_aliases
+from .sockets import Identity
+from .subject_clip import SubjectTokenizer
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
 _BATCH = 8  # pictures a pass of CLIP Vision
 
 
 class F2DPickBest(io.ComfyNode):
-    """Pictures to the best of them."""
+    """IMAGE batch to its best images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="F2DPickBest",
-            display_name="F2D Pick Best",
-            category=CATEGORY,
-            description="Scores each picture of a batch by identity x text (the harmonic mean of the two, from 0 to 1) and keeps the best.",
+            display_name="Pick Best Images",
+            category=IMAGE,
+            description="Scores each image of a batch by identity x text (the harmonic mean of both, 0 to 1) "
+            "and keeps the best.",
             inputs=[
-                io.Image.Input("images", tooltip="The batch to choose from."),
+                io.Image.Input("images", tooltip="Batch of images to choose from."),
                 Identity.Input(
-                    "identity", tooltip="Who should be in the pictures; its encoder needs a detector."
+                    "identity", tooltip="The person the images should show. Its encoder needs a detector."
                 ),
                 io.String.Input(
                     "prompt",
                     default=f"A photo of {PLACEHOLDER} as a chef",
                     multiline=True,
-                    tooltip=f"What the pictures should show. S* counts as '{CLASS_WORDS}' here.",
+                    tooltip=f"What the images should show. S* is read as '{CLASS_WORDS}'.",
                 ),
                 io.Int.Input(
                     "keep",
@@ -45,56 +46,48 @@ class F2DPickBest(io.ComfyNode):
                     min=1,
                     max=4096,
                     step=1,
-                    tooltip="How many pictures to keep; all, where the batch has fewer.",
+                    tooltip="Number of images to keep; all, if the batch has fewer.",
                 ),
-                min_score_input("How sure YuNet must be of a face. A picture without a face has identity 0."),
+                min_score_input("An image without a face has the identity score 0."),
                 io.Combo.Input(
                     "recogniser",
+                    display_name="recognizer",
                     options=[NONE, *weight_files("adaface")],
                     default=NONE,
-                    tooltip="A second judge of identity: AdaFace, SphereFace or FaceNet from models/face2diffusion. Needs reference_photo.",
+                    tooltip="Second evaluator of identity: AdaFace, SphereFace or FaceNet from "
+                    "models/face2diffusion. Needs reference_photo.",
                 ),
                 io.Combo.Input(
                     "text_projection",
                     options=[NONE, *_projection_files()],
                     default=NONE,
-                    tooltip="A file with CLIP's text projection, which SD 1.x checkpoints leave out: clip_l.safetensors in models/text_encoders.",
+                    tooltip="File with CLIP's text projection, which SD 1.x checkpoints lack: "
+                    "clip_l.safetensors in models/text_encoders.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="CLIP ViT-L/14, to judge the text. Without it only identity counts.",
+                    tooltip="CLIP ViT-L/14, to score the text. If unconnected, only identity counts.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The CLIP of the checkpoint, or of Inject S*, to judge the text.",
+                    tooltip="CLIP of the checkpoint or of Inject S*, to score the text.",
                 ),
                 io.Image.Input(
-                    "reference_photo", optional=True, tooltip="The person's photo, for the recogniser."
+                    "reference_photo", optional=True, tooltip="A photo of the person, for the recognizer."
                 ),
             ],
             outputs=[
-                io.Image.Output("best", display_name="best", tooltip="The best pictures, the best first."),
-                io.String.Output(
-                    "scores", display_name="scores", tooltip="One line a picture, the best first."
-                ),
+                io.Image.Output("best", display_name="best", tooltip="The best images, best first."),
+                io.String.Output("scores", display_name="scores", tooltip="One line per image, best first."),
                 io.Image.Output(
                     "preview",
                     display_name="preview",
-                    tooltip="All pictures with their scores; those kept are green.",
+                    tooltip="All images with their scores; the ones kept are green.",
                 ),
             ],
-            **supported_fields(
-                search_aliases=[
-                    "face2diffusion",
-                    "f2d",
-                    "best of n",
-                    "rank images",
-                    "image score",
-                    "face similarity",
-                ]
-            ),
+            **search_aliases("best of n", "rank images", "image score", "face similarity"),
         )
 
     @classmethod

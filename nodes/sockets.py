@@ -1,38 +1,8 @@
 """The custom socket types and what flows through them."""
 
-import dataclasses
-from typing import Any
-
 from comfy_api.latest import io
 
-from ..f2d.options import ALIGNMENTS
-
-Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.management.ManagedFaceEncoder
+Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.managed_encoder.ManagedFaceEncoder
 Identity = io.Custom("F2D_IDENTITY")  # f2d.identity.FaceIdentity
 Expression = io.Custom("F2D_EXPRESSION")  # f2d.identity.FaceExpression
-PoseKeypoint = io.Custom("POSE_KEYPOINT")  # a list of dictionaries, of the pose preprocessors
-
-CATEGORY = "face2diffusion"
-
-_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
-
-
-def supported_fields(**fields: Any) -> dict[str, Any]:
-    """Keep the fields of `io.Schema` that this version of ComfyUI knows (0.3.64 has no search aliases)."""
-    return {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
-
-
-def min_score_input(tooltip: str) -> io.Float.Input:
-    """Describe the input for how sure YuNet must be of a face."""
-    return io.Float.Input("min_score", default=0.6, min=0.1, max=1.0, step=0.05, tooltip=tooltip)
-
-
-def alignment_input(**options: Any) -> io.Combo.Input:
-    """Describe the input for whether a photo is aligned already."""
-    tooltip = (
-        "'detect' finds the face in any photo. 'FFHQ' takes a square picture cropped the FFHQ way; "
-        "'112 px' takes a square crop that is aligned for ArcFace."
-    )
-    return io.Combo.Input(
-        "alignment", options=list(ALIGNMENTS), default=ALIGNMENTS[0], tooltip=tooltip, **options
-    )
+PoseKeypoint = io.Custom("POSE_KEYPOINT")  # list of dictionaries, from the pose preprocessors

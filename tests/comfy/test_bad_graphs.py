@@ -58,7 +58,7 @@ def file(content: bytes, slot: str, name: str) -> Callable[[ComfyServer, Prompt]
 
 
 def conditioning(**inputs: Any) -> Callable[[ComfyServer, Prompt], None]:
-    """F2D Conditioning in place of the prompt node."""
+    """S* Conditioning in place of the prompt node."""
 
     def change(pack: ComfyServer, graph: Prompt) -> None:
         values = {

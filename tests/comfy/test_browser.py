@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support import graph
 from support.browser import FIT, READY, Browser, Frontend
+from support.comfy_stub import read_schemas
 from support.server import REPOSITORY, ComfyServer, Result
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
@@ -134,7 +135,10 @@ def content(workflow: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_help_page_opens(desk: Frontend) -> None:
-    assert "means this person" in help_page(desk, "InjectSStar")
+    text = help_page(desk, "InjectSStar")
+    assert "means this person" in text
+    assert "The word for the person in prompts" in text, "a cell of the generated table"
+    assert "<!--" not in text
 
 
 def help_page(desk: Frontend, node: str) -> str:
@@ -151,16 +155,36 @@ def help_page(desk: Frontend, node: str) -> str:
 @pytest.mark.parametrize("language", ["ja", "zh"])
 def test_node_names_change_with_the_language(desk: Frontend, language: str) -> None:
     page = desk.page
-    names = json.loads((REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    locale = REPOSITORY / "locales" / language
+    names = json.loads((locale / "nodeDefs.json").read_text(encoding="utf-8"))
+    categories = json.loads((locale / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
     try:
         switch_language(desk, language)
         titles = page.evaluate(
             "ids => Object.fromEntries(ids.map(id => [id, LiteGraph.createNode(id).title]))", list(names)
         )
         assert titles == {name: entry["display_name"] for name, entry in names.items()}
+        category = page.evaluate("() => LiteGraph.registered_node_types.EncodeFaceIdentity.category")
+        assert category == f"face2diffusion/{categories['identity']}"
         assert titles["InjectSStar"] in help_page(desk, "InjectSStar")
     finally:
         switch_language(desk, "en")
+
+
+def test_english_names_come_from_the_nodes(desk: Frontend) -> None:
+    schemas = read_schemas()
+    found = desk.page.evaluate(
+        """ids => Object.fromEntries(ids.map(id => {
+            const node = LiteGraph.createNode(id);
+            const label = slot => slot.label ?? slot.localized_name ?? slot.name;
+            return [id, [node.title, node.outputs.map(label)]];
+        }))""",
+        list(schemas),
+    )
+    assert found == {
+        name: [schema.display_name, [socket.options["display_name"] for socket in schema.outputs]]
+        for name, schema in schemas.items()
+    }
 
 
 def switch_language(desk: Frontend, language: str) -> None:

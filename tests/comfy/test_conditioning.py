@@ -292,7 +292,7 @@ def _hash(file: Path) -> str:
 def f2d_conditioning(
     pack: ComfyServer, graph: Prompt, output: int = 0, **inputs: Any
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Run F2D Conditioning; returns the tensors and the options of each entry."""
+    """Run S* Conditioning; returns the tensors and the options of each entry."""
     values = {
         "clip": ["inject", 0],
         "prompt": "A photo of S*",

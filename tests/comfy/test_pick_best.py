@@ -1,7 +1,4 @@
-"""F2D Pick Best in a real server.
-
-The order, CLIP's joint space against transformers, and what cannot be judged.
-"""
+"""Pick Best Images in a real server: the order, CLIP's joint space against transformers, and what cannot be judged."""
 
 from __future__ import annotations
 

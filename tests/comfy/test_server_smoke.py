@@ -1,7 +1,4 @@
-"""The test bench itself, with core nodes only.
-
-Server, small checkpoint, probes, conversion of workflows, and frontend.
-"""
+"""The test setup itself, with core nodes only: server, checkpoint, probes, workflows, frontend."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A workflow of core nodes in the form the frontend saves (version 0.4), with everything that `support.graph`
-has to convert.
-"""
+"""A saved workflow (version 0.4) of core nodes with everything that `support.graph` converts."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ Workflow = dict[str, Any]
 
 
 def core_workflow(image: str) -> Workflow:
-    """Returns text to image through notes, a primitive, a reroute and a bypassed LoRA, and a muted branch
-    that encodes `image`.
-    """
+    """Returns text to image with notes, primitive, reroute, bypassed LoRA and a muted branch with `image`."""
     nodes = [
         node(
             1,
@@ -86,10 +82,7 @@ def node(
     values: list[Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Returns a node; `inputs` are (name, type, link), and those of a basic type are linked widgets.
-
-    `outputs` are (type, links).
-    """
+    """Returns a node; `inputs` are (name, type, link), `outputs` (type, links)."""
     return {
         "id": number,
         "type": kind,

@@ -20,9 +20,7 @@ DYNAMIC = re.compile(r"[{}]|//|/\*")  # what the frontend would choose at random
 
 
 def to_api(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
-    """Returns the prompt of a workflow, as the frontend's graphToPrompt does, with /object_info of all its
-    nodes.
-    """
+    """Returns the prompt of a workflow, as graphToPrompt does, given /object_info of its nodes."""
     graph = _Graph(workflow)
     active = [
         node
@@ -66,10 +64,7 @@ def _dangles(value: Any, prompt: Prompt) -> bool:
 
 
 def _widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-    """Gives the saved `widgets_values` their names.
-
-    Widgets that the file does not know yet get their defaults.
-    """
+    """Names the saved `widgets_values`; widgets newer than the file get their defaults."""
     saved = node.get("widgets_values") or []
     named = saved if isinstance(saved, dict) else dict(zip(_widget_slots(info), saved, strict=False))
     values = {}
@@ -84,10 +79,7 @@ def _widget_values(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]
 
 
 def _widgets(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yields (name, type, options) of the inputs that are widgets, in the order of `widgets_values`.
-
-    Required, then optional.
-    """
+    """Yields (name, type, options) of the widgets in the order of `widgets_values`: required first."""
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
             options = rest[0] if rest else {}
@@ -98,10 +90,7 @@ def _widgets(info: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def _widget_slots(info: dict[str, Any]) -> Iterator[str]:
-    """Yields a name for each entry of `widgets_values`.
-
-    Beside the inputs, seed controls and the upload button take one.
-    """
+    """Yields a name for each entry of `widgets_values`, including seed controls and upload buttons."""
     required = info["input"].get("required", {})
     has_upload = any(rest and any(rest[0].get(key) for key in UPLOADS) for _, *rest in required.values())
     last_required = next((name for name, *_ in reversed(list(_widgets(info))) if name in required), None)
@@ -141,9 +130,7 @@ class _Graph:
             raise NotImplementedError(f"Subgraphs are not converted: {', '.join(sorted(used))}.")
 
     def source(self, link: int | None) -> tuple[str, int] | _Constant | None:
-        """Follows a link through reroutes and bypassed nodes to (node id, output), a constant, or None at a
-        dead end.
-        """
+        """Follows a link through reroutes and bypassed nodes to (node id, output), a constant or None."""
         while link is not None:
             _, start, output, _, _, kind = self.links[link]
             node = self.nodes[start]
@@ -159,10 +146,7 @@ class _Graph:
 
 
 def _bypass(node: dict[str, Any], output: int, kind: str) -> int | None:
-    """Returns the link that stands in for an output of a bypassed node.
-
-    That of the input beside it, else of the first of its type.
-    """
+    """Returns the link that replaces a bypassed output: its neighbor's, else the first of its type."""
     inputs = node.get("inputs", [])
     beside = [slot for slot in inputs[output : output + 1] if slot["type"] == kind]
     matching = [*beside, *(slot for slot in inputs if slot["type"] == kind)]

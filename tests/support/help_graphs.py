@@ -1,7 +1,4 @@
-"""Small graphs for the pictures of the help pages.
-
-They run in the miniature, and show the nodes around the one that is explained.
-"""
+"""Small graphs for the images of the help pages: they run on the miniature and show a node in use."""
 
 from __future__ import annotations
 
@@ -23,10 +20,7 @@ class HelpGraph:
     columns: tuple[tuple[str, ...], ...]
 
     def numbered(self) -> Prompt:
-        """Returns the graph with numbers for names.
-
-        The frontend takes names too, and then mislays what they show.
-        """
+        """Returns the graph with numbers for names: with names, the frontend loses the images."""
         numbers = {name: str(number) for number, name in enumerate(self.prompt, 1)}
 
         def link(value: Any) -> Any:

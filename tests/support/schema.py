@@ -19,10 +19,7 @@ Schema = dict[str, Any]
 
 
 def read_schema(info: dict[str, Any]) -> Schema:
-    """Returns the interface of one node of /object_info.
-
-    Inputs in order, with types, defaults and ranges, and outputs.
-    """
+    """Returns a node's interface from /object_info: its inputs in order, and its outputs."""
     inputs = {}
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
@@ -43,9 +40,7 @@ def read_schema(info: dict[str, Any]) -> Schema:
 
 
 def breaking_changes(old: dict[str, Schema], new: dict[str, Schema]) -> list[str]:
-    """Returns what in the new interface makes a graph that was saved with the old one fail or mean something
-    else.
-    """
+    """Returns the changes that make a graph saved with the old interface fail or change its meaning."""
     found = []
     for node, was in old.items():
         if node not in new:

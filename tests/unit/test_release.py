@@ -162,40 +162,7 @@ def test_every_help_page_has_a_picture() -> None:
     assert [str(page) for page in pages if not PICTURE.search(page.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("language", ["ja", "zh"])
-def test_a_help_page_repeats_the_tooltips_that_the_english_one_repeats(language: str) -> None:
-    english, translated = (tooltips_and_pages(name) for name in ("en", language))
-    for node, (tooltips, page) in english.items():
-        others, other_page = translated[node]
-        missing = [
-            key for key, tooltip in tooltips.items() if tooltip in page and others[key] not in other_page
-        ]
-        assert not missing, (
-            f"Expected {node}'s tooltips in its help page in {language}, got other words for {missing}"
-        )
-
-
-def tooltips_and_pages(language: str) -> dict[str, tuple[dict[str, str], str]]:
-    """By node, the tooltips and the help page, without the marks that set words apart."""
-    found = {}
-    for node, texts in json.loads(
-        (REPOSITORY / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
-    ).items():
-        page = REPOSITORY / "web" / "docs" / (f"{node}.md" if language == "en" else f"{node}/{language}.md")
-        tooltips = {
-            f"{kind} {key}": plain(text["tooltip"])
-            for kind in ("inputs", "outputs")
-            for key, text in texts[kind].items()
-        }
-        found[node] = tooltips, plain(page.read_text(encoding="utf-8"))
-    return found
-
-
-def plain(text: str) -> str:
-    return re.sub(r"[`'\\]", "", text)
-
-
-# --- GitHub ---
+# --- GitHub ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

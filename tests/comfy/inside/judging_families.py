@@ -1,4 +1,4 @@
-"""Gives CLIPs of other families to F2D Pick Best, and prints the error of each."""
+"""Gives CLIPs of other families to Pick Best Images, and prints the error of each."""
 
 import json
 import types

@@ -1,4 +1,4 @@
-"""Encode Face Identity."""
+"""Encode Face Identity: photos of one person to an identity."""
 
 import comfy.utils
 import torch
@@ -6,20 +6,21 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.options import ORDERS
-from .sockets import CATEGORY, Encoder, Identity, alignment_input, min_score_input, supported_fields
+from .schema_parts import IDENTITY, alignment_input, min_score_input, search_aliases
+from .sockets import Encoder, Identity
 
 
 class EncodeFaceIdentity(io.ComfyNode):
-    """Photo to identity."""
+    """IMAGE to F2D_IDENTITY."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="EncodeFaceIdentity",
             display_name="Encode Face Identity",
-            category=CATEGORY,
-            description="Finds the face in a photo and encodes who it is. Several photos of one person, as a batch, are averaged.",
+            category=IDENTITY,
+            description="Finds the face in a photo and encodes the person's identity. "
+            "A batch of photos of one person is averaged into one identity.",
             inputs=[
                 Encoder.Input("encoder", tooltip="From Load Face Encoder."),
                 io.Image.Input(
@@ -30,7 +31,8 @@ class EncodeFaceIdentity(io.ComfyNode):
                     "face_order",
                     options=list(ORDERS),
                     default=ORDERS[0],
-                    tooltip="How the faces in a photo are counted: by size, or from left to right. The preview shows the numbers.",
+                    tooltip="How the faces in a photo are numbered: by size or from left to right. "
+                    "The preview shows the numbers.",
                 ),
                 io.Int.Input(
                     "face_index",
@@ -38,28 +40,24 @@ class EncodeFaceIdentity(io.ComfyNode):
                     min=0,
                     max=99,
                     step=1,
-                    tooltip="Which face to take, counted from 0 as in the preview.",
+                    tooltip="Number of the face to encode, starting at 0, as shown in the preview.",
                 ),
-                min_score_input(
-                    "How sure YuNet must be, from 0.1 to 1. Lower it for profiles, drawings and blurred photos."
-                ),
+                min_score_input("Lower it for profiles, drawings and blurred photos."),
             ],
             outputs=[
-                Identity.Output("identity", display_name="identity", tooltip="Who it is, for Inject S*."),
+                Identity.Output("identity", display_name="identity", tooltip="Connect to Inject S*."),
                 io.Image.Output(
                     "face",
                     display_name="face",
-                    tooltip="The upright face crop that was encoded, one a photo.",
+                    tooltip="The aligned face crops that were encoded, one per photo.",
                 ),
                 io.Image.Output(
                     "preview",
                     display_name="preview",
-                    tooltip="The photos with all faces numbered; the chosen one is green.",
+                    tooltip="The photos with every face numbered; the encoded one is green.",
                 ),
             ],
-            **supported_fields(
-                search_aliases=["face2diffusion", "f2d", "face id", "identity", "faceid encode"]
-            ),
+            **search_aliases("face id", "identity", "faceid encode"),
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Face Landmarks."""
+"""Face Landmarks: a photo or pose keypoints to the input image of the landmark ControlNet."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -8,23 +8,24 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from .sockets import CATEGORY, Encoder, PoseKeypoint, min_score_input, supported_fields
+from .schema_parts import IMAGE, min_score_input, search_aliases
+from .sockets import Encoder, PoseKeypoint
 
 if TYPE_CHECKING:
     from ..f2d.face.detection import FAN
 
 
 class F2DFaceLandmarks(io.ComfyNode):
-    """Keypoints or photo to the picture that the landmark ControlNet takes."""
+    """POSE_KEYPOINT or IMAGE to IMAGE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="F2DFaceLandmarks",
             display_name="Face Landmarks",
-            category=CATEGORY,
-            description="Draws the condition picture of the face-landmark ControlNet: a white dot on each landmark of every face, on black.",
+            category=IMAGE,
+            description="Draws the input image of the face-landmark ControlNet: "
+            "a white dot on each landmark of every face, on black.",
             inputs=[
                 io.Int.Input(
                     "resolution",
@@ -32,45 +33,37 @@ class F2DFaceLandmarks(io.ComfyNode):
                     min=256,
                     max=2048,
                     step=64,
-                    tooltip="Short side of the picture in px; draw with a latent of the picture's size. The ControlNet knows 512 best.",
+                    tooltip="Short side of the image in px. Use a latent of the same size. "
+                    "The ControlNet works best at 512.",
                 ),
-                min_score_input(
-                    "For photos: how sure YuNet must be, from 0.1 to 1. Keypoints have been chosen by their preprocessor."
-                ),
+                min_score_input("Applies to image, not to pose_keypoint."),
                 PoseKeypoint.Input(
                     "pose_keypoint",
                     optional=True,
-                    tooltip="From a DWPose, OpenPose or SDPose node with face detection on. Or use image.",
+                    tooltip="From a DWPose, OpenPose or SDPose node with face detection on. "
+                    "Alternative to image.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="A photo with the pose, or a batch of them. Or use pose_keypoint.",
+                    tooltip="A photo with the pose, or a batch of photos. Alternative to pose_keypoint.",
                 ),
                 Encoder.Input(
                     "encoder",
                     optional=True,
-                    tooltip="For image: its detector finds the face. FAN finds 68 landmarks; YuNet finds five, on which a mean face is laid. "
-                    "Without an encoder FAN is used (pip install face-alignment).",
+                    tooltip="Face detector for image. FAN finds 68 landmarks; YuNet finds 5, "
+                    "to which a mean face is fitted. If unconnected, FAN is used "
+                    "(pip install face-alignment).",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     "landmarks",
                     display_name="landmarks",
-                    tooltip="White dots on black, for Apply ControlNet with the landmark model.",
+                    tooltip="White dots on black. Connect to Apply ControlNet with the landmark model.",
                 )
             ],
-            **supported_fields(
-                search_aliases=[
-                    "face2diffusion",
-                    "f2d",
-                    "face pose",
-                    "openpose face",
-                    "landmark controlnet",
-                    "pose transfer",
-                ]
-            ),
+            **search_aliases("face pose", "openpose face", "landmark controlnet", "pose transfer"),
         )
 
     @classmethod
@@ -82,13 +75,13 @@ class F2DFaceLandmarks(io.ComfyNode):
         image: torch.Tensor | None = None,
         encoder=None,
     ) -> io.NodeOutput:
-        """Find the landmarks and draw them."""
         from ..f2d.face.landmarks import draw_all, find_landmarks, read_pose
         from ..f2d.image import from_comfy, to_comfy
 
         if (pose_keypoint is None) == (image is None):
             raise ValueError(
-                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. Connect one of them."
+                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. "
+                "Connect one of them."
             )
         if image is None:
             frames = read_pose(pose_keypoint)
@@ -96,7 +89,8 @@ class F2DFaceLandmarks(io.ComfyNode):
             detector = fan() if encoder is None else encoder.detector
             if detector is None:
                 raise ValueError(
-                    "Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder."
+                    "Expected an encoder with a detector, got one without. "
+                    "Choose a YuNet .onnx file in Load Face Encoder."
                 )
             photos, frames = from_comfy(image), []
             progress = comfy.utils.ProgressBar(len(photos))

@@ -1,27 +1,29 @@
-"""Expression Reference."""
+"""Expression Reference: a photo to its expression."""
 
 import torch
 from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS
-from .sockets import CATEGORY, Encoder, Expression, alignment_input, supported_fields
+from .schema_parts import CONDITIONING, alignment_input, search_aliases
+from .sockets import Encoder, Expression
 
 
 class ExpressionReference(io.ComfyNode):
-    """Photo to expression."""
+    """IMAGE to F2D_EXPRESSION."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="ExpressionReference",
             display_name="Expression Reference",
-            category=CATEGORY,
-            description="Takes the expression of the largest face in a photo, of whomever, to put it on S*. Without it the prompt rules.",
+            category=CONDITIONING,
+            description="Copies the expression of the largest face in any photo. "
+            "If unconnected, the prompt controls the expression.",
             inputs=[
                 Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
                 io.Image.Input(
-                    "image", tooltip="A photo with the expression; of a batch, the first picture counts."
+                    "image",
+                    tooltip="A photo of anyone with the expression. Only the first image of a batch is used.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -29,26 +31,28 @@ class ExpressionReference(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="From 0 (no reference: the prompt rules the expression) to 1 (the expression of the photo).",
+                    tooltip="0: no reference, the prompt controls the expression. "
+                    "1: the expression of the photo.",
                 ),
                 alignment_input(optional=True),
             ],
             outputs=[
                 Expression.Output(
-                    "expression", display_name="expression", tooltip="The expression, for Inject S*."
+                    "expression",
+                    display_name="expression",
+                    tooltip="Connect to Inject S* or Export Embedding.",
                 ),
                 io.Image.Output(
                     "face", display_name="face", tooltip="The 224 px face crop that was measured."
                 ),
             ],
-            **supported_fields(search_aliases=["face2diffusion", "f2d", "facial expression", "emotion"]),
+            **search_aliases("facial expression", "emotion"),
         )
 
     @classmethod
     def execute(
         cls, encoder, image: torch.Tensor, strength: float, alignment: str = ALIGNMENTS[0]
     ) -> io.NodeOutput:
-        """Measure the expression."""
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 

@@ -1,57 +1,63 @@
-"""Load Face Encoder."""
+"""Load Face Encoder: files to the networks that turn a photo into S*."""
 
 from comfy_api.latest import io
 
 from ..f2d.miniature import FILES, WEIGHTS
-from .files import FAN, NONE, detector_files, full_path, state, weight_files
-from .sockets import CATEGORY, Encoder, supported_fields
+from .model_folders import detector_files, full_path, state, weight_files
+from .schema_parts import LOADERS, NONE, search_aliases
+from .sockets import Encoder
 
+FAN = "FAN"
 MINIATURE = "miniature (built in)"
 
 
 class LoadFaceEncoder(io.ComfyNode):
-    """Reads the networks that turn a photo into S*."""
+    """Weight files to F2D_ENCODER."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node."""
         return io.Schema(
             node_id="LoadFaceEncoder",
             display_name="Load Face Encoder",
-            category=CATEGORY,
-            description="Loads the Face2Diffusion networks from models/face2diffusion: photo in, S* out.",
+            category=LOADERS,
+            description="Loads the identity encoder, the mapper, an optional expression network and a face "
+            "detector from models/face2diffusion.",
             inputs=[
                 io.Combo.Input(
                     "msid",
                     options=[*weight_files("msid"), *_built_in("msid")],
-                    tooltip="The multi-scale identity encoder: msid.pt of the authors, or a .safetensors of your own training.",
+                    tooltip="Multi-scale identity encoder: the authors' msid.pt, "
+                    "or a .safetensors file you trained.",
                 ),
                 io.Combo.Input(
                     "mapper",
                     options=[*weight_files("map"), *_built_in("mapper")],
-                    tooltip="The mapping network from identity to S*: mapping.pt of the authors, or a .safetensors of your own training.",
+                    tooltip="Mapping network from identity to S*: the authors' mapping.pt, "
+                    "or a .safetensors file you trained.",
                 ),
                 io.Combo.Input(
                     "expression",
                     options=[NONE, *weight_files("epoch"), *_built_in("expression")],
                     default=NONE,
-                    tooltip="Deep3DFaceRecon's epoch_20.pth, for expression references. 'none': the prompt alone rules the expression.",
+                    tooltip="Expression network for Expression Reference: Deep3DFaceRecon's epoch_20.pth. "
+                    "'none': the prompt alone controls the expression.",
                 ),
                 io.Combo.Input(
                     "detector",
                     options=[*detector_files(), NONE, FAN],
-                    tooltip="What finds the face: a YuNet .onnx file, or FAN (the authors' choice; needs the package face_alignment, which "
-                    "fetches its weights when first used). 'none' does for pictures that are already aligned.",
+                    tooltip="Face detector: a YuNet .onnx file, or FAN, which the authors used (requires the "
+                    "face_alignment package, which downloads its weights on first use). "
+                    "'none' is enough for images that are already aligned.",
                 ),
             ],
             outputs=[
                 Encoder.Output(
                     "encoder",
                     display_name="encoder",
-                    tooltip="The networks, for Encode Face Identity and Expression Reference.",
+                    tooltip="Connect to Encode Face Identity, Load Identity or Expression Reference.",
                 )
             ],
-            **supported_fields(search_aliases=["face2diffusion", "f2d", "msid", "face embedding loader"]),
+            **search_aliases("msid", "face embedding loader"),
         )
 
     @classmethod
@@ -61,8 +67,7 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, msid: str, mapper: str, expression: str, detector: str) -> io.NodeOutput:
-        """Load the files."""
-        from .management import ManagedFaceEncoder
+        from .managed_encoder import ManagedFaceEncoder
 
         encoder = ManagedFaceEncoder.load(
             _path(msid, "msid"),

@@ -16,7 +16,7 @@ class ManagedFaceEncoder(FaceEncoder):
         self._patchers: dict[torch.nn.Module, ModelPatcher] = {}
 
     def ready(self, network: Network) -> Network:
-        """Load a network through ComfyUI; batch normalization has no cast operations, hence whole and in float32."""
+        """Load a whole network in float32 through ComfyUI: batch normalization has no cast operations."""
         if network not in self._patchers:
             devices = management.text_encoder_device(), management.text_encoder_offload_device()
             self._patchers[network] = ModelPatcher(network, *devices)

@@ -1,0 +1,79 @@
+"""Export Embedding: an identity to a textual inversion embedding."""
+
+import os
+
+from comfy_api.latest import io, ui
+
+from ..f2d.prompt.embedding import PLACE
+from .model_folders import EMBEDDINGS
+from .new_files import listed_name, new_path
+from .schema_parts import CONDITIONING, identity_input, overwrite_input, search_aliases
+from .sockets import Expression
+from .subject_clip import position_embedding
+
+
+class F2DExportEmbedding(io.ComfyNode):
+    """F2D_IDENTITY to a file in models/embeddings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="F2DExportEmbedding",
+            display_name="Export Embedding",
+            category=CONDITIONING,
+            description="Saves S* as a textual inversion embedding, which ComfyUI, A1111 and diffusers use "
+            "without Face2Diffusion.",
+            inputs=[
+                identity_input(),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="CLIP of the SD 1.x checkpoint that will use the embedding: "
+                    "its position embedding is subtracted.",
+                ),
+                io.String.Input(
+                    "filename",
+                    default="alice",
+                    tooltip="Name in prompts ('embedding:alice') and of the file in models/embeddings. "
+                    "Letters, digits, _ - . and subfolders.",
+                ),
+                io.Int.Input(
+                    "place",
+                    display_name="position",
+                    default=PLACE,
+                    min=1,
+                    max=74,
+                    step=1,
+                    tooltip="Token position at which the embedding is exact (the start token is 0). "
+                    "4 fits 'A photo of S*'.",
+                ),
+                overwrite_input(),
+                Expression.Input(
+                    "expression",
+                    optional=True,
+                    tooltip="From Expression Reference; becomes part of the embedding.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "word", display_name="word", tooltip="The word to write in prompts: 'embedding:alice'."
+                )
+            ],
+            is_output_node=True,
+            **search_aliases("textual inversion", "save embedding", "ti export", "a1111"),
+        )
+
+    @classmethod
+    def execute(
+        cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None
+    ) -> io.NodeOutput:
+        from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding
+
+        check_name(filename.strip())
+        encoder = identity.encoder
+        words = encoder.words(identity, expression)
+        rows = embedding_rows(words, position_embedding(clip, words), encoder.mapper.config.positional, place)
+        path = new_path(EMBEDDINGS, filename, rows, overwrite)
+        save_embedding(path, rows)
+        name, _ = os.path.splitext(listed_name(path, EMBEDDINGS))
+        word = f"embedding:{name.replace(os.sep, '/')}"
+        return io.NodeOutput(word, ui=ui.PreviewText(f"Saved as {word} in {os.path.dirname(path)}"))

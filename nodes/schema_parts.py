@@ -1,0 +1,56 @@
+"""What the nodes' schemas share: menu categories, search aliases, and inputs that several nodes have."""
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..f2d.options import ALIGNMENTS
+from .sockets import Identity
+
+LOADERS = "face2diffusion/loaders"
+IDENTITY = "face2diffusion/identity"
+CONDITIONING = "face2diffusion/conditioning"
+IMAGE = "face2diffusion/image"
+
+NONE = "none"  # in a list of files: nothing
+
+_HAS_ALIASES = "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}  # not in 0.3.64
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Return the argument of `io.Schema` by which a search finds the node, if this ComfyUI has it."""
+    return {"search_aliases": ["face2diffusion", "f2d", *words]} if _HAS_ALIASES else {}
+
+
+def identity_input() -> Any:
+    """Declare the input for one person."""
+    return Identity.Input(
+        "identity", tooltip="The person, from Encode Face Identity, Load Identity or Mix Identities."
+    )
+
+
+def min_score_input(note: str) -> io.Float.Input:
+    """Declare the threshold of YuNet's detection score; `note` says what it means for the node."""
+    tooltip = f"Minimum detection score of a face (YuNet). {note}"
+    return io.Float.Input("min_score", default=0.6, min=0.1, max=1.0, step=0.05, tooltip=tooltip)
+
+
+def alignment_input(**options: Any) -> io.Combo.Input:
+    """Declare the choice between a photo and an image that is already aligned."""
+    tooltip = (
+        "'detect' finds the face in any photo. 'FFHQ': the image is already a square FFHQ crop. "
+        "'112 px': the image is already a square crop aligned for ArcFace."
+    )
+    return io.Combo.Input(
+        "alignment", options=list(ALIGNMENTS), default=ALIGNMENTS[0], tooltip=tooltip, **options
+    )
+
+
+def overwrite_input() -> io.Boolean.Input:
+    """Declare what happens to a file name that is taken."""
+    return io.Boolean.Input(
+        "overwrite",
+        default=False,
+        tooltip="If the name is taken: off appends a number, on replaces the file.",
+    )
