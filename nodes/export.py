@@ -4,7 +4,7 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..f2d.prompt.embedding import PLACE
+from ..f2d.prompt.embedding import DEFAULT_POSITION
 from .clip import position_embedding
 from .files import EMBEDDINGS, listed_name, new_path
 from .sockets import CATEGORY, Expression, Identity, supported_fields
@@ -37,7 +37,7 @@ class F2DExportEmbedding(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "place",
-                    default=PLACE,
+                    default=DEFAULT_POSITION,
                     min=1,
                     max=74,
                     step=1,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_file
+from ..files import atomic_file, write_text
 from . import CFG, FILES, SIZE, STEPS, WEIGHTS, portraits, write_checkpoint
 
 CHECKPOINT = "face2diffusion_miniature.safetensors"
@@ -76,18 +76,13 @@ def _files(folder: Path, weights: Path) -> Iterator[tuple[Path, Callable[[Path],
     first = next(iter(portraits(weights)))
     yield (
         folder / "user" / "default" / "workflows" / WORKFLOW,
-        lambda target: _write(target, json.dumps(workflow(first))),
+        lambda target: write_text(target, json.dumps(workflow(first))),
     )
 
 
 def _copy(source: Path, target: Path) -> None:
     with atomic_file(target) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def _write(target: Path, text: str) -> None:
-    with atomic_file(target) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
 
 
 def workflow(name: str) -> dict[str, Any]:

@@ -11,15 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
-from face2diffusion.f2d.checkpoint import (
-    KIND_NAMES,
-    build_config,
-    load_strictly,
-    position_embedding,
-    read,
-    save,
-)
-from face2diffusion.f2d.files import atomic_file, fingerprint
+from face2diffusion.f2d.checkpoint import read, save
+from face2diffusion.f2d.checkpoint_kinds import KIND_NAMES
+from face2diffusion.f2d.diffusion.clip_weights import read_position_embedding
+from face2diffusion.f2d.files import atomic_file, fingerprint, hash_file, write_json, write_text
+from face2diffusion.f2d.networks.loading import build_config, load_strictly
 from face2diffusion.f2d.networks.mapping import MapperConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -236,7 +232,7 @@ def test_ending_may_be_in_capitals(tmp_path: Path, name: str) -> None:
     position = torch.randn(77, 8)
     save(tmp_path / name, {"text_model.embeddings.position_embedding.weight": position}, "mapper")
     assert read(tmp_path / name).kind == "mapper"
-    assert torch.equal(position_embedding(tmp_path / name), position)
+    assert torch.equal(read_position_embedding(tmp_path / name), position)
 
 
 def test_paths_with_spaces_dots_and_letters_of_any_script_work(tmp_path: Path) -> None:
