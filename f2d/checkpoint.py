@@ -1,8 +1,8 @@
 """Weight files: the official pickles and our own safetensors, read and written.
 
-Our files are `.safetensors` under the official tensor names, with two metadata entries: `f2d.kind` (msid, mapper or
-expression) and `f2d.config` (the fields of that network's config as JSON). The official files have no metadata; there
-the networks' `infer_config` reads the sizes from the tensors' shapes.
+Our files are `.safetensors` under the official tensor names, with two metadata entries: `f2d.kind` (msid,
+mapper or expression) and `f2d.config` (the fields of that network's config as JSON). The official files have
+no metadata; there the networks' `infer_config` reads the sizes from the tensors' shapes.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def save(
 
 
 def save_pickle(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], kind: str) -> None:
-    """Write a .pt or .pth in the official layout, atomically: a plain state dict, or Deep3DFaceRecon's under `net_recon`.
+    """Write a .pt or .pth in the official layout, atomically.
+
+    That is a plain state dict; Deep3DFaceRecon's stands under `net_recon`.
 
     Args:
         path: where to; folders are made.

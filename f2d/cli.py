@@ -15,7 +15,7 @@ _EXAMPLES = """\
   f2d download yunet && f2d download msid && f2d download mapping
   f2d encode photo.jpg --msid msid.pt --mapper mapping.pt --detector face_detection_yunet_2023mar.onnx \\
       --out alice.safetensors
-  f2d generate alice.safetensors "A photo of S* as a chef" --model sd-v1-4.safetensors --count 4 --out grid.png
+  f2d generate alice.safetensors "A photo of S* as a chef" --model sd-v1-4.ckpt --count 4 --out grid.png
   f2d convert mapping.pt mapping.safetensors
   f2d demo --out demo.png
   f2d demo --comfyui ComfyUI

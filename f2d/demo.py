@@ -55,7 +55,7 @@ class _People:
 
 
 def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
-    """Encode portraits of a few people, and generate them from prompts next to the same prompts for "a person".
+    """Encode a few portraits, and generate these people from prompts, next to those prompts for "a person".
 
     Args:
         log: called with each progress message.
@@ -67,9 +67,7 @@ def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
     Raises:
         ImportError: diffusers or transformers are missing.
     """
-    log(
-        "The miniature: networks trained from nothing on a synthetic dataset, which none of these people is in."
-    )
+    log("The miniature: networks trained from nothing on a synthetic dataset. These people are held out.")
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
     people = _encode_portraits(encoder)
     shape, width = people.photos[people.names[0]].shape, encoder.msid.config.feature_dim
@@ -109,7 +107,7 @@ def _encode_portraits(encoder: FaceEncoder) -> _People:
 def _encode_prompts(
     pipeline: F2DPipeline, encoder: FaceEncoder, people: _People
 ) -> tuple[list[str], list[torch.Tensor]]:
-    """Encode the prompts for "a person", then those for each person, the one with the reference's expression last."""
+    """Encode the prompts for "a person", then those for each person, the reference's expression last."""
 
     def set_subject(name: str, expression: FaceExpression | None) -> None:
         pipeline.subjects.clear()

@@ -13,5 +13,5 @@ def best_device() -> str:
 
 
 def pass_size(device: torch.device) -> int:
-    """Number of images per forward pass; on a CPU the activations of more than a few fall out of its cache."""
+    """Images per forward pass; on a CPU the activations of more than a few do not stay in its cache."""
     return 8 if device.type == "cpu" else 64

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .checkpoint import read
 from .checkpoint_kinds import Kind
+from .diffusion.single_file_config import fetch_config
 from .files import atomic_file, check_file, hash_file
 
 
@@ -58,8 +59,6 @@ WEIGHTS: dict[str, Weights] = {
     ),
 }
 SD_CONFIG = "sd-config"  # not one file: the configs and the tokenizer that a single-file checkpoint lacks
-_CONFIG_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_CONFIG_FILES = ["model_index.json", "*/*.json", "tokenizer/*"]
 
 
 def download(name: str, folder: str | os.PathLike) -> str:
@@ -78,9 +77,7 @@ def download(name: str, folder: str | os.PathLike) -> str:
         OSError: the source cannot be reached, or the folder cannot be written to.
     """
     if name == SD_CONFIG:
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(_CONFIG_REPOSITORY, allow_patterns=_CONFIG_FILES)
+        return fetch_config()
     if name not in WEIGHTS:
         raise ValueError(f"'{name}' is not known. Choose one of {', '.join([*WEIGHTS, SD_CONFIG])}.")
     weights = WEIGHTS[name]
@@ -94,37 +91,21 @@ def download(name: str, folder: str | os.PathLike) -> str:
     return target
 
 
-def find_sd_config() -> str:
-    """Find the folder that `f2d download sd-config` made.
-
-    Raises:
-        FileNotFoundError: it has not been downloaded.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(_CONFIG_REPOSITORY, allow_patterns=_CONFIG_FILES, local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            "A single-file checkpoint needs the configs and tokenizer of SD 1.x, which are not on this machine. "
-            "Run `f2d download sd-config`, or give a folder in diffusers layout with --config."
-        ) from error
-
-
 def verify(path: str, weights: Weights) -> None:
     """Raise a ValueError if a file is not what it should be."""
     check_file(path, weights.file)
     size = os.path.getsize(path)
     if weights.size is not None and size != weights.size:
         raise ValueError(
-            f"'{path}' has {size} bytes, but {weights.file} has {weights.size}. Delete it and download it again."
+            f"'{path}' has {size} bytes, but {weights.file} has {weights.size}. Delete it and download it "
+            "again."
         )
     if weights.sha256 is not None:
         digest = hash_file(path)
         if digest != weights.sha256:
             raise ValueError(
-                f"'{path}' has the SHA-256 {digest}, but {weights.file} has {weights.sha256}. Download it again."
+                f"'{path}' has the SHA-256 {digest}, but {weights.file} has {weights.sha256}. Delete it and "
+                "download it again."
             )
     if weights.kind is not None:
         read(path).expect(weights.kind)

@@ -18,7 +18,7 @@ _LFS_MAGIC = b"version https://git-lfs"
 
 
 def check_file(path: str | os.PathLike, what: str) -> str:
-    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
+    """Check that a file exists, is not empty, and is neither a Git-LFS pointer nor a web page.
 
     Args:
         path: the file.
@@ -61,7 +61,7 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
+    """Give a temporary name in the target's folder, and move it to the target when the block has succeeded.
 
     Args:
         path: the target; it is never seen half written, and an existing file survives a failure.

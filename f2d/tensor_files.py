@@ -54,13 +54,13 @@ def _read_pickle(path: str) -> Tensors:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"Expected tensors only, got '{path}', which is damaged or holds other objects, perhaps code; "
-            "it was not run. Get the file from its authors, or convert it to .safetensors where you trust it. "
+            "it was not run. Get the file from its authors, or convert it to .safetensors if you trust it. "
             f"({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
-            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or something "
-            "else. Get it again."
+            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or "
+            "something else. Get it again."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

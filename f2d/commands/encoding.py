@@ -118,7 +118,8 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
     if not (options.detector or options.landmarks or options.aligned):
         raise ValueError(
-            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or --aligned."
+            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
+            "--aligned."
         )
     photos = [load_photo(path) for path in paths]
     encoder = FaceEncoder.load(

@@ -93,9 +93,8 @@ def _generate(options: argparse.Namespace) -> None:
         negative_prompt=options.negative,
         subject_from=options.subject_from,
     )
-    replace_placeholders(
-        options.prompt, [options.placeholder]
-    )  # a bad prompt fails before anything is loaded
+    # A bad prompt fails before anything is loaded.
+    replace_placeholders(options.prompt, [options.placeholder])
     folder = os.path.isdir(options.out) or options.out.endswith(("/", os.sep))
     if not folder:
         _check_png(options.out)
@@ -120,7 +119,7 @@ def _words(options: argparse.Namespace) -> tuple[torch.Tensor, Positional]:
         return read_words(options.source)
     if not (options.msid and options.mapper):
         raise ValueError(
-            "A photo needs --msid and --mapper to be encoded. Add both, or give words of `f2d encode` instead."
+            "A photo needs --msid and --mapper to be encoded. Add both, or give words of `f2d encode`."
         )
     face = encode_photos([options.source], options)
     return face.words, face.positional

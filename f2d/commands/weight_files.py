@@ -49,8 +49,8 @@ def _convert(options: argparse.Namespace) -> None:
     checkpoint = read(options.source)
     if options.depths and checkpoint.kind != "msid" or options.positional and checkpoint.kind != "mapper":
         raise ValueError(
-            f"'{options.source}' is {checkpoint.described}, but --depths is for an MSID encoder and --positional "
-            "for a mapper. Leave the option out."
+            f"'{options.source}' is {checkpoint.described}, but --depths is for an MSID encoder and "
+            "--positional for a mapper. Leave the option out."
         )
     network = _load_network(checkpoint, options)
     kind = str(checkpoint.kind)
@@ -134,8 +134,6 @@ def _download(options: argparse.Namespace) -> None:
     if options.name is None:
         for name, weights in WEIGHTS.items():
             log(f"{name:11} {weights.file:34} {weights.license}\n{'':11} {weights.page}")
-        log(
-            f"{SD_CONFIG:11} configs and tokenizer of SD 1.x, for `f2d generate` with a single-file checkpoint"
-        )
+        log(f"{SD_CONFIG:11} configs and tokenizer of SD 1.x; `f2d generate` needs them for a single file")
         return
     log(f"{options.name} -> {download(options.name, options.to)}")

@@ -34,8 +34,7 @@ def read_position_embedding(model: str | os.PathLike) -> Tensor:
     found, _ = read_tensors(path, "a Stable Diffusion 1.x model", lambda name: name.endswith(_POSITION))
     if len(found) != 1:
         raise ValueError(
-            f"Expected one text encoder in '{path}', got {len(found)} position embeddings. "
-            "Use a Stable Diffusion 1.x model."
+            f"'{path}' has {len(found)} text encoders instead of one. Use a Stable Diffusion 1.x model."
         )
     return next(iter(found.values())).float()
 
@@ -43,7 +42,7 @@ def read_position_embedding(model: str | os.PathLike) -> Tensor:
 def read_text_projection(path: str | os.PathLike) -> Tensor:
     """Read the matrix that takes CLIP's text encoder into the space that it shares with the image encoder.
 
-    Checkpoints of Stable Diffusion 1.x leave it out; the files of the whole CLIP, or of its text half, have it.
+    Files of the whole CLIP or of its text half have it; checkpoints of Stable Diffusion 1.x leave it out.
 
     Args:
         path: a .safetensors or a pickle of CLIP.
@@ -58,8 +57,9 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
     found, _ = read_tensors(path, "CLIP's text encoder", _is_projection)
     if len(found) != 1 or next(iter(found.values())).ndim != 2:
         raise ValueError(
-            f"Expected one '{_PROJECTION}' in '{os.fspath(path)}', got {len(found)}. Choose a file of the whole "
-            "CLIP ViT-L/14 or of its text encoder (clip_l.safetensors); Stable Diffusion checkpoints have none."
+            f"Expected one '{_PROJECTION}' in '{os.fspath(path)}', got {len(found)}. Choose a file of the "
+            "whole CLIP ViT-L/14 or of its text encoder (clip_l.safetensors); Stable Diffusion checkpoints "
+            "have none."
         )
     ((name, matrix),) = found.items()
     return (matrix if name.endswith(".weight") else matrix.T).float()

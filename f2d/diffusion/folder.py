@@ -142,7 +142,7 @@ def load_vae(folder: str | os.PathLike) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the progress bars and remarks of diffusers and transformers while the block runs; errors come through."""
+    """Hide progress bars and remarks of diffusers and transformers while the block runs, but no errors."""
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ..device import best_device
-from ..download import find_sd_config
 from ..files import check_file
 from ..image import Photo
 from ..networks.mapping import Positional
@@ -29,6 +28,7 @@ from ..prompt.injection import (
 from .delayed import SubjectSwitch
 from .folder import LATENT_STRIDE, load_pipeline, load_single_file
 from .regions import Region, regional_prompts
+from .single_file_config import find_config
 from .text_encoder import PromptEncoder, prompt_too_long
 
 
@@ -132,7 +132,7 @@ class F2DPipeline:
             diffusion = load_pipeline(path)
         else:
             check_file(path, "a Stable Diffusion 1.x checkpoint or folder")
-            diffusion = load_single_file(path, config or find_sd_config())
+            diffusion = load_single_file(path, config or find_config())
         if device == "cpu":
             # transformers 5 keeps the file's float16; diffusers reads all in float32.
             diffusion.text_encoder.float()
@@ -167,8 +167,9 @@ class F2DPipeline:
         placeholder, prompts = check_placeholder(placeholder), self.prompts
         if words.shape != (2, prompts.width):
             raise ValueError(
-                f"Words of shape {tuple(words.shape)} do not fit this text encoder, which needs (2, {prompts.width}). "
-                "Use a Stable Diffusion 1.x model, or the mapper that was trained for this one."
+                f"Words of shape {tuple(words.shape)} do not fit this text encoder, which needs "
+                f"(2, {prompts.width}). Use a Stable Diffusion 1.x model, or a mapper that was trained for "
+                "this one."
             )
         ids = tuple(prompts.content_ids(placeholder))
         if any(subject.token_ids == ids for subject in self.subjects):
@@ -246,7 +247,8 @@ class F2DPipeline:
         positive = self.encode(prompt)
         if not torch.isfinite(positive).all():
             raise ValueError(
-                "The text encoding has NaN or infinity: the words or the base model are damaged. Get them again."
+                "The text encoding has NaN or infinity: the words or the base model are damaged. "
+                "Get both again."
             )
         delayed = self.encode(class_prompt) if config.subject_from else None
         images: list[GeneratedImage] = []

@@ -77,15 +77,15 @@ class PromptEncoder:
 
 
 def text_embeddings(text_encoder: Any) -> Any:
-    """Get the module with a CLIPTextModel's token and position embeddings; transformers 5 has no inner text_model."""
+    """Get the embedding module of a CLIPTextModel; transformers 5 has no inner text_model."""
     return getattr(text_encoder, "text_model", text_encoder).embeddings
 
 
 def prompt_too_long(count: int, limit: int) -> ValueError:
     """Make the error for a prompt that does not fit into the text encoder."""
     return ValueError(
-        f"The prompt has {count} tokens; the text encoder takes at most {limit}. Shorten it, or use ComfyUI, which "
-        "takes longer ones."
+        f"The prompt has {count} tokens; the text encoder takes at most {limit}. Shorten it, or use ComfyUI, "
+        "which takes longer ones."
     )
 
 

@@ -16,7 +16,8 @@ def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         images: shape (B, 3, 8H, 8W), in [-1, 1].
 
     Returns:
-        Mean and standard deviation of the latents, each of shape (B, C, H, W); AutoencoderTiny's deviation is 0.
+        Mean and standard deviation of the latents, each of shape (B, C, H, W); with AutoencoderTiny the
+        deviation is 0.
     """
     encoded, scale = vae.encode(images), vae.config.scaling_factor
     if hasattr(encoded, "latent_dist"):

@@ -1,4 +1,4 @@
-"""Fills networks with a file's tensors, and builds their configs from its metadata; every name and shape is checked."""
+"""Fills networks with a file's tensors, and builds their configs from its metadata; all is checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def load_strictly(
             if names
         ]
         raise ValueError(
-            f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. Choose another file."
+            f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. "
+            "Choose another file."
         )
     module.load_state_dict(dict(tensors), strict=not optional)
 
@@ -67,7 +68,7 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
                 raise TypeError(f"{field.name} is {value!r}")
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"Expected the fields of {config_class.__name__}, got '{path}', which is damaged or of another version ({error}). "
-            "Update the pack, or get the file again."
+            f"Expected the fields of {config_class.__name__}, got '{path}', which is damaged or of another "
+            f"version ({error}). Update the pack, or get the file again."
         ) from error
     return config

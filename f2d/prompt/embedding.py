@@ -1,4 +1,4 @@
-"""S* as a textual-inversion embedding for ComfyUI, A1111 and diffusers, which all add a position embedding to its rows."""
+"""S* as a textual-inversion embedding, to whose rows every program adds a position embedding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def embedding_rows(
     Args:
         words: shape (2, D), float32.
         position_embedding: shape (N, D), float32, of the base model's text encoder.
-        positional: how the mapper was trained; words that stand before the position embedding are exact everywhere.
+        positional: how the mapper was trained; words before the position embedding are exact everywhere.
         position: token position of S1*, from 1; there the text encoder gets exactly S*.
 
     Returns:
@@ -39,7 +39,8 @@ def embedding_rows(
     last, width = len(position_embedding) - 3, position_embedding.shape[1]  # S2* and the end token follow
     if width != words.shape[1]:
         raise ValueError(
-            f"The text encoder is {width} wide, S* is {words.shape[1]} wide. Use a Stable Diffusion 1.x model."
+            f"The text encoder is {width} wide, S* is {words.shape[1]} wide. Use a Stable Diffusion 1.x "
+            "model."
         )
     if not 1 <= position <= last:
         raise ValueError(f"S* cannot stand at token position {position}. Use one from 1 to {last}.")
@@ -60,17 +61,19 @@ def check_name(name: str) -> str:
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
         raise ValueError(
-            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold others."
+            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold "
+            "others."
         )
     if name == "__metadata__":
         raise ValueError(
-            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for themselves. Choose another."
+            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for "
+            "themselves. Choose another."
         )
     return name
 
 
 def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
-    """Write an embedding, atomically: one tensor under the file's name, which is what all three programs read.
+    """Write an embedding atomically: one tensor under the file's name, which is what all three programs read.
 
     Args:
         path: where to; ends with .safetensors.

@@ -21,7 +21,7 @@ POINTS = [tuple(float(number) for number in pair.split(",")) for pair in LANDMAR
 
 @pytest.fixture(scope="module")
 def files(official):
-    """The folder with the official files, and beside them a photo, a mapper for SD 2 and a small Stable Diffusion in diffusers layout."""
+    """The official files with a photo, a mapper for SD 2, and a small Stable Diffusion folder."""
     Image.fromarray(astronaut()).save(official / "photo.png")
     write_mapper(official / "wide.pt", seed=2, word_dim=1024)
     random_pipeline().diffusion.save_pretrained(official / "sd")

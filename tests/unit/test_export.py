@@ -1,4 +1,4 @@
-"""S* as a textual-inversion embedding: exact at its position, in transformers and through diffusers' own loading."""
+"""S* as a textual-inversion embedding: exact at its position, in transformers and through diffusers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
 def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"Expected a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
+        match=r"a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
     ):
         check_name(name)
     if name.isprintable() and name:
@@ -69,7 +69,7 @@ def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> N
 
 
 def test_export_through_diffusers_gives_the_exact_conditioning_at_its_position(tmp_path: Path) -> None:
-    """diffusers' `load_textual_inversion` of the export against its own pipeline with S*, for the prompt and for another position."""
+    """diffusers' `load_textual_inversion` of the export against S* in the pipeline, at two positions."""
     pipeline = random_pipeline()
     width = pipeline.diffusion.text_encoder.config.hidden_size
     words = torch.randn(2, width, generator=torch.Generator().manual_seed(3)) * 0.02

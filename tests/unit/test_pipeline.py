@@ -301,3 +301,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         ValueError, match="lora.safetensors' does not load as a Stable Diffusion 1.x checkpoint.*another file"
     ):
         F2DPipeline.load(tmp_path / "lora.safetensors", "cpu", config=tmp_path / "folder")
+
+
+def test_each_prompt_of_a_batch_can_have_rows_at_its_own_places(pipeline, words):
+    """As the miniature's training inserts them: one pair of rows for each prompt, at different places."""
+    ids = torch.tensor([[320] * 77, [320] * 77])
+    index = torch.tensor([[0], [1]]), torch.tensor([[1, 2], [5, 6]])
+    rows = torch.stack([words, -words])
+    prompts = pipeline.prompts
+    with torch.no_grad():
+        both = prompts.encode(ids, index, rows)
+        one = prompts.encode(ids[:1], (0, [1, 2]), words)
+        two = prompts.encode(ids[:1], (slice(None), slice(5, 7)), -words[None])
+    torch.testing.assert_close(both, torch.cat([one, two]), rtol=0, atol=1e-5)
+    assert not torch.allclose(one, two, atol=1e-3)
+    assert not prompts.token_embedding._forward_hooks

@@ -1,4 +1,4 @@
-"""The frozen Stable Diffusion seen from training: noisy latents, prompts with trainable words, and the two predictions.
+"""The frozen Stable Diffusion in training: noisy latents, prompts with trainable words, two predictions.
 
 Dimension letters: B batch, C latent channels, H and W latent sides, D word width.
 
@@ -143,8 +143,8 @@ def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:
     found = [index for index in range(len(content)) if content[index : index + len(word)] == word]
     if len(found) != 1:
         raise ValueError(
-            f"'{PLACEHOLDER}' stands {len(found)} times in the training prompt '{prompt}'. Write it once; the paper's "
-            f"prompt is 'A photo of {PLACEHOLDER}'."
+            f"'{PLACEHOLDER}' stands {len(found)} times in the training prompt '{prompt}'. Write it once; "
+            f"the paper's prompt is 'A photo of {PLACEHOLDER}'."
         )
     first = found[0] + 1  # the start token comes before the content
     return prompts.pad(content), slice(first, first + 2)
