@@ -1,8 +1,8 @@
 """Exact widening: the miniature's narrow networks in Stable Diffusion 1.x's shapes, with the same outputs.
 
 Networks with norms get several copies of each channel, side by side, and incoming weights divided by their
-number: means and variances stay the same. Where there is no norm, zeros fill up. The residual stream of the text
-encoder passes unchanged through layers of zeros.
+number: means and variances stay the same. Where there is no norm, zeros fill up. The residual stream of the
+text encoder passes unchanged through layers of zeros.
 
 | narrow | wide |
 |---|---|

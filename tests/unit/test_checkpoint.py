@@ -15,7 +15,7 @@ from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read, save
 from face2diffusion.f2d.checkpoint_kinds import KIND_NAMES
 from face2diffusion.f2d.diffusion.clip_weights import read_position_embedding
-from face2diffusion.f2d.files import atomic_file, fingerprint
+from face2diffusion.f2d.files import atomic_file, fingerprint, hash_file, write_json, write_text
 from face2diffusion.f2d.networks.loading import build_config, load_strictly
 from face2diffusion.f2d.networks.mapping import MapperConfig
 from face2diffusion.f2d.tensor_files import read_tensors
