@@ -1,27 +1,33 @@
-"""The whole method without any download: people of the miniature, whom nothing has seen in training, in scenes that a prompt asks for."""
+"""The whole method without any download: held-out people of the miniature in scenes that prompts ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from . import miniature
-from .diffusion.pipeline import F2DPipeline, GenerationConfig, Picture, Region
+from .diffusion.pipeline import F2DPipeline, GeneratedImage, GenerationConfig
+from .diffusion.regions import Region
 from .image import Photo, load_photo
 from .miniature.evaluators import Attributes, Verifier, divide
 from .miniature.prompts import LOCATIONS, SceneAttributes, describe, text_accuracy
 from .miniature.sheet import Panel, draw_sheet
-from .prompt.injection import CLASS_WORDS
+from .prompt.injection import CLASS_WORDS, PLACEHOLDER
+
+if TYPE_CHECKING:
+    from .encoder import FaceEncoder
+    from .identity import FaceExpression, FaceIdentity
 
 SETTINGS = GenerationConfig(
     width=miniature.SIZE, height=miniature.SIZE, steps=miniature.STEPS, cfg=miniature.CFG
 )
 WIDE = replace(SETTINGS, width=miniature.SIZE * 3 // 2)
 _PEOPLE = 3  # the next portrait lends its expression
-_ASKED = (
+_SCENES = (
     SceneAttributes(),
     SceneAttributes(job="chef"),
     SceneAttributes(job="king"),
@@ -30,97 +36,121 @@ _ASKED = (
     SceneAttributes(expression="looking shocked"),
     SceneAttributes(job="pilot", place=LOCATIONS[8]),
 )
+_WITH_REFERENCE = SceneAttributes()  # the last image of a person, with the reference's expression
 _PLACEHOLDERS = ("S1*", "S2*")
 _TOGETHER = "a photo of S1* and S2*"
-_SCENE = f"a photo of {CLASS_WORDS} and {CLASS_WORDS}"
-_BATCH = 16  # pictures
+_PAIR_SCENE = f"a photo of {CLASS_WORDS} and {CLASS_WORDS}"
+_BATCH = 16  # images
 
 
-def run_demo(log: Callable[[str], None], seed: int = 0) -> Picture:
-    """Encode portraits of a few people, and draw them from prompts next to the same prompts for "a person".
+@dataclass(frozen=True, eq=False)
+class _People:
+    """The portraits, encoded."""
+
+    photos: dict[str, Photo]  # all portraits by name
+    names: list[str]  # the people who are generated
+    reference: str  # name of the person whose expression is copied
+    identities: dict[str, FaceIdentity]  # of `names`
+    expression: FaceExpression  # of `reference`
+
+
+def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
+    """Encode a few portraits, and generate these people from prompts, next to those prompts for "a person".
 
     Args:
         log: called with each progress message.
-        seed: of the pictures.
+        seed: of the images.
 
     Returns:
-        The labeled sheet, shape (H, W, 3), uint8, with identity and text scores under the pictures.
+        The labeled sheet, shape (H, W, 3), uint8, with identity and text scores under the images.
 
     Raises:
         ImportError: diffusers or transformers are missing.
     """
-    log(
-        "The miniature: a small drawn world, trained from nothing. None of these people was seen in training."
-    )
+    log("The miniature: networks trained from nothing on a synthetic dataset. These people are held out.")
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
-    photos = {name: load_photo(path) for name, path in miniature.portraits().items()}
-    people, reference = list(photos)[:_PEOPLE], list(photos)[_PEOPLE]
-    identities = {name: encoder.identify(photos[name], alignment="FFHQ") for name in people}
-    expression = encoder.express(photos[reference], alignment="FFHQ")
-    log(
-        f"{len(people)} portraits {photos[people[0]].shape} -> v_id {tuple(identities[people[0]].v_id.shape)} -> S* (2, 768)"
-    )
-
-    def know(name: str | None = None, referred: bool = False) -> None:
-        pipeline.subjects.clear()
-        if name is not None:
-            words = encoder.words(identities[name], expression if referred else None)
-            pipeline.add_subject(miniature.narrow(words), positional=encoder.mapper.config.positional)
-
-    know()
-    single = [describe(facts, CLASS_WORDS) for facts in _ASKED]
-    states = [pipeline.encode(prompt) for prompt in single]
-    for name in people:
-        asked = [*(describe(facts, "S*") for facts in _ASKED), describe(SceneAttributes(), "S*")]
-        for index, prompt in enumerate(asked):
-            know(name, referred=index == len(_ASKED))
-            states.append(pipeline.encode(prompt))
-        single += asked
-    log(f"Drawing {len(single)} pictures of {SETTINGS.width} px, {SETTINGS.steps} steps each")
-    images: list[Photo] = []
-    for start in range(0, len(single), _BATCH):
-        some = single[start : start + _BATCH]
-        drawn = pipeline.draw(
-            some, torch.cat(states[start : start + _BATCH]), [seed] * len(some), SETTINGS, progress=False
-        )
-        images += [picture.image for picture in drawn]
-    couples = [(one, people[(index + 1) % _PEOPLE]) for index, one in enumerate(people)]
-    log(f"Drawing {2 * _PEOPLE} pictures of two people, {WIDE.width} px wide")
-    words = [tuple(encoder.words(identities[name]) for name in couple) for couple in couples]
-    pairs = [
-        *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=True),
-        *draw_couples(pipeline, words, [seed] * _PEOPLE, apart=False),
-    ]
+    people = _encode_portraits(encoder)
+    shape, width = people.photos[people.names[0]].shape, encoder.msid.config.feature_dim
+    log(f"{_PEOPLE} portraits {shape} -> v_id ({width},) -> S* (2, 768)")
+    prompts, states = _encode_prompts(pipeline, encoder, people)
+    log(f"Generating {len(prompts)} images of {SETTINGS.width} px, {SETTINGS.steps} steps each")
+    images = _generate(pipeline, prompts, states, seed)
+    couples = list(zip(people.names, [*people.names[1:], people.names[0]], strict=True))
+    log(f"Generating {2 * _PEOPLE} images of two people, {WIDE.width} px wide")
+    words = [tuple(encoder.words(people.identities[name]) for name in couple) for couple in couples]
+    apart, mixed = (generate_couples(pipeline, words, [seed] * _PEOPLE, apart) for apart in (True, False))
     verifier, attributes = miniature.load_evaluators()
-    said = ["each in a half of the picture"] * _PEOPLE + ["in one sentence they mix"] * _PEOPLE
     rows = [
-        *_arrange(images, photos, people, reference, verifier, attributes),
-        _couples(pairs, photos, couples * 2, said, verifier),
+        *_arrange(images, people, verifier, attributes),
+        [
+            *_couple_panels(apart, people.photos, couples, "each in a half of the picture", verifier),
+            *_couple_panels(mixed, people.photos, couples, "in one sentence they mix", verifier),
+        ],
     ]
-    subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
-    scores = [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores]
     parameters = {
-        "prompt": describe(SceneAttributes(), "S*"),
+        "prompt": describe(SceneAttributes(), PLACEHOLDER),
         "seed": seed,
         "model": pipeline.name,
-        "scores": scores,
+        "scores": [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores],
     }
-    return Picture(draw_sheet(rows, "Face2Diffusion, in miniature", subtitle), parameters)
+    subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
+    return GeneratedImage(draw_sheet(rows, "Face2Diffusion, in miniature", subtitle), parameters)
 
 
-def draw_couples(
+def _encode_portraits(encoder: FaceEncoder) -> _People:
+    photos = {name: load_photo(path) for name, path in miniature.portraits().items()}
+    names, reference = list(photos)[:_PEOPLE], list(photos)[_PEOPLE]
+    identities = {name: encoder.identify(photos[name], alignment="FFHQ") for name in names}
+    return _People(photos, names, reference, identities, encoder.express(photos[reference], alignment="FFHQ"))
+
+
+def _encode_prompts(
+    pipeline: F2DPipeline, encoder: FaceEncoder, people: _People
+) -> tuple[list[str], list[torch.Tensor]]:
+    """Encode the prompts for "a person", then those for each person, the reference's expression last."""
+
+    def set_subject(name: str, expression: FaceExpression | None) -> None:
+        pipeline.subjects.clear()
+        words = miniature.narrow(encoder.words(people.identities[name], expression))
+        pipeline.add_subject(words, positional=encoder.mapper.config.positional)
+
+    pipeline.subjects.clear()
+    prompts = [describe(scene, CLASS_WORDS) for scene in _SCENES]
+    states = [pipeline.encode(prompt) for prompt in prompts]
+    for name in people.names:
+        for scenes, expression in ((_SCENES, None), ([_WITH_REFERENCE], people.expression)):
+            set_subject(name, expression)
+            asked = [describe(scene, PLACEHOLDER) for scene in scenes]
+            prompts += asked
+            states += [pipeline.encode(prompt) for prompt in asked]
+    return prompts, states
+
+
+def _generate(
+    pipeline: F2DPipeline, prompts: Sequence[str], states: Sequence[torch.Tensor], seed: int
+) -> list[Photo]:
+    images: list[Photo] = []
+    for start in range(0, len(prompts), _BATCH):
+        some, encoded = prompts[start : start + _BATCH], torch.cat(list(states[start : start + _BATCH]))
+        generated = pipeline.generate_encoded(some, encoded, [seed] * len(some), SETTINGS, progress=False)
+        images += [one.image for one in generated]
+    return images
+
+
+def generate_couples(
     pipeline: F2DPipeline, couples: Sequence[Sequence[torch.Tensor]], seeds: Sequence[int], apart: bool
 ) -> list[Photo]:
-    """Draw two people side by side.
+    """Generate images of two people side by side.
 
     Args:
         pipeline: the miniature's.
         couples: B, each of two people's words, left and right, of shape (2, 768), from its encoder.
         seeds: B.
-        apart: each in a half of the picture, with a prompt of their own, as in the workflow two_people; else both in one sentence.
+        apart: each in a half of the image, with their own prompt, as in the workflow two_people; else both in
+            one sentence.
 
     Returns:
-        B pictures of shape (128, 192, 3), uint8.
+        B images of shape (128, 192, 3), uint8.
     """
 
     def encode(prompt: str) -> torch.Tensor:
@@ -132,68 +162,67 @@ def draw_couples(
             states.append(pipeline.encode(prompt))
         return torch.cat(states)
 
-    prompt = _SCENE if apart else _TOGETHER
+    prompt = _PAIR_SCENE if apart else _TOGETHER
     left = (torch.arange(WIDE.width) < WIDE.width // 2).float().expand(WIDE.height, -1)
     sides = [(f"a photo of {name}", mask) for name, mask in zip(_PLACEHOLDERS, (left, 1 - left), strict=True)]
     regions = [Region(text, encode(text), mask) for text, mask in sides] if apart else []
-    drawn = pipeline.draw([prompt] * len(seeds), encode(prompt), seeds, WIDE, progress=False, regions=regions)
-    return [picture.image for picture in drawn]
+    generated = pipeline.generate_encoded(
+        [prompt] * len(seeds), encode(prompt), seeds, WIDE, progress=False, regions=regions
+    )
+    return [one.image for one in generated]
 
 
 def _arrange(
-    images: Sequence[Photo],
-    photos: dict[str, Photo],
-    people: Sequence[str],
-    reference: str,
-    verifier: Verifier,
-    attributes: Attributes,
+    images: Sequence[Photo], people: _People, verifier: Verifier, attributes: Attributes
 ) -> list[list[Panel]]:
-    """Set the pictures in rows, "a person" first, and have the judges score each."""
-    seen = attributes.recognize(images)
-    width = len(_ASKED)
-
-    def text_score(facts: SceneAttributes, index: int) -> dict[str, float]:
-        return {} if facts == SceneAttributes() else {"text": text_accuracy(facts, seen[index])}
-
+    """Put the images in rows, "a person" first, with the evaluators' scores."""
+    scenes = (*_SCENES, _WITH_REFERENCE)
+    seen, per_person = attributes.recognize(images), len(scenes)
     top = [
-        Panel(images[i], describe(facts, CLASS_WORDS), text_score(facts, i)) for i, facts in enumerate(_ASKED)
+        Panel(image, describe(scene, CLASS_WORDS), _text_score(scene, found))
+        for image, scene, found in zip(images, _SCENES, seen, strict=False)
     ]
-    blank = np.full_like(images[0], 246)
-    rows = [
-        [
-            Panel(blank, "the same prompts\nwithout a face"),
-            *top,
-            Panel(photos[reference], "the expression of\nthe pictures below"),
-        ]
-    ]
-    for row, name in enumerate(people):
-        first = width + row * (width + 1)
-        features = verifier.embed([photos[name], *images[first : first + width + 1]])
-        same = (features[1:] @ features[0]).clamp(min=0).tolist()
-        panels = [Panel(photos[name], f"photo of {name}")]
-        for index, facts in enumerate((*_ASKED, SceneAttributes())):
-            text = describe(facts, "S*") + ("\nwith the reference" if index == width else "")
-            panels.append(
-                Panel(
-                    images[first + index], text, {"identity": same[index], **text_score(facts, first + index)}
-                )
-            )
-        rows.append(panels)
+    blank = Panel(np.full_like(images[0], 246), "the same prompts\nwithout a face")
+    reference = Panel(people.photos[people.reference], "the expression of\nthe pictures below")
+    rows = [[blank, *top, reference]]
+    for row, name in enumerate(people.names):
+        first = len(_SCENES) + row * per_person
+        mine = images[first : first + per_person]
+        features = verifier.embed([people.photos[name], *mine])
+        identity = (features[1:] @ features[0]).clamp(min=0).tolist()
+        texts = [describe(scene, PLACEHOLDER) for scene in scenes]
+        texts[-1] += "\nwith the reference"
+        rows.append(
+            [
+                Panel(people.photos[name], f"photo of {name}"),
+                *(
+                    Panel(image, text, {"identity": same, **_text_score(scene, found)})
+                    for image, text, same, scene, found in zip(
+                        mine, texts, identity, scenes, seen[first : first + per_person], strict=True
+                    )
+                ),
+            ]
+        )
     return rows
 
 
-def _couples(
-    pairs: Sequence[Photo],
+def _text_score(asked: SceneAttributes, seen: SceneAttributes) -> dict[str, float]:
+    """Score what the prompt asks for; nothing where it asks for nothing."""
+    return {} if asked == SceneAttributes() else {"text": text_accuracy(asked, seen)}
+
+
+def _couple_panels(
+    images: Sequence[Photo],
     photos: dict[str, Photo],
     couples: Sequence[tuple[str, str]],
-    said: Sequence[str],
+    how: str,
     verifier: Verifier,
 ) -> list[Panel]:
     panels = []
-    for image, (left, right), how in zip(pairs, couples, said, strict=True):
+    for image, (left, right) in zip(images, couples, strict=True):
         features = verifier.embed([photos[left], photos[right], *divide(image)])
         same = {
-            name: max(float(features[i] @ features[i + 2]), 0) for i, name in enumerate(("left", "right"))
+            side: max(float(features[i] @ features[i + 2]), 0) for i, side in enumerate(("left", "right"))
         }
         panels.append(Panel(image, f"{left} and {right}:\n{how}", same))
     return panels

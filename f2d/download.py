@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 
 from .checkpoint import read
-from .diffusion.pipeline import CONFIG_FILES, CONFIG_REPOSITORY
-from .files import atomic_file, check_file
+from .checkpoint_kinds import Kind
+from .diffusion.single_file_config import fetch_config
+from .files import atomic_file, check_file, hash_file
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Weights:
     source: str  # "drive:ID", "drive-folder:ID" or "hub:REPOSITORY"
     page: str  # for people
     license: str
-    kind: str | None = None  # what `checkpoint.read` must find in it
+    kind: Kind | None = None  # what `checkpoint.read` must find in it
     size: int | None = None  # bytes, where known
     sha256: str | None = None  # where known
 
@@ -62,7 +62,7 @@ SD_CONFIG = "sd-config"  # not one file: the configs and the tokenizer that a si
 
 
 def download(name: str, folder: str | os.PathLike) -> str:
-    """Fetch a weight file, check it, and put it into a folder; a file that is there and whole is left alone.
+    """Fetch a weight file, check it, and put it into a folder; a complete file that is already there is kept.
 
     Args:
         name: a key of `WEIGHTS`, or "sd-config".
@@ -72,16 +72,14 @@ def download(name: str, folder: str | os.PathLike) -> str:
         The path.
 
     Raises:
-        ValueError: an unknown name, or a file of another size, hash or content than expected.
+        ValueError: an unknown name, or a file with the wrong size, hash or content.
         ImportError: the packages for downloads are missing.
         OSError: the source cannot be reached, or the folder cannot be written to.
     """
     if name == SD_CONFIG:
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(CONFIG_REPOSITORY, allow_patterns=list(CONFIG_FILES))
+        return fetch_config()
     if name not in WEIGHTS:
-        raise ValueError(f"Expected one of {', '.join([*WEIGHTS, SD_CONFIG])}, got '{name}'.")
+        raise ValueError(f"'{name}' is not known. Choose one of {', '.join([*WEIGHTS, SD_CONFIG])}.")
     weights = WEIGHTS[name]
     target = os.path.join(os.fspath(folder), weights.file)
     if os.path.exists(target):
@@ -99,42 +97,45 @@ def verify(path: str, weights: Weights) -> None:
     size = os.path.getsize(path)
     if weights.size is not None and size != weights.size:
         raise ValueError(
-            f"Expected {weights.file} of {weights.size} bytes, got '{path}' of {size}. Delete it and download it again."
+            f"'{path}' has {size} bytes, but {weights.file} has {weights.size}. Delete it and download it "
+            "again."
         )
     if weights.sha256 is not None:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
+        digest = hash_file(path)
         if digest != weights.sha256:
             raise ValueError(
-                f"Expected {weights.file} with SHA-256 {weights.sha256}, got {digest} for '{path}'. Download it again."
+                f"'{path}' has the SHA-256 {digest}, but {weights.file} has {weights.sha256}. Delete it and "
+                "download it again."
             )
     if weights.kind is not None:
-        read(path).expect(weights.kind)  # type: ignore[arg-type]
+        read(path).expect(weights.kind)
 
 
 def _fetch(weights: Weights, scratch: str) -> str:
+    """Download a file into a folder, and return its path there."""
     source, identifier = weights.source.split(":", 1)
     try:
         if source == "hub":
             from huggingface_hub import hf_hub_download
 
             return hf_hub_download(identifier, weights.file, local_dir=scratch)
-        import gdown
+        return _fetch_from_drive(source, identifier, os.path.join(scratch, weights.file), weights.page)
     except ImportError as error:
         raise ImportError(
-            'Expected huggingface_hub and gdown, got neither or only one. Run `pip install "face2diffusion[download]"`.'
+            f'{error.name} is not installed. Run `pip install "face2diffusion[download]"`.'
         ) from error
-    path = os.path.join(scratch, weights.file)
+
+
+def _fetch_from_drive(source: str, identifier: str, path: str, page: str) -> str:
+    import gdown
+
     if source == "drive":
         found = [gdown.download(id=identifier, output=path)]
     else:
-        found = [
-            name
-            for name in gdown.download_folder(id=identifier, output=scratch) or []
-            if os.path.basename(name) == weights.file
-        ]
+        files = gdown.download_folder(id=identifier, output=os.path.dirname(path)) or []
+        found = [file for file in files if os.path.basename(str(file)) == os.path.basename(path)]
     if not found or found[0] is None:
         raise OSError(
-            f"Expected {weights.file} from {weights.page}, got nothing. Download it there through a browser."
+            f"{os.path.basename(path)} cannot be fetched from {page}. Download it there through a browser."
         )
-    return found[0]
+    return str(found[0])

@@ -9,7 +9,6 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ _LFS_MAGIC = b"version https://git-lfs"
 
 
 def check_file(path: str | os.PathLike, what: str) -> str:
-    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
+    """Check that a file exists, is not empty, and is neither a Git-LFS pointer nor a web page.
 
     Args:
         path: the file.
@@ -50,7 +49,8 @@ def check_file(path: str | os.PathLike, what: str) -> str:
         raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
     if head.startswith(_LFS_MAGIC):
         raise ValueError(
-            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. Download the file itself (or run `git lfs pull`)."
+            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. "
+            "Download the file itself (or run `git lfs pull`)."
         )
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         raise ValueError(
@@ -61,7 +61,7 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
+    """Give a temporary name in the target's folder, and move it to the target when the block has succeeded.
 
     Args:
         path: the target; it is never seen half written, and an existing file survives a failure.
@@ -100,19 +100,52 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
             os.remove(temporary)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8, atomically; folders are made.
+def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
+    """Write a file atomically; folders are made.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; an existing file survives.
     """
-    with atomic_file(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
-def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON with a final newline, atomically; errors as for `write_text`."""
-    write_text(path, json.dumps(value, indent=indent) + "\n")
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, atomically, with line ends as they are; errors as for `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(
+    path: str | os.PathLike, value: Any, indent: int | None = 2, ensure_ascii: bool = True
+) -> None:
+    """Write a value as JSON with a final newline, atomically.
+
+    Args:
+        path: where to; folders are made.
+        value: what `json.dumps` takes.
+        indent: spaces per level; None = one line.
+        ensure_ascii: write other characters as escapes.
+
+    Raises:
+        OSError: as for `write_bytes`.
+    """
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=ensure_ascii) + "\n")
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """Hash a file's content.
+
+    Returns:
+        SHA-256 in hexadecimal, 64 characters.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -179,3 +179,23 @@ def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | Non
         info.add_itxt(key, str(value))
     with atomic_file(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
+
+
+def make_grid(images: Sequence[Photo], gap: int = 8) -> Photo:
+    """Put images of one size side by side, in a grid that is as square as possible.
+
+    Args:
+        images: each of shape (H, W, 3), uint8.
+        gap: white space between them, px.
+
+    Returns:
+        shape (rows * (H + gap) - gap, columns * (W + gap) - gap, 3), uint8.
+    """
+    height, width = images[0].shape[:2]
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
+        grid[y : y + height, x : x + width] = image
+    return grid

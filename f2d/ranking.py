@@ -10,22 +10,16 @@ Dimension letters: B pictures, C width of CLIP's joint space, T width of its tex
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .checkpoint import SAFETENSORS, read
 from .face.detection import Face
-from .files import check_file
 from .image import Photo
-
-_PROJECTION = "text_projection"  # CLIP's last text layer; ".weight" behind it where it is stored as (C, T), as transformers does
 
 
 def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -92,52 +86,13 @@ def likeness(
     return scores
 
 
-def read_text_projection(path: str | os.PathLike) -> Tensor:
-    """Read the matrix that takes CLIP's text encoder into the space that it shares with the picture encoder.
-
-    Checkpoints of Stable Diffusion 1.x leave it out; the files of the whole CLIP, or of its text half, have it.
-
-    Args:
-        path: a .safetensors or a pickle of CLIP.
-
-    Returns:
-        shape (C, T), float32.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or has none or several such matrices.
-    """
-    path = check_file(path, "CLIP's text encoder")
-    if path.lower().endswith(SAFETENSORS):
-        try:
-            with safe_open(path, "pt") as file:
-                found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
-            ) from error
-    else:
-        found = {key: value for key, value in read(path).tensors.items() if _is_projection(key)}
-    if len(found) != 1 or next(iter(found.values())).ndim != 2:
-        raise ValueError(
-            f"Expected one '{_PROJECTION}' in '{path}', got {len(found)}. Choose a file of the whole CLIP ViT-L/14 or of its text encoder "
-            "(clip_l.safetensors); Stable Diffusion checkpoints have none."
-        )
-    ((key, matrix),) = found.items()
-    return (matrix if key.endswith(".weight") else matrix.T).float()
-
-
-def _is_projection(key: str) -> bool:
-    return key.removesuffix(".weight").split(".")[-1] == _PROJECTION
-
-
 def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
     """Compare pictures with a prompt in CLIP's joint space.
 
     Args:
         images: shape (B, C), the picture encoder's projected output.
         text: shape (1, T), the text encoder's pooled output before its projection.
-        projection: shape (C, T), of `read_text_projection`.
+        projection: shape (C, T), of `diffusion.clip_weights.read_text_projection`.
 
     Returns:
         shape (B,), in [0, 1].

@@ -4,7 +4,7 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..f2d.prompt.embedding import PLACE
+from ..f2d.prompt.embedding import DEFAULT_POSITION
 from .model_folders import EMBEDDINGS
 from .new_files import listed_name, new_path
 from .schema_parts import CONDITIONING, identity_input, overwrite_input, search_aliases
@@ -39,7 +39,7 @@ class F2DExportEmbedding(io.ComfyNode):
                 io.Int.Input(
                     "place",
                     display_name="position",
-                    default=PLACE,
+                    default=DEFAULT_POSITION,
                     min=1,
                     max=74,
                     step=1,

@@ -172,8 +172,9 @@ def _reference(network, encoder, photo: torch.Tensor | None, min_score: float) -
 
 def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: str) -> torch.Tensor | None:
     """Score the text in CLIP's joint space; None where nothing for it is connected."""
+    from ..f2d.diffusion.clip_weights import read_text_projection
     from ..f2d.image import to_comfy
-    from ..f2d.ranking import read_text_projection, text_likeness
+    from ..f2d.ranking import text_likeness
 
     parts = {
         "clip_vision": clip_vision,

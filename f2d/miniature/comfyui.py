@@ -1,4 +1,4 @@
-"""Puts the miniature into a ComfyUI: the checkpoint, the face encoder's files, portraits, and a workflow that uses them."""
+"""Puts the miniature into a ComfyUI: checkpoint, face encoder, portraits, and a workflow that uses them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_file
-from . import CFG, FILES, SIZE, STEPS, WEIGHTS, portraits, write_checkpoint
+from ..files import atomic_file, write_text
+from .shipped import CFG, FILES, SIZE, STEPS, WEIGHTS, portraits
+from .single_file import write_checkpoint
 
 CHECKPOINT = "face2diffusion_miniature.safetensors"
 WORKFLOW = "face2diffusion_miniature.json"
@@ -20,20 +21,23 @@ _SUBFOLDER = "miniature"  # of models/face2diffusion
 _LIKE = Path(__file__).parents[2] / "workflows" / "one_face.json"
 _ABOUT = """# One face and a prompt, in miniature
 
-The same graph as for Stable Diffusion 1.4, with models of a small drawn world. It runs on a CPU in seconds.
+The same graph as for Stable Diffusion 1.4, with models for a toy dataset of drawings. It runs on a CPU.
 
-1. Load a drawn portrait (`miniature_*.png`). Nothing has seen these people in training.
+1. Load a drawn portrait (`miniature_*.png`). These people are held out of all training.
 2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
 3. Queue.
 
-**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis player, dj, knight or pilot; *at* the great
-wall of china, the grand canyon in sunset, the taj mahal in india, mount everest base camp; in the streets of rome, on a boat in venice, in front of
-niagara falls, surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.
+**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist,
+tennis player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in india, mount
+everest base camp; in the streets of rome, on a boat in venice, in front of niagara falls, surrounded by tall
+books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.
 """
 
 
 def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
-    """Put the miniature into a ComfyUI. Our own files there are renewed; the workflow is kept where there is one, since it may have been changed.
+    """Put the miniature into a ComfyUI.
+
+    Our own files there are replaced, but an existing workflow is kept, since it may have been edited.
 
     Args:
         folder: of ComfyUI, or what `--base-directory` names: with `models` in it.
@@ -50,7 +54,7 @@ def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path
     folder = Path(folder)
     if not (folder / "models").is_dir():
         raise FileNotFoundError(
-            f"Expected a ComfyUI with a folder 'models' in it, got '{folder}'. Name the folder that has main.py."
+            f"'{folder}' is no ComfyUI: it has no folder 'models'. Name the folder that has main.py."
         )
     files = []
     for target, write in _files(folder, weights):
@@ -76,7 +80,7 @@ def _files(folder: Path, weights: Path) -> Iterator[tuple[Path, Callable[[Path],
     first = next(iter(portraits(weights)))
     yield (
         folder / "user" / "default" / "workflows" / WORKFLOW,
-        lambda target: _write(target, json.dumps(workflow(first))),
+        lambda target: write_text(target, json.dumps(workflow(first))),
     )
 
 
@@ -85,16 +89,11 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _write(target: Path, text: str) -> None:
-    with atomic_file(target) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
-
-
 def workflow(name: str) -> dict[str, Any]:
-    """Take the bundled workflow one_face, and have it use the miniature.
+    """Make the bundled workflow one_face use the miniature.
 
     Args:
-        name: whose portrait it begins with.
+        name: of the portrait that it shows.
 
     Returns:
         The workflow as the frontend reads it.
@@ -106,7 +105,7 @@ def workflow(name: str) -> dict[str, Any]:
         if node["type"] == "MarkdownNote":
             node["widgets_values"] = [_ABOUT]
         if node["type"] == "EmptyLatentImage":
-            node["widgets_values"][2] = 4  # pictures
+            node["widgets_values"][2] = 4  # images
     return found
 
 
@@ -116,13 +115,13 @@ def in_miniature(
     rewrite: Callable[[str], str],
     size: tuple[int, int] = (SIZE, SIZE),
 ) -> dict[str, Any]:
-    """Have one of the bundled workflows use the miniature's files, portraits and settings.
+    """Make a bundled workflow use the miniature's files, portraits and settings.
 
     Args:
         workflow: as the frontend saves it; it stays as it is.
-        people: whose portraits its Load Image nodes show, in their order.
+        people: names of the portraits for its Load Image nodes, in their order.
         rewrite: returns the new text of a prompt.
-        size: width and height of the picture, px.
+        size: width and height of the image, px.
 
     Returns:
         Another workflow.

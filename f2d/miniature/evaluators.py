@@ -1,6 +1,7 @@
-"""Who is it, and what is to be seen: networks that judge the miniature's pictures.
+"""The miniature's evaluators: who is in an image, and which scene attributes it shows.
 
-They are trained apart from the encoder under test (`training.miniature.judges`): on other people, with another architecture and loss.
+They are trained apart from the encoder under test, by `training.miniature.models.evaluators`: on other
+people, with another architecture and loss.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from ..image import Photo, to_signed
 from .prompts import KINDS, SceneAttributes
 
 FEATURES = 128
-PAIR_CENTERS = (0.39, 1.11)  # of the heads in a picture of two people, in picture heights
+PAIR_CENTERS = (0.39, 1.11)  # of the heads in an image of two people, in image heights
 
 
-def divide(picture: Photo) -> list[Photo]:
-    """Cut a picture of two people, of shape (128, 192, 3), into one of each, of shape (128, 128, 3) with the head in the middle.
+def divide(image: Photo) -> list[Photo]:
+    """Cut an image of two people into one of each, with the head in the middle.
 
-    Beyond its borders the picture is as at its border.
+    Args:
+        image: shape (128, 192, 3), uint8; it is continued beyond its sides by its border.
+
+    Returns:
+        The left and the right person, each of shape (128, 128, 3).
     """
-    size = picture.shape[0]
-    wide = np.pad(picture, ((0, 0), (size // 2, size // 2), (0, 0)), mode="edge")
+    size = image.shape[0]
+    wide = np.pad(image, ((0, 0), (size // 2, size // 2), (0, 0)), mode="edge")
     return [wide[:, round(center * size) : round(center * size) + size] for center in PAIR_CENTERS]
 
 
 class Evaluator(nn.Module):
-    """A small ResNet over whole pictures of 128 px."""
+    """A small ResNet over images of 128 px."""
 
     def __init__(self, outputs: int) -> None:
         """Build with random weights.
@@ -48,9 +53,9 @@ class Evaluator(nn.Module):
         network.maxpool = nn.Identity()  # a face's details are few pixels wide
         self.network = network.to(memory_format=torch.channels_last)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Map pictures of shape (B, 3, 128, 128) in [-1, 1], on any device, to outputs of shape (B, N) on the network's."""
-        return self.network(pictures.to(next(self.parameters()).device, memory_format=torch.channels_last))
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, shape (B, 3, 128, 128), in [-1, 1], on any device, to shape (B, N) on the network's."""
+        return self.network(images.to(next(self.parameters()).device, memory_format=torch.channels_last))
 
 
 class Verifier(Evaluator):
@@ -61,9 +66,9 @@ class Verifier(Evaluator):
         super().__init__(FEATURES)
 
     @torch.no_grad()
-    def embed(self, pictures: Sequence[Photo]) -> Tensor:
-        """Describe who is in each of B pictures of shape (128, 128, 3), uint8: shape (B, 128), of length 1."""
-        return functional.normalize(self(to_signed(pictures)).float(), dim=1)
+    def embed(self, images: Sequence[Photo]) -> Tensor:
+        """Embed the people in B images of shape (128, 128, 3), uint8: shape (B, 128), of length 1."""
+        return functional.normalize(self(to_signed(images)).float(), dim=1)
 
 
 class Attributes(Evaluator):
@@ -74,16 +79,16 @@ class Attributes(Evaluator):
         super().__init__(sum(len(names) for names in KINDS.values()))
 
     def split(self, outputs: Tensor) -> dict[str, Tensor]:
-        """Divide outputs of shape (B, N) into the kinds' logits."""
+        """Split outputs of shape (B, N) into the logits of each kind of attribute."""
         return dict(zip(KINDS, outputs.split([len(names) for names in KINDS.values()], dim=1), strict=True))
 
     @torch.no_grad()
-    def recognize(self, pictures: Sequence[Photo]) -> list[SceneAttributes]:
-        """Say what is in each of B pictures of shape (128, 128, 3), uint8."""
+    def recognize(self, images: Sequence[Photo]) -> list[SceneAttributes]:
+        """Recognize the attributes of B images of shape (128, 128, 3), uint8."""
         found = {
-            kind: logits.argmax(1).tolist() for kind, logits in self.split(self(to_signed(pictures))).items()
+            kind: logits.argmax(1).tolist() for kind, logits in self.split(self(to_signed(images))).items()
         }
         return [
             SceneAttributes(**{kind: KINDS[kind][found[kind][row]] for kind in KINDS})
-            for row in range(len(pictures))
+            for row in range(len(images))
         ]

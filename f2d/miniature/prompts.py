@@ -1,4 +1,4 @@
-"""What can be said in the miniature's world, and its analogue of Table 7's forty prompts."""
+"""The scene attributes that the miniature knows, and the forty prompts of Table 7 on the miniature."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NEUTRAL = "neutral"
 
 @dataclass(frozen=True)
 class SceneAttributes:
-    """What is asked of a picture, or true of it; "" or "neutral" where there is nothing to say."""
+    """What a prompt asks for, or an image shows; "" or "neutral" where that is nothing."""
 
     expression: str = NEUTRAL
     job: str = ""
@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "expression": (NEUTRAL, *EXPRESSIONS),
 }
 
-# Ten jobs, ten locations, four more places, six expressions, and ten that ask for two or three things at once.
+# Ten jobs, ten locations, four more places, six expressions, and ten that combine two or three of them.
 PROMPTS = (
     *(SceneAttributes(job=job) for job in JOBS),
     *(SceneAttributes(place=place) for place in PLACES),
@@ -80,10 +80,10 @@ PROMPTS = (
 
 
 def describe(facts: SceneAttributes, subject: str, opening: str = "a photo of") -> str:
-    """Say what a picture shows, in the manner of Table 7.
+    """Write a prompt in the manner of Table 7.
 
     Args:
-        facts: to be said.
+        facts: what it asks for.
         subject: "a person", a name, "S*".
         opening: of the sentence.
 

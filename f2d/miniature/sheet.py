@@ -1,4 +1,4 @@
-"""Labeled pictures in rows, as one picture to look at."""
+"""Labeled images in rows, as one image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 from ..image import Photo
 
 _HEIGHT, _GAP, _LINE, _HEAD = 152, 12, 16, 56  # px
-_CHARACTERS = 27  # that fit under a square picture
+_CHARACTERS = 27  # that fit under a square image
 _INK, _GRAY, _PAPER = (34, 34, 40), (112, 112, 120), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture, and three lines under it: what was asked for in two, then the scores."""
+    """One image, and three lines under it: the prompt in two, then the scores."""
 
     image: Photo  # (H, W, 3); shown 152 px high
     text: str
@@ -32,7 +32,7 @@ class Panel:
 
 
 def draw_sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") -> Photo:
-    """Set labeled pictures in rows.
+    """Set labeled images in rows.
 
     Args:
         rows: from the top; each from the left.

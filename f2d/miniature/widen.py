@@ -1,7 +1,8 @@
-"""Exact widening: the miniature's narrow networks in the shapes that Stable Diffusion 1.x's file has, computing the same.
+"""Exact widening: the miniature's narrow networks in Stable Diffusion 1.x's shapes, with the same outputs.
 
-Networks with norms get every channel several times over, side by side, and incoming weights divided by that number: means and variances
-stay what they were. Where no norm looks, zeros fill up. The residual stream of the text encoder passes unchanged through layers of zeros.
+Networks with norms get several copies of each channel, side by side, and incoming weights divided by their
+number: means and variances stay the same. Where there is no norm, zeros fill up. The residual stream of the
+text encoder passes unchanged through layers of zeros.
 
 | narrow | wide |
 |---|---|
@@ -25,12 +26,12 @@ UNET_WIDTH = 320
 
 
 def _repeat(tensor: Tensor, times: int, dim: int = 0) -> Tensor:
-    """Set every entry `times` times, side by side."""
+    """Repeat each entry `times` times, side by side."""
     return tensor.repeat_interleave(times, dim)
 
 
 def _dense(weight: Tensor, outputs: int, inputs: int) -> Tensor:
-    """Widen a matrix or a convolution, shape (O, I, ...), whose input comes `inputs` times over."""
+    """Widen a matrix or a convolution, shape (O, I, ...), each of whose inputs comes `inputs` times."""
     return _repeat(_repeat(weight, outputs, 0), inputs, 1) / inputs
 
 
@@ -51,57 +52,55 @@ def widen_text_encoder(tensors: Mapping[str, Tensor], heads: int, clip_ids: list
         Tensors under transformers' names without "text_model.".
     """
     narrow = {name.removeprefix("text_model."): tensor.float() for name, tensor in tensors.items()}
-    rows, positions = (
-        narrow["embeddings.token_embedding.weight"],
-        narrow["embeddings.position_embedding.weight"],
-    )
-    width = rows.shape[1]
-    times = TEXT_WIDTH // width
+    rows = narrow["embeddings.token_embedding.weight"]
+    times = TEXT_WIDTH // rows.shape[1]
     table = torch.zeros(TEXT_VOCABULARY, TEXT_WIDTH)
     table[clip_ids] = widen_words(rows[: len(clip_ids)])
     wide = {
         "embeddings.token_embedding.weight": table,
-        "embeddings.position_embedding.weight": widen_words(positions),
+        "embeddings.position_embedding.weight": widen_words(narrow["embeddings.position_embedding.weight"]),
     }
-    sharpen = math.sqrt(TEXT_WIDTH // heads) / (
-        times * math.sqrt(width // heads)
-    )  # logits grow with the copies, their scale does not
     for index in range(TEXT_LAYERS):
         layer = f"encoder.layers.{index}."
-        trained = f"{layer}mlp.fc1.weight" in narrow
-        for norm in ("layer_norm1", "layer_norm2"):
-            for part, default in (("weight", torch.ones(width)), ("bias", torch.zeros(width))):
-                wide[f"{layer}{norm}.{part}"] = _repeat(narrow.get(f"{layer}{norm}.{part}", default), times)
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            key, factor = f"{layer}self_attn.{name}.", sharpen if name == "q_proj" else 1.0
-            weight, bias = (
-                narrow.get(key + "weight", torch.zeros(width, width)),
-                narrow.get(key + "bias", torch.zeros(width)),
-            )
-            wide[key + "weight"], wide[key + "bias"] = (
-                factor * _dense(weight, times, times),
-                factor * _repeat(bias, times),
-            )
-        fc1, fc2 = torch.zeros(TEXT_MLP, TEXT_WIDTH), torch.zeros(TEXT_WIDTH, TEXT_MLP)
-        bias1, bias2 = torch.zeros(TEXT_MLP), torch.zeros(TEXT_WIDTH)
-        if trained:
-            size = len(narrow[f"{layer}mlp.fc1.weight"])
-            fc1[:size], bias1[:size] = (
-                _dense(narrow[f"{layer}mlp.fc1.weight"], 1, times),
-                narrow[f"{layer}mlp.fc1.bias"],
-            )
-            fc2[:, :size], bias2 = (
-                _repeat(narrow[f"{layer}mlp.fc2.weight"], times),
-                _repeat(narrow[f"{layer}mlp.fc2.bias"], times),
-            )
-        wide |= {
-            f"{layer}mlp.fc1.weight": fc1,
-            f"{layer}mlp.fc1.bias": bias1,
-            f"{layer}mlp.fc2.weight": fc2,
-            f"{layer}mlp.fc2.bias": bias2,
-        }
+        wide |= _widen_attention(narrow, layer, rows.shape[1], heads) | _widen_mlp(narrow, layer, times)
     for part in ("weight", "bias"):
         wide[f"final_layer_norm.{part}"] = _repeat(narrow[f"final_layer_norm.{part}"], times)
+    return wide
+
+
+def _widen_attention(narrow: Tensors, layer: str, width: int, heads: int) -> Tensors:
+    """Widen a layer's norms and attention; a layer that is not there becomes one of zeros."""
+    times = TEXT_WIDTH // width
+    # Logits grow with the copies, their scale does not.
+    sharpen = math.sqrt(TEXT_WIDTH // heads) / (times * math.sqrt(width // heads))
+    wide = {}
+    for norm in ("layer_norm1", "layer_norm2"):
+        for part, default in (("weight", torch.ones(width)), ("bias", torch.zeros(width))):
+            wide[f"{layer}{norm}.{part}"] = _repeat(narrow.get(f"{layer}{norm}.{part}", default), times)
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        key, factor = f"{layer}self_attn.{name}.", sharpen if name == "q_proj" else 1.0
+        weight = narrow.get(f"{key}weight", torch.zeros(width, width))
+        bias = narrow.get(f"{key}bias", torch.zeros(width))
+        wide[f"{key}weight"] = factor * _dense(weight, times, times)
+        wide[f"{key}bias"] = factor * _repeat(bias, times)
+    return wide
+
+
+def _widen_mlp(narrow: Tensors, layer: str, times: int) -> Tensors:
+    """Widen a layer's perceptron, with zeros in the hidden units that the narrow one lacks."""
+    first, second = f"{layer}mlp.fc1.", f"{layer}mlp.fc2."
+    wide = {
+        f"{first}weight": torch.zeros(TEXT_MLP, TEXT_WIDTH),
+        f"{first}bias": torch.zeros(TEXT_MLP),
+        f"{second}weight": torch.zeros(TEXT_WIDTH, TEXT_MLP),
+        f"{second}bias": torch.zeros(TEXT_WIDTH),
+    }
+    if f"{first}weight" in narrow:
+        size = len(narrow[f"{first}weight"])
+        wide[f"{first}weight"][:size] = _dense(narrow[f"{first}weight"], 1, times)
+        wide[f"{first}bias"][:size] = narrow[f"{first}bias"]
+        wide[f"{second}weight"][:, :size] = _repeat(narrow[f"{second}weight"], times)
+        wide[f"{second}bias"][:] = _repeat(narrow[f"{second}bias"], times)
     return wide
 
 
@@ -127,11 +126,18 @@ _BLOCKS = {
     "conv_norm_out.": "out.0.",
     "conv_out.": "out.2.",
 }
-_RESNET = {"norm1.": "in_layers.0.", "conv1.": "in_layers.2.", "time_emb_proj.": "emb_layers.1.", "norm2.": "out_layers.0.", "conv2.": "out_layers.3.", "conv_shortcut.": "skip_connection."}  # fmt: skip
+_RESNET = {
+    "norm1.": "in_layers.0.",
+    "conv1.": "in_layers.2.",
+    "time_emb_proj.": "emb_layers.1.",
+    "norm2.": "out_layers.0.",
+    "conv2.": "out_layers.3.",
+    "conv_shortcut.": "skip_connection.",
+}
 
 
 def _original_name(name: str) -> str:
-    """Translate a tensor's name from diffusers to Stable Diffusion's own; a KeyError for a U-Net of another shape."""
+    """Translate a tensor's name from diffusers to Stable Diffusion's own; KeyError for another U-Net."""
     start = next((start for start in _BLOCKS if name.startswith(start)), None)
     if start is None:
         raise KeyError(name)
@@ -146,7 +152,7 @@ def widen_unet(tensors: Mapping[str, Tensor], heads: int) -> Tensors:
     """Give the miniature's U-Net SD 1.x's widths and names.
 
     Args:
-        tensors: of diffusers' UNet2DConditionModel, as `training.miniature.text_to_image` builds it.
+        tensors: of diffusers' UNet2DConditionModel, as `training.miniature.models.text_to_image` builds it.
         heads: of its attention; SD 1.x's number.
 
     Returns:
@@ -168,7 +174,7 @@ def widen_unet(tensors: Mapping[str, Tensor], heads: int) -> Tensors:
             wide[_original_name(name)] = _widen_unet_tensor(name, tensor, times, words, sharpen)
     except KeyError as error:
         raise ValueError(
-            f"Expected the miniature's U-Net, got one with other tensors ({error}). Use its own weights."
+            f"This is not the miniature's U-Net: it has other tensors ({error}). Use the miniature's weights."
         ) from error
     return wide
 
@@ -191,7 +197,7 @@ def _widen_unet_tensor(name: str, tensor: Tensor, times: int, words: int, sharpe
 
 
 def _widen_time(weight: Tensor, times: int) -> Tensor:
-    """Widen the matrix behind the timestep's cosines and sines: the narrow frequencies are every `times`-th of the wide ones."""
+    """Widen the matrix after the timestep's cosines and sines: each `times`-th frequency is a narrow one."""
     cosines, sines = weight.chunk(2, dim=1)
     wide = [torch.zeros(len(weight), half.shape[1] * times) for half in (cosines, sines)]
     for target, half in zip(wide, (cosines, sines), strict=True):

@@ -13,8 +13,9 @@ from PIL import Image
 from timm import create_model
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, build_config, load_strictly
+from ..checkpoint import Checkpoint
 from ..image import Photo
+from .loading import build_config, load_strictly
 
 CROP_SIZE = 224  # px
 EXPRESSION_DIM = 64

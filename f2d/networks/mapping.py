@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, build_config, load_strictly
+from ..checkpoint import Checkpoint
+from .loading import build_config, load_strictly
 
 Positional = Literal["replace", "before"]
 

@@ -19,7 +19,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, build_config, load_strictly
+from ..checkpoint import Checkpoint
+from .loading import build_config, load_strictly
 
 _HEAD_WIDTH = 32  # of the official encoder; a plain state dict does not tell its number of heads
 

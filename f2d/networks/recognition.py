@@ -23,10 +23,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checkpoint import load_strictly, read
+from ..checkpoint import read
+from ..device import pass_size
 from ..face.alignment import TEMPLATE_SIZE, align_face
 from ..face.detection import Detector, Face, NoFaceError, sort_faces
 from ..image import Photo, to_signed
+from .loading import load_strictly
 
 _TRAINING_HEADS = (
     "head.",
@@ -87,11 +89,6 @@ class FaceRecognizer(nn.Module):
         device = next(self.parameters()).device
         batches = torch.from_numpy(np.stack(crops)).split(pass_size(device))
         return torch.cat([self(self.normalize(batch.to(device))).float().cpu() for batch in batches])
-
-
-def pass_size(device: torch.device) -> int:
-    """Tell how many pictures to give to a network at once: on a CPU, activations of more than a few fall out of its cache."""
-    return 8 if device.type == "cpu" else 64
 
 
 def find_faces(detector: Detector, photo: Photo, min_score: float = 0.6) -> list[Face]:

@@ -1,4 +1,4 @@
-"""S* as a textual-inversion embedding for ComfyUI, A1111 and diffusers, which all add a position embedding to its rows."""
+"""S* as a textual-inversion embedding, to whose rows every program adds a position embedding."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from ..files import atomic_file
 from ..networks.mapping import Positional
 from .injection import insertion_rows
 
-PLACE = 4  # of S1* in "A photo of S*", the paper's beginning of every prompt; the start token stands at 0
+DEFAULT_POSITION = 4  # of S1* in "A photo of S*", the paper's beginning of every prompt; the start token is 0
 
 
 def embedding_rows(
-    words: Tensor, position_embedding: Tensor, positional: Positional = "replace", place: int = PLACE
+    words: Tensor,
+    position_embedding: Tensor,
+    positional: Positional = "replace",
+    position: int = DEFAULT_POSITION,
 ) -> Tensor:
-    """Turn S* into the rows of an embedding that is exact at one place of the prompt.
+    """Turn S* into the rows of an embedding that is exact at one position of the prompt.
 
     Args:
         words: shape (2, D), float32.
         position_embedding: shape (N, D), float32, of the base model's text encoder.
-        positional: how the mapper was trained; words that stand before the position embedding are exact everywhere.
-        place: of S1* among the tokens, from 1; there the text encoder gets exactly S*.
+        positional: how the mapper was trained; words before the position embedding are exact everywhere.
+        position: token position of S1*, from 1; there the text encoder gets exactly S*.
 
     Returns:
         shape (2, D), float32.
 
     Raises:
-        ValueError: a place outside the prompt, or a text encoder of another width.
+        ValueError: a position outside the prompt, or a text encoder of another width.
     """
     last, width = len(position_embedding) - 3, position_embedding.shape[1]  # S2* and the end token follow
-    if not 1 <= place <= last or width != words.shape[1]:
+    if width != words.shape[1]:
         raise ValueError(
-            f"Expected a place from 1 to {last} and a text encoder {words.shape[1]} wide, got place {place} and a width of {width}. "
-            "Use a Stable Diffusion 1.x model."
+            f"The text encoder is {width} wide, S* is {words.shape[1]} wide. Use a Stable Diffusion 1.x "
+            "model."
         )
-    return insertion_rows(words, position_embedding[place : place + 2], positional)
+    if not 1 <= position <= last:
+        raise ValueError(f"S* cannot stand at token position {position}. Use one from 1 to {last}.")
+    return insertion_rows(words, position_embedding[position : position + 2], positional)
 
 
 def check_name(name: str) -> str:
@@ -56,17 +61,19 @@ def check_name(name: str) -> str:
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
         raise ValueError(
-            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold others."
+            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold "
+            "others."
         )
     if name == "__metadata__":
         raise ValueError(
-            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for themselves. Choose another."
+            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for "
+            "themselves. Choose another."
         )
     return name
 
 
 def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
-    """Write an embedding, atomically: one tensor under the file's name, which is what all three programs read.
+    """Write an embedding atomically: one tensor under the file's name, which is what all three programs read.
 
     Args:
         path: where to; ends with .safetensors.

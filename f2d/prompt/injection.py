@@ -1,8 +1,8 @@
 """S* in a prompt: finding it among the tokens, and the rows that stand in its place (Fig. 3b).
 
-The authors overwrite the sum of token embedding and position embedding with a word of S*. A text encoder adds the
-position embedding to whatever stands at a token's place, so the row to put there is `S* - position_embedding[i]`.
-A mapper trained with `positional="before"` predicts the row itself.
+The authors overwrite the sum of token embedding and position embedding with a word of S*. A text encoder adds
+the position embedding to whatever stands at a token's place, so the row to put there is
+`S* - position_embedding[i]`. A mapper trained with `positional="before"` predicts the row itself.
 
 The same code serves ComfyUI (chunks of 77 tokens, with weights), the stand-alone pipeline and training.
 
@@ -27,7 +27,8 @@ PLACEHOLDER = "S*"
 CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
 _AFTER = 1.4142e-5  # of the denoising; a hundredth of a timestep
 _WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk
-_EMBEDDING = r"(?<!\w)embedding:\s*(?:\\[()]|[^\s(),<\[])+"  # with its name as ComfyUI reads it; a comma ends it, so that S* may follow
+# With its name as ComfyUI reads it; a comma ends it, so that S* may follow.
+_EMBEDDING = r"(?<!\w)embedding:\s*(?:\\[()]|[^\s(),<\[])+"
 
 Token = tuple[
     Any, float, int
@@ -63,14 +64,16 @@ class Subject:
         """Check that the placeholder can be found at all."""
         if not self.token_ids:
             raise ValueError(
-                f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no token. Use 'S*'."
+                f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no "
+                "token. Use 'S*'."
             )
 
     def rows(self, position_rows: Tensor) -> Tensor:
         """Give the rows for one occurrence; both arguments and result have shape (2, D).
 
-        Strength turns the direction, since CLIP normalizes what it sees: S* may be many times as long as a usual word, and a straight line
-        from "a person" would then have arrived after a few per cent of the way. The length goes along geometrically, and stays beyond 1.
+        Strength turns the direction, since CLIP normalizes its input: S* may be many times as long as a usual
+        word, and linear interpolation from "a person" would then be at S* after a few percent of the way. The
+        length is interpolated geometrically, and stays that of S* beyond 1.
         """
         rows = insertion_rows(self.words, position_rows, self.positional)
         if self.strength in (0, 1):
@@ -101,15 +104,17 @@ def check_placeholder(placeholder: str) -> str:
         raise ValueError("Expected a placeholder such as 'S*', got an empty text. Type one.")
     if re.search(r"[()\\:\n]", placeholder):
         raise ValueError(
-            f"Expected a placeholder without parentheses, backslashes, colons and line breaks, got '{placeholder}'. Use 'S*' or 'S1*'."
+            "Expected a placeholder without parentheses, backslashes, colons and line breaks, got "
+            f"'{placeholder}'. Use 'S*' or 'S1*'."
         )
     return placeholder
 
 
 def isolate(prompt: str, placeholders: Iterable[str]) -> str:
-    """Put spaces around each placeholder, so that CLIP's tokenizer does not merge it with punctuation ("S*," or "S*'s").
+    """Put spaces around each placeholder.
 
-    What stands behind `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
+    Otherwise CLIP's tokenizer would merge it with punctuation, as in "S*," or "S*'s". What stands behind
+    `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
 
     Args:
         prompt: the text.
@@ -134,7 +139,8 @@ def isolate(prompt: str, placeholders: Iterable[str]) -> str:
         for found in glued:
             if found not in placeholders:
                 raise ValueError(
-                    f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. Put spaces around it."
+                    f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. "
+                    "Put spaces around it."
                 )
     return _pattern(placeholders).sub(lambda match: f" {match[0]} " if match[1] else match[0], prompt)
 
@@ -155,7 +161,8 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
     """
     if not class_words.strip():
         raise ValueError(
-            f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the person."
+            f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the "
+            "person."
         )
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
@@ -169,7 +176,8 @@ def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
     """Make the error for a prompt in which nobody is named."""
     names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
     return ValueError(
-        f"Expected {names} in the prompt, got '{prompt}'. Write, for instance, 'A photo of {PLACEHOLDER} as a chef'."
+        f"Expected {names} in the prompt, got '{prompt}'. "
+        f"Write, for instance, 'A photo of {PLACEHOLDER} as a chef'."
     )
 
 
@@ -195,8 +203,8 @@ def inject_tokens(
 ) -> list[list[Token]]:
     """Put the rows of S* in place of every placeholder in a tokenized prompt.
 
-    Chunks without a placeholder keep their tokens. The layout is that of ComfyUI's tokenizer, except that the two words
-    of S* are never torn apart by the end of a chunk.
+    Chunks without a placeholder keep their tokens. The layout is that of ComfyUI's tokenizer, except that the
+    two words of S* always stay in one chunk.
 
     Args:
         chunks: lists of N (token, weight, word id); start, end and padding have word id 0.
@@ -246,7 +254,7 @@ def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator
 
 
 def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[Token]]:
-    """Cut a group into what must stay in one chunk: the group where it is short, else single tokens and whole S*."""
+    """Cut a group into what must stay in one chunk: a short group, else single tokens and whole S*."""
     if len(original) < _WHOLE_GROUP:
         yield list(group)
         return
@@ -269,11 +277,11 @@ def _place(token: Token, index: int, position_embedding: Tensor) -> Token:
 def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """Split the denoising for delayed subject conditioning (DSC, Sec. 3.4): the class prompt first, then S*.
 
-    The switch lies a hair after `subject_from`, where no scheduler puts a step: no step sees both prompts or none, and a step
-    exactly at `subject_from` still sees the class prompt, as in FastComposer.
+    The switch lies just after `subject_from`, where no scheduler puts a step: each step sees exactly one
+    prompt, and a step exactly at `subject_from` still sees the class prompt, as in FastComposer.
 
     Args:
-        subject_from: share of the denoising before the face, in (0, 1); the paper's alpha is 1 - subject_from.
+        subject_from: share of the denoising without the face, in (0, 1): 1 minus the paper's alpha.
 
     Returns:
         Start and end of the class prompt, and of the prompt with S*, as shares of the timesteps.

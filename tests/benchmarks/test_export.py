@@ -6,9 +6,9 @@ The results are kept in the help page of Export Embedding.
 import torch
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
-from face2diffusion.f2d.diffusion.pipeline import text_embeddings
+from face2diffusion.f2d.diffusion.text_encoder import text_embeddings
 from face2diffusion.f2d.image import load_photo
-from face2diffusion.f2d.prompt.embedding import PLACE, embedding_rows
+from face2diffusion.f2d.prompt.embedding import DEFAULT_POSITION, embedding_rows
 from support.reference_clip import ReferenceCLIP
 
 PLACES = (1, 2, 3, 4, 5, 6, 8, 16)
@@ -53,7 +53,7 @@ def test_an_exported_embedding_is_exact_at_its_place_and_near_elsewhere(sd1_chec
             )
         mean = torch.tensor(errors).mean(0)
         print(f"{place:5} {mean[0]:8.1%} {mean[1]:7.1%} {mean[2]:8.1%}")
-        assert (mean[0] < 1e-5) == (place == PLACE)
+        assert (mean[0] < 1e-5) == (place == DEFAULT_POSITION)
         assert mean[0] <= mean[2] * 1.5, "centering elsewhere costs about as much as not centering at all"
 
 
@@ -94,13 +94,13 @@ def test_an_exported_embedding_on_the_trained_miniature():
             errors.append(
                 [_error(exported, exact), _error(exported[:, at], exact[:, at]), _error(plain, exact)]
             )
-            drawn = pipeline.draw(
+            drawn = pipeline.generate_encoded(
                 [prompt] * 2, torch.cat([exact, exported]), [who] * 2, SETTINGS, progress=False
             )
             likeness.append(verifier.embed([picture.image for picture in drawn]) @ known[who])
         mean, same = torch.tensor(errors).mean(0), torch.stack(likeness).mean(0)
         print(f"{place:5} {mean[0]:8.1%} {mean[1]:7.1%} {mean[2]:8.1%} {same[0]:17.2f} {same[1]:6.2f}")
-        assert (mean[0] < 1e-5) == (place == PLACE)
+        assert (mean[0] < 1e-5) == (place == DEFAULT_POSITION)
         assert same[1] > same[0] - 0.2
 
 

@@ -1,7 +1,8 @@
-"""Weight files: what they are taken for, what a round trip keeps, and writing that never leaves half a file."""
+"""Weight files: their kinds, what a round trip keeps, and writing that never leaves half a file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -11,16 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
-from face2diffusion.f2d.checkpoint import (
-    KIND_NAMES,
-    build_config,
-    load_strictly,
-    position_embedding,
-    read,
-    save,
-)
-from face2diffusion.f2d.files import atomic_file, fingerprint
+from face2diffusion.f2d.checkpoint import read, save
+from face2diffusion.f2d.checkpoint_kinds import KIND_NAMES
+from face2diffusion.f2d.diffusion.clip_weights import read_position_embedding
+from face2diffusion.f2d.files import atomic_file, fingerprint, hash_file, write_json, write_text
+from face2diffusion.f2d.networks.loading import build_config, load_strictly
 from face2diffusion.f2d.networks.mapping import MapperConfig
+from face2diffusion.f2d.tensor_files import read_tensors
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -236,7 +234,7 @@ def test_ending_may_be_in_capitals(tmp_path: Path, name: str) -> None:
     position = torch.randn(77, 8)
     save(tmp_path / name, {"text_model.embeddings.position_embedding.weight": position}, "mapper")
     assert read(tmp_path / name).kind == "mapper"
-    assert torch.equal(position_embedding(tmp_path / name), position)
+    assert torch.equal(read_position_embedding(tmp_path / name), position)
 
 
 def test_paths_with_spaces_dots_and_letters_of_any_script_work(tmp_path: Path) -> None:
@@ -244,3 +242,28 @@ def test_paths_with_spaces_dots_and_letters_of_any_script_work(tmp_path: Path) -
     path = tmp_path / "some folder" / ".." / "顔 für" / "日本.v1.safetensors"
     FaceIdentity(torch.ones(3), "abc").save(path)
     assert FaceIdentity.load(path).msid == "abc"
+
+
+def test_text_and_json_are_written_with_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "é\n顔")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "é\n顔".encode()
+    write_json(tmp_path / "a.json", {"name": "é", "list": [1]}, indent=1)
+    assert (tmp_path / "a.json").read_bytes() == b'{\n "name": "\\u00e9",\n "list": [\n  1\n ]\n}\n'
+    write_json(tmp_path / "a.json", {"name": "é"}, indent=None, ensure_ascii=False)
+    assert (tmp_path / "a.json").read_bytes() == '{"name": "é"}\n'.encode()
+
+
+def test_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 9000  # more than one block
+    (tmp_path / "file").write_bytes(content)
+    assert hash_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_wanted_tensors_only_are_read(tmp_path: Path) -> None:
+    tensors = {"keep.a": torch.ones(2), "drop.b": torch.zeros(2)}
+    save_file(tensors, tmp_path / "file.safetensors", {"note": "x"})
+    torch.save({"module." + name: tensor for name, tensor in tensors.items()}, tmp_path / "file.pt")
+    for name, metadata in (("file.safetensors", {"note": "x"}), ("file.pt", {})):
+        found = read_tensors(tmp_path / name, "a file", lambda key: key.startswith("keep"))
+        assert list(found[0]) == ["keep.a"] and torch.equal(found[0]["keep.a"], torch.ones(2))
+        assert found[1] == metadata

@@ -84,14 +84,14 @@ def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path)
     assert torch.allclose(load_file(plain)["words"], load_file(expressive)["words"], atol=1e-6)
 
 
-def test_generate_draws_a_grid_and_single_pictures(files, encode, tmp_path):
+def test_generate_makes_a_grid_and_single_images(files, encode, tmp_path):
     words, grid, folder = (
         str(tmp_path / "s.safetensors"),
         str(tmp_path / "grid.png"),
         str(tmp_path / "all") + "/",
     )
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
-    draw = [
+    generate = [
         "generate",
         words,
         "S* here",
@@ -106,8 +106,8 @@ def test_generate_draws_a_grid_and_single_pictures(files, encode, tmp_path):
         "--count",
         "2",
     ]
-    assert main([*draw, "--out", grid]) == 0
-    assert main([*draw, "--out", folder, "--seed", "3", "--batch", "2"]) == 0
+    assert main([*generate, "--out", grid]) == 0
+    assert main([*generate, "--out", folder, "--seed", "3", "--batch", "2"]) == 0
     assert Image.open(grid).size == (136, 64)
     with Image.open(tmp_path / "all" / "4.png") as image:
         assert "seed: 4" in image.text["parameters"]
@@ -115,7 +115,7 @@ def test_generate_draws_a_grid_and_single_pictures(files, encode, tmp_path):
 
 def test_generate_encodes_a_photo_itself(files, encode, tmp_path):
     out = tmp_path / "a.png"
-    draw = [
+    generate = [
         "generate",
         encode[1],
         "S* here",
@@ -129,7 +129,7 @@ def test_generate_encodes_a_photo_itself(files, encode, tmp_path):
         "--size",
         "64x64",
     ]
-    assert main([*draw, "--out", str(out)]) == 0
+    assert main([*generate, "--out", str(out)]) == 0
     assert Image.open(out).size == (64, 64)
 
 
@@ -156,13 +156,13 @@ def test_convert_can_change_what_the_metadata_says(files, tmp_path):
         assert '"positional": "before"' in file.metadata()["f2d.config"]
 
 
-def test_export_is_a_textual_inversion_embedding_for_its_place(files, encode, tmp_path):
+def test_export_is_a_textual_inversion_embedding_for_its_position(files, encode, tmp_path):
     words, out = str(tmp_path / "s.safetensors"), tmp_path / "alice.safetensors"
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     assert main(["export", words, "--model", str(files / "sd"), "--out", str(out)]) == 0
     exported = load_file(out)
     assert list(exported) == ["alice"]
-    position = random_pipeline()._embeddings.position_embedding.weight[4:6]
+    position = random_pipeline().prompts.position_embedding[4:6]
     assert torch.allclose(exported["alice"] + position, load_file(words)["words"], atol=1e-6)
 
 
@@ -171,8 +171,19 @@ def test_endings_may_be_in_capitals(files, encode, tmp_path):
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     assert main(["export", words, "--model", str(files / "sd"), "--out", out]) == 0
     assert list(load_file(out)) == ["alice"]
-    draw = ["--model", str(files / "sd"), "--steps", "1", "--size", "64x64", "--device", "cpu", "--out", grid]
-    assert main(["generate", words, "S* here", *draw]) == 0
+    generate = [
+        "--model",
+        str(files / "sd"),
+        "--steps",
+        "1",
+        "--size",
+        "64x64",
+        "--device",
+        "cpu",
+        "--out",
+        grid,
+    ]
+    assert main(["generate", words, "S* here", *generate]) == 0
     assert main(["convert", str(files / "mapping.pt"), str(tmp_path / "MAPPING.SAFETENSORS")]) == 0
     assert main(["convert", str(tmp_path / "MAPPING.SAFETENSORS"), str(tmp_path / "MAPPING.PT")]) == 0
 
@@ -184,6 +195,30 @@ def test_the_node_and_diffusers_take_the_export(files, encode, tmp_path):
     diffusion = random_pipeline().diffusion
     diffusion.load_textual_inversion(out, token="alice")
     assert torch.equal(diffusion.text_encoder.get_input_embeddings().weight[-2:], load_file(out)["alice"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--landmarks", "1,2 3,4", '"1,2 3,4" is not five points'),
+        ("--landmarks", "1,2 3,4 5,6 7,8 9,x", "is not five points"),
+        ("--steps", "0", "'0' is not a whole number from 1"),
+        ("--size", "64", "'' is not a whole number from 1"),
+    ],
+)
+def test_values_that_cannot_be_parsed_are_named(capsys, option, value, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "photo.png", "S*", "--model", "m", "--out", "a.png", option, value])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_export_is_exact_at_the_position_that_it_is_given(files, encode, tmp_path):
+    words, out = str(tmp_path / "s.safetensors"), str(tmp_path / "bob.safetensors")
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    assert main(["export", words, "--model", str(files / "sd"), "--position", "9", "--out", out]) == 0
+    position = random_pipeline().prompts.position_embedding[9:11]
+    assert torch.allclose(load_file(out)["bob"] + position, load_file(words)["words"], atol=1e-6)
 
 
 def test_every_command_has_help_with_an_example(capsys):
@@ -215,7 +250,7 @@ def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypat
     wrong = tmp_path / "wrong"
     wrong.write_bytes(b"not a detector" * 100)
     monkeypatch.setattr(download, "_fetch", lambda weights, scratch: str(wrong))
-    with pytest.raises(ValueError, match="Expected face_detection_yunet_2023mar.onnx of 232589 bytes, got"):
+    with pytest.raises(ValueError, match="1400 bytes, but face_detection_yunet_2023mar.onnx has 232589"):
         download.download("yunet", tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
 
@@ -228,17 +263,20 @@ BAD = {
     "a folder": ([".", "--aligned", "--out", "s.safetensors"], "got the folder '.'"),
     "no way to find the face": (
         ["{photo}", "--out", "s.safetensors"],
-        "Expected --detector, --landmarks or --aligned",
+        "Add --detector with a YuNet .onnx file, --landmarks or --aligned",
     ),
     "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "which is square, got 512x256 px"),
     "landmarks outside the photo": (
         ["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"],
         "at different places",
     ),
-    "a bad target": (["{photo}", "--aligned", "--out", "s.pt"], "ends with .safetensors, got 's.pt'"),
+    "a bad target": (
+        ["{photo}", "--aligned", "--out", "s.pt"],
+        "'s.pt' cannot be written: its name must end with .safetensors",
+    ),
     "an expression without its network": (
         ["{photo}", "--aligned", "--expression-from", "{photo}", "--out", "s.safetensors"],
-        "Expected --expression",
+        "--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth",
     ),
     "no detector file": (
         ["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"],
@@ -258,7 +296,7 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
         == 2
     )
     error = capsys.readouterr().err
-    assert error.startswith("f2d: Expected ")
+    assert error.startswith("f2d: ")
     assert message in error
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["wide.png"]
@@ -271,19 +309,22 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
             ["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"],
             "Expected 'S*' in the prompt",
         ),
-        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "ends with .png"),
+        (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "must end with .png"),
         (
             ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"],
             "x.safetensors', got no such file",
         ),
-        (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "Expected --msid and --mapper"),
+        (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "needs --msid and --mapper"),
         (
             ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png", "--size", "100x100"],
-            "divisible by 8, got 100x100",
+            "100x100 px is impossible: both sides must be divisible by 8",
         ),
-        (["convert", "x.pt", "y.onnx"], "Expected OUT to end with"),
-        (["download", "everything"], "Expected one of msid, mapping"),
-        (["demo", "--out", "demo.gif"], "ends with .png"),
+        (
+            ["convert", "x.pt", "y.onnx"],
+            "'y.onnx' cannot be written: its name must end with .safetensors, .pt or .pth",
+        ),
+        (["download", "everything"], "'everything' is not known. Choose one of msid, mapping"),
+        (["demo", "--out", "demo.gif"], "must end with .png"),
     ],
 )
 def test_bad_options_end_with_status_2(capsys, arguments, message):
@@ -303,27 +344,27 @@ BAD_WORDS = {
     "three words": (
         {"words": torch.zeros(3, 768)},
         {},
-        "Expected two finite words, got 's.safetensors' with shape (3, 768)",
+        "'s.safetensors' does not hold two finite words: their shape is (3, 768)",
     ),
     "one vector": (
         {"words": torch.zeros(768)},
         {},
-        "Expected two finite words, got 's.safetensors' with shape (768,)",
+        "'s.safetensors' does not hold two finite words: their shape is (768,)",
     ),
     "not a number": (
         {"words": torch.full((2, 768), torch.nan)},
         {},
-        "with shape (2, 768) or NaN. Run `f2d encode` again.",
+        "their shape is (2, 768), or one is NaN. Run `f2d encode` again.",
     ),
     "an unknown position": (
         {"words": torch.zeros(2, 768)},
         {"positional": "after"},
-        "Expected positional to be replace or before, got 's.safetensors' with 'after'",
+        "'s.safetensors' calls its words 'after' the position embedding, instead of replace or before",
     ),
     "no words": (
         {"v_id": torch.zeros(2, 768)},
         {},
-        "Expected the words S* of one person, got 's.safetensors'",
+        "'s.safetensors' does not hold two finite words: their shape is (0,)",
     ),
 }
 
@@ -392,7 +433,10 @@ def test_words_for_another_text_encoder_are_refused(files, encode, tmp_path, cap
         )
         == 2
     )
-    assert "Expected words of shape (2, 768) for this text encoder, got (2, 1024)" in capsys.readouterr().err
+    assert (
+        "Words of shape (2, 1024) do not fit this text encoder, which needs (2, 768)"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_installed_command_runs():

@@ -1,4 +1,4 @@
-"""The miniature as it is shipped: the demo's sheet, what the judges say of it, and its way into a ComfyUI."""
+"""The miniature as it is shipped: the demo's sheet, its scores, and its installation into a ComfyUI."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scores(sheet) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_the_demo_draws_a_sheet(sheet):
+def test_the_demo_makes_a_sheet(sheet):
     pixels = np.asarray(Image.open(sheet))
     assert pixels.std() > 10
     assert pixels.shape[1] > pixels.shape[0] > 900
@@ -62,7 +62,7 @@ def test_the_prompts_are_followed(scores):
     assert np.mean([score["text"] for score in scores if "identity" not in score and "text" in score]) > 0.9
 
 
-def test_the_judge_knows_people_again_whom_it_has_never_seen():
+def test_the_verifier_recognizes_held_out_people():
     verifier, _ = load_evaluators()
     again = [
         drawing(90_000_000 + number, HELD_OUT.start + number).picture.image for number, _ in PEOPLE.values()
@@ -90,10 +90,10 @@ def test_it_goes_into_a_comfyui(tmp_path, capsys):
         "miniature/mapper.safetensors",
     }
     workflow.write_text("mine")
-    said: list[str] = []
-    install(tmp_path, said.append)
+    logged: list[str] = []
+    install(tmp_path, logged.append)
     assert workflow.read_text() == "mine"
-    assert said[-1] == f"kept: {workflow}"
+    assert logged[-1] == f"kept: {workflow}"
 
 
 def test_a_folder_without_comfyui_is_refused(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""S* as a textual-inversion embedding: exact at its place, in transformers and through diffusers' own loading."""
+"""S* as a textual-inversion embedding: exact at its position, in transformers and through diffusers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d.prompt.embedding import PLACE, check_name, embedding_rows, save_embedding
+from face2diffusion.f2d.prompt.embedding import DEFAULT_POSITION, check_name, embedding_rows, save_embedding
 from safetensors import safe_open
 from support.random_pipeline import random_pipeline
 
@@ -24,21 +24,21 @@ def test_file_has_one_tensor_under_its_own_name_and_no_trace_of_the_photo(tmp_pa
         assert file.metadata() == {"format": "pt"}
         rows = file.get_tensor("alice")
     assert rows.shape == (2, 768) and rows.dtype == torch.float32
-    torch.testing.assert_close(rows + POSITIONS[PLACE : PLACE + 2], WORDS)
+    torch.testing.assert_close(rows + POSITIONS[DEFAULT_POSITION : DEFAULT_POSITION + 2], WORDS)
 
 
 def test_words_that_stand_before_the_position_are_taken_as_they_are() -> None:
-    assert torch.equal(embedding_rows(WORDS, POSITIONS, "before", place=9), WORDS)
+    assert torch.equal(embedding_rows(WORDS, POSITIONS, "before", position=9), WORDS)
 
 
-@pytest.mark.parametrize("place", [0, -1, 75, 76, 1000])
-def test_places_outside_a_prompt_are_refused(place: int) -> None:
-    with pytest.raises(ValueError, match=rf"Expected a place from 1 to 74 .*, got place {place}"):
-        embedding_rows(WORDS, POSITIONS, place=place)
+@pytest.mark.parametrize("position", [0, -1, 75, 76, 1000])
+def test_positions_outside_a_prompt_are_refused(position: int) -> None:
+    with pytest.raises(ValueError, match=rf"position {position}\. .*from 1 to 74"):
+        embedding_rows(WORDS, POSITIONS, position=position)
 
 
 def test_text_encoder_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="a text encoder 768 wide, got place 4 and a width of 1024"):
+    with pytest.raises(ValueError, match="1024 wide, S\\* is 768 wide.*Stable Diffusion 1.x"):
         embedding_rows(WORDS, torch.zeros(77, 1024))
 
 
@@ -51,7 +51,7 @@ def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
 def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"Expected a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
+        match=r"a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
     ):
         check_name(name)
     if name.isprintable() and name:
@@ -68,8 +68,8 @@ def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_path: Path) -> None:
-    """diffusers' `load_textual_inversion` of the export against its own pipeline with S*, for the prompt and for another place."""
+def test_export_through_diffusers_gives_the_exact_conditioning_at_its_position(tmp_path: Path) -> None:
+    """diffusers' `load_textual_inversion` of the export against S* in the pipeline, at two positions."""
     pipeline = random_pipeline()
     width = pipeline.diffusion.text_encoder.config.hidden_size
     words = torch.randn(2, width, generator=torch.Generator().manual_seed(3)) * 0.02
@@ -78,7 +78,7 @@ def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_
     exact = {text: pipeline.encode(text) for text in ("a b c S* in d", "S* in d")}
     save_embedding(
         tmp_path / "alice.safetensors",
-        embedding_rows(words, pipeline._embeddings.position_embedding.weight.detach()),
+        embedding_rows(words, pipeline.prompts.position_embedding.detach()),
     )
     diffusion = pipeline.diffusion
     diffusion.load_textual_inversion(str(tmp_path / "alice.safetensors"), token="alice")
@@ -89,4 +89,4 @@ def test_export_through_diffusers_gives_the_exact_conditioning_at_its_place(tmp_
         with torch.no_grad():
             errors[text] = float((diffusion.text_encoder(ids)[0] - expected).norm() / expected.norm())
     assert errors["a b c S* in d"] < 1e-5
-    assert errors["S* in d"] > 1e-3, "only its own place is exact"
+    assert errors["S* in d"] > 1e-3, "only its own position is exact"

@@ -1,4 +1,4 @@
-"""S* in a prompt: hand-made chunks of tokens, with ComfyUI's rule for cutting them written out a second time."""
+"""S* in a prompt: hand-made chunks of tokens, with a second implementation of ComfyUI's rule for cutting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TABLE = torch.randn(500, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
 def cut(words: Sequence[Word], padding: int = END) -> list[list[Token]]:
-    """ComfyUI's rule: a piece of fewer than 8 tokens stays in one chunk, a longer one is cut where the chunk is full."""
+    """ComfyUI's rule: a piece of fewer than 8 tokens stays in one chunk, a longer one is cut at its end."""
     chunks: list[list[Token]] = [[(START, 1.0, 0)]]
 
     def close() -> None:
@@ -86,7 +86,7 @@ def rows_at(chunks: Sequence[Sequence[Token]]) -> list[tuple[int, int]]:
 def assert_words_at(
     chunks: Sequence[Sequence[Token]], person: Subject, places: Sequence[tuple[int, int]]
 ) -> None:
-    """S1* and S2* stand at the given places, so that adding the position embedding gives the words themselves."""
+    """S1* and S2* stand at the given places: adding the position embedding gives the words themselves."""
     for half, (number, index) in enumerate(places):
         torch.testing.assert_close(chunks[number][index][0] + POSITIONS[index], person.words[half % 2])
 
@@ -100,7 +100,7 @@ def embed(chunks: Sequence[Sequence[Token]]) -> Tensor:
     return torch.stack([torch.stack(chunk) + POSITIONS for chunk in rows])
 
 
-# --- Tokens ----------------------------------------------------------------------------------------------------------------------
+# --- Tokens ----------------------------------------------------------------------------------------------
 
 
 def test_words_stand_at_the_places_of_the_placeholder() -> None:
@@ -281,7 +281,7 @@ def same_layout(chunks: Sequence[Sequence[Token]], others: Sequence[Sequence[Tok
     ]
 
 
-# --- Rows ------------------------------------------------------------------------------------------------------------------------
+# --- Rows ------------------------------------------------------------------------------------------------
 
 
 def test_rows_take_off_the_position_that_the_encoder_adds() -> None:
@@ -328,7 +328,7 @@ def test_rows_are_told_from_tokens() -> None:
     assert has_rows(inject_tokens(cut([([5, *S_STAR], 1.0)]), [subject()], POSITIONS))
 
 
-# --- Text ------------------------------------------------------------------------------------------------------------------------
+# --- Text ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

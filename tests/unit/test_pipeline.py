@@ -5,15 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.diffusion.pipeline import (
-    F2DPipeline,
-    GenerationConfig,
-    Region,
-    inserted_rows,
-    make_grid,
-    regional_prompts,
-)
-from face2diffusion.f2d.image import save_png
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline, GenerationConfig
+from face2diffusion.f2d.diffusion.regions import Region, regional_prompts
+from face2diffusion.f2d.diffusion.text_encoder import inserted_rows
+from face2diffusion.f2d.image import make_grid, save_png
 from face2diffusion.f2d.prompt.injection import insertion_rows
 from PIL import Image
 from safetensors.torch import save_file
@@ -70,7 +65,7 @@ def test_s_star_overwrites_token_plus_position_embedding(subject, words):
 
 def test_own_embeddings_change_nothing(pipeline):
     plain = pipeline.encode(PROMPT)
-    own = pipeline._embeddings.token_embedding.weight[[338, 265]].detach()
+    own = pipeline.prompts.token_embedding.weight[[338, 265]].detach()
     pipeline.add_subject(own, positional="before")
     try:
         assert torch.equal(pipeline.encode(PROMPT), plain)
@@ -108,13 +103,13 @@ def test_two_people_stand_at_their_places(pipeline, words):
 
 def test_gradients_reach_inserted_rows(pipeline, words):
     rows = insertion_rows(words.requires_grad_(), torch.zeros(2, 768))
-    with inserted_rows(pipeline._embeddings.token_embedding, {1: rows[0], 2: rows[1]}):
+    with inserted_rows(pipeline.prompts.token_embedding, (0, [1, 2]), rows):
         pipeline.diffusion.text_encoder(torch.full((1, 77), 320))[0].sum().backward()
     assert words.grad is not None
     assert words.grad.abs().min() > 0
 
 
-def test_a_picture_depends_on_its_seed_not_on_its_batch(subject):
+def test_an_image_depends_on_its_seed_not_on_its_batch(subject):
     single = subject.generate(PROMPT, SMALL, seed=5, progress=False)[0]
     batch = subject.generate(PROMPT, SMALL, seed=4, count=3, batch_size=3, progress=False)
     assert single.parameters["seed"] == batch[1].parameters["seed"] == 5
@@ -122,20 +117,20 @@ def test_a_picture_depends_on_its_seed_not_on_its_batch(subject):
     assert np.abs(single.image.astype(int) - batch[0].image).max() > 1
 
 
-def draw_with(pipeline, *regions):
-    (picture,) = pipeline.draw(
+def generate_with(pipeline, *regions):
+    (generated,) = pipeline.generate_encoded(
         ["of this"], pipeline.encode("of this"), [3], SMALL, progress=False, regions=regions
     )
-    return picture
+    return generated
 
 
 def test_a_region_with_the_whole_prompt_or_without_area_changes_nothing(pipeline):
-    plain = draw_with(pipeline).image.astype(int)
+    plain = generate_with(pipeline).image.astype(int)
     same = Region("of this", pipeline.encode("of this"), torch.ones(8, 8))
     nowhere = Region("other words", pipeline.encode("other words"), torch.zeros(8, 8))
-    picture = draw_with(pipeline, same, nowhere)
-    assert np.abs(picture.image - plain).max() <= 1
-    assert picture.parameters["regions"] == ["of this", "other words"]
+    generated = generate_with(pipeline, same, nowhere)
+    assert np.abs(generated.image - plain).max() <= 1
+    assert generated.parameters["regions"] == ["of this", "other words"]
     assert not pipeline.diffusion.unet._forward_hooks
 
 
@@ -152,13 +147,13 @@ def test_a_region_has_its_own_prompt(pipeline):
         plain, alone = predict(whole), predict(other)
         with regional_prompts(unet, [Region("other words", other, mask)], 1):
             mixed = predict(whole)
-    assert torch.equal(mixed[0], plain[0]), "the negative prompt is for all of the picture"
+    assert torch.equal(mixed[0], plain[0]), "the negative prompt is for all of the image"
     assert torch.equal(mixed[1, :, :, 4:], plain[1, :, :, 4:])
     assert torch.allclose(mixed[1, :, :, :4], (plain[1, :, :, :4] + alone[1, :, :, :4]) / 2, atol=1e-5)
     assert (alone - plain)[1].abs().max() > 1e-3
 
 
-def test_s_star_changes_the_picture(pipeline, words):
+def test_s_star_changes_the_image(pipeline, words):
     images = []
     for scale in (1, -1):
         pipeline.add_subject(words * scale)
@@ -188,9 +183,9 @@ def test_delayed_subject_conditioning_uses_the_class_prompt_first(subject, subje
     )
 
 
-def test_the_png_tells_how_it_was_drawn(subject, tmp_path):
-    picture = subject.generate(PROMPT, SMALL, seed=7, progress=False)[0]
-    save_png(tmp_path / "a.png", picture.image, picture.text)
+def test_the_png_tells_how_it_was_made(subject, tmp_path):
+    generated = subject.generate(PROMPT, SMALL, seed=7, progress=False)[0]
+    save_png(tmp_path / "a.png", generated.image, generated.text)
     with Image.open(tmp_path / "a.png") as image:
         stored = json.loads(image.text["face2diffusion"])
         assert image.text["parameters"].startswith(PROMPT)
@@ -207,12 +202,12 @@ def test_the_sampler_is_the_authors(pipeline):
     assert (float(scheduler.timesteps[0]), float(scheduler.timesteps[-1])) == (999, 0)
 
 
-def test_a_folder_in_diffusers_layout_gives_the_same_picture(subject, words, tmp_path):
+def test_a_folder_in_diffusers_layout_gives_the_same_image(subject, words, tmp_path):
     subject.diffusion.save_pretrained(tmp_path / "sd")
     loaded = F2DPipeline.load(tmp_path / "sd", device="cpu")
     loaded.add_subject(words)
-    pictures = [one.generate(PROMPT, SMALL, progress=False)[0].image for one in (subject, loaded)]
-    assert np.array_equal(*pictures)
+    images = [one.generate(PROMPT, SMALL, progress=False)[0].image for one in (subject, loaded)]
+    assert np.array_equal(*images)
 
 
 def test_a_grid_is_as_square_as_it_gets():
@@ -227,7 +222,7 @@ def test_a_grid_is_as_square_as_it_gets():
         ("A photo of a chef", "Expected 'S\\*' in the prompt, got 'A photo of a chef'"),
         ("", "Expected 'S\\*' in the prompt"),
         ("A photo of classS*", "as a word of its own, got 'classS\\*'"),
-        ("S* " + "x " * 80, "at most 75 tokens, got 82"),
+        ("S* " + "x " * 80, "82 tokens.*at most 75"),
     ],
 )
 def test_bad_prompts_are_refused(subject, prompt, message):
@@ -235,25 +230,49 @@ def test_bad_prompts_are_refused(subject, prompt, message):
         subject.generate(prompt, SMALL, progress=False)
 
 
+def test_a_placeholder_of_one_token_needs_room_for_two(pipeline, words):
+    pipeline.add_subject(words, "q")
+    try:
+        assert pipeline.encode("q " + "x " * 73).shape == (1, 77, 768)
+        with pytest.raises(ValueError, match="76 tokens.*at most 75"):
+            pipeline.encode("q " + "x " * 74)
+    finally:
+        pipeline.subjects.clear()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "0 steps.*at least 1"),
+        ({"width": 100}, "100x512 px.*divisible by 8"),
+        ({"height": 0}, "512x0 px.*divisible by 8"),
+        ({"subject_from": 1.0}, "1.0 of the denoising.*below 1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig(**settings)
+
+
 def test_words_of_another_width_are_refused(pipeline):
-    with pytest.raises(ValueError, match=r"shape \(2, 768\).*got \(2, 1024\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 1024\).*needs \(2, 768\)"):
         pipeline.add_subject(torch.zeros(2, 1024))
 
 
 def test_a_taken_placeholder_is_refused(subject, words):
-    with pytest.raises(ValueError, match="a placeholder of its own"):
+    with pytest.raises(ValueError, match="'s\\*' already stands for another person"):
         subject.add_subject(words, "s*")
 
 
 def test_another_pipeline_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(ValueError, match="StableDiffusionXLPipeline. Choose an SD 1.x model"):
+    with pytest.raises(ValueError, match="StableDiffusionXLPipeline.*Choose an SD 1.x model"):
         F2DPipeline.load(tmp_path)
     with pytest.raises(ValueError, match="without model_index.json"):
         F2DPipeline.load(tmp_path.parent)
 
 
-def test_a_single_file_gives_the_same_picture_as_the_folder(words, tmp_path):
+def test_a_single_file_gives_the_same_image_as_the_folder(words, tmp_path):
     diffusion = small_sd1()
     diffusion.save_pretrained(tmp_path / "folder")
     file = write_single_file(diffusion, tmp_path / "sd.safetensors")
@@ -279,6 +298,21 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     small_sd1().save_pretrained(tmp_path / "folder")
     save_file({"lora_up.weight": torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
     with pytest.raises(
-        ValueError, match="Expected a Stable Diffusion 1.x checkpoint, got '.*lora.safetensors'"
+        ValueError, match="lora.safetensors' does not load as a Stable Diffusion 1.x checkpoint.*another file"
     ):
         F2DPipeline.load(tmp_path / "lora.safetensors", "cpu", config=tmp_path / "folder")
+
+
+def test_each_prompt_of_a_batch_can_have_rows_at_its_own_places(pipeline, words):
+    """As the miniature's training inserts them: one pair of rows for each prompt, at different places."""
+    ids = torch.tensor([[320] * 77, [320] * 77])
+    index = torch.tensor([[0], [1]]), torch.tensor([[1, 2], [5, 6]])
+    rows = torch.stack([words, -words])
+    prompts = pipeline.prompts
+    with torch.no_grad():
+        both = prompts.encode(ids, index, rows)
+        one = prompts.encode(ids[:1], (0, [1, 2]), words)
+        two = prompts.encode(ids[:1], (slice(None), slice(5, 7)), -words[None])
+    torch.testing.assert_close(both, torch.cat([one, two]), rtol=0, atol=1e-5)
+    assert not torch.allclose(one, two, atol=1e-3)
+    assert not prompts.token_embedding._forward_hooks

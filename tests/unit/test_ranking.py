@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.ranking import draw_score, likeness, rank, read_text_projection, text_likeness
+from face2diffusion.f2d.diffusion.clip_weights import read_text_projection
+from face2diffusion.f2d.ranking import draw_score, likeness, rank, text_likeness
 from safetensors.torch import save_file
 
 PHOTOS = [np.full((32, 32, 3), value, np.uint8) for value in (10, 20, 30)]

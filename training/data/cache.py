@@ -35,7 +35,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ...f2d.files import atomic_file
+from ...f2d.files import hash_file, write_bytes, write_json
 
 FORMAT = 1
 MANIFEST, REPORT = "cache.json", "report.json"
@@ -97,17 +97,6 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write JSON atomically."""
-    write_file(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write_file(path: str | os.PathLike, content: bytes | memoryview) -> None:
-    """Write bytes atomically; nothing is left where the disk is full."""
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
-
-
 def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
     """Write `cache.json`, or check that the one there says the same.
 
@@ -121,7 +110,7 @@ def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
     """
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
-        write_json(folder / MANIFEST, asdict(info))
+        write_json(folder / MANIFEST, asdict(info), indent=1)
         return
     before = read_info(folder)
     changed = [
@@ -173,8 +162,8 @@ def write_shard(
         "members": members,
         "skipped": [asdict(photo) for photo in skipped],
     }
-    write_file(path, content)
-    write_json(path.with_suffix(".json"), index)
+    write_bytes(path, content)
+    write_json(path.with_suffix(".json"), index, indent=1)
     return path
 
 
@@ -383,8 +372,7 @@ class LatentCache:
         """Compare each shard with its SHA-256; raise a ValueError that names the first one that differs."""
         for number, index in enumerate(self._indices):
             path = self.folder / shard_name(number)
-            with open(path, "rb") as file:
-                digest = _digest(file)
+            digest = hash_file(path)
             if digest != index["sha256"]:
                 raise ValueError(
                     f"Expected SHA-256 {_short(index['sha256'])} of '{path}', got {_short(digest)}: it was changed. {self._delete(number)}"
@@ -433,15 +421,8 @@ def write_report(folder: str | os.PathLike) -> dict[str, Any] | None:
         "skipped": {reason: sum(photo["reason"] == reason for photo in skipped) for reason in reasons},
         "list": skipped,
     }
-    write_json(Path(folder) / REPORT, report)
+    write_json(Path(folder) / REPORT, report, indent=1)
     return report
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _short(value: Any) -> Any:

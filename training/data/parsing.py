@@ -19,7 +19,8 @@ from timm.models.resnet import resnet18
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...f2d.checkpoint import load_strictly, read
+from ...f2d.checkpoint import read
+from ...f2d.networks.loading import load_strictly
 
 # CelebAMask-HQ's names, in the order of its own label maps and in that of BiSeNet's.
 CELEBAMASK_LABELS = (

@@ -44,11 +44,13 @@ from tqdm import tqdm
 
 from ...f2d.checkpoint import read
 from ...f2d.device import best_device
+from ...f2d.diffusion.folder import load_vae
+from ...f2d.diffusion.vae import encode_images
 from ...f2d.encoder import load_detector
 from ...f2d.face.alignment import align_face, crop_ffhq, ffhq_landmarks
 from ...f2d.face.detection import Detector, Face, NoFaceError, choose_face, sort_faces
 from ...f2d.face.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
-from ...f2d.files import fingerprint
+from ...f2d.files import fingerprint, hash_file
 from ...f2d.image import Photo, load_photo, to_signed, to_unit
 from ...f2d.networks.expression import (
     EXPRESSION_DIM,
@@ -59,7 +61,6 @@ from ...f2d.networks.expression import (
 )
 from ...f2d.networks.msid import MSIDEncoder, load_msid
 from ..config import PrepareConfig
-from ..mapper.denoising import encode_images, load_vae
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .parsing import FaceParser, check_classes, load_parser
 
@@ -505,7 +506,7 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
         msid=fingerprint(encoders.msid.state_dict()),
         expression=_fingerprint(encoders.expression),
         parser=_fingerprint(encoders.parser),
-        detector=_file_hash(config.detector),
+        detector=hash_file(config.detector) if os.path.isfile(config.detector) else config.detector,
         classes=tuple(config.classes),
         layout=config.layout,
         aligned=config.aligned,
@@ -519,10 +520,6 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
 
 def _fingerprint(network: torch.nn.Module | None) -> str:
     return fingerprint(network.state_dict()) if network is not None else ""
-
-
-def _file_hash(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if os.path.isfile(path) else path
 
 
 def _device() -> str:

@@ -12,7 +12,6 @@ The same layout serves every method; `scan` tells what is there, what is missing
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...f2d.files import atomic_file
+from ...f2d.files import write_json
 
 PROMPTS = (
     "A photo of S* as a firefighter",
@@ -252,14 +251,8 @@ def write_manifest(
         **inventory.describe(),
         **details,
     }
-    write_json(path, content)
+    write_json(path, content, ensure_ascii=False)
     return path
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON atomically."""
-    with atomic_file(path) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def divide(items: Sequence[Any], rank: int, world: int) -> Sequence[Any]:

@@ -19,6 +19,7 @@ from PIL import Image
 from ...f2d.encoder import load_detector
 from ...f2d.face.detection import Detector, choose_face, sort_faces
 from ...f2d.face.ffhq import align_ffhq
+from ...f2d.files import hash_file
 from ...f2d.image import Photo, load_photo, save_png
 from ..config import EvaluateConfig
 from ..data.face_datasets import PICTURES
@@ -177,7 +178,7 @@ def _read_aligned(path: Path) -> Photo:
 def _cut(path: Path, crop: Path, detector: Detector, config: EvaluateConfig) -> Photo:
     record = json.dumps(
         {
-            "source": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "source": hash_file(path),
             "frame": config.frame if path.name.lower().endswith(VIDEOS) else None,
             "size": config.face_size,
             "detector": Path(config.detector).name,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...f2d.files import atomic_file
+from ...f2d.files import write_text
 from .metrics import geometric_mean, harmonic_mean
 from .protocol import LOCATIONS, Protocol, Slot
 from .scoring import METRICS
@@ -120,10 +120,7 @@ class Results:
             for slot, scores in self.pictures
         ]
         text = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
-        with atomic_file(path) as temporary:
-            Path(temporary).write_text(
-                text + ',\n  "pictures": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n", encoding="utf-8"
-            )
+        write_text(path, text + ',\n  "pictures": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Results:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from ...f2d.encoder import load_detector
 from ...f2d.face.detection import Detector
-from ...f2d.files import fingerprint
+from ...f2d.files import fingerprint, hash_file
 from ...f2d.image import load_photo
 from ...f2d.networks.recognition import FaceRecognizer, find_faces, load_recognizer
 from .metrics import clip_score, directional_clip_score, identity_score, siglip_score
@@ -371,7 +371,7 @@ def _hash_files(paths: Sequence[str], progress: bool) -> dict[str, str]:
 
 def _hash_picture(path: str) -> str:
     try:
-        return _hash_file(path)
+        return hash_file(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"Expected a picture at '{path}', got no such file. Generate it first."
@@ -380,14 +380,6 @@ def _hash_picture(path: str) -> str:
         raise ValueError(
             f"Expected a picture at '{path}', got something that cannot be read ({error.strerror}). Check the path."
         ) from error
-
-
-def _hash_file(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def load_scorer(
@@ -426,7 +418,7 @@ def load_scorer(
     for name, path in (("AdaFace", adaface), ("SphereFace", sphereface), ("FaceNet", facenet)):
         if path:
             network = load_recognizer(path, name).to(device)
-            digest = _hash_file(path)
+            digest = hash_file(path)
             judges.append(
                 Evaluator(network, f"{Path(path).name}, {network.variant}, SHA-256 {digest}", digest)
             )
@@ -443,5 +435,5 @@ def load_scorer(
                 source += f", temperature {text.scale:.4g}, bias {text.bias:.4g}"
             judges.append(Evaluator(text, source, key))
     found = load_detector(detector, device) if detector else None
-    digest = f", SHA-256 {_hash_file(detector)}" if detector and os.path.isfile(detector) else ""
+    digest = f", SHA-256 {hash_file(detector)}" if detector and os.path.isfile(detector) else ""
     return Scorer(judges, found, f"{Path(detector).name}{digest}" if detector else "", batch_size, cache)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...f2d.device import pass_size
 from ...f2d.image import Photo
-from ...f2d.networks.recognition import pass_size
 
 _MODEL_TYPES = {"CLIP": "clip", "SigLIP": "siglip"}  # in config.json
 

@@ -1,4 +1,4 @@
-"""The frozen Stable Diffusion seen from training: noisy latents, prompts with trainable words, and the two predictions.
+"""The frozen Stable Diffusion in training: noisy latents, prompts with trainable words, two predictions.
 
 Dimension letters: B batch, C latent channels, H and W latent sides, D word width.
 
@@ -10,15 +10,19 @@ Dimension letters: B batch, C latent channels, H and W latent sides, D word widt
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...f2d.diffusion.pipeline import inserted_rows, text_embeddings
+from ...f2d.diffusion.folder import (
+    check_folder,
+    load_noise_schedule,
+    load_text_encoder,
+    load_tokenizer,
+    load_unet,
+)
+from ...f2d.diffusion.text_encoder import PromptEncoder
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import Positional
 from ...f2d.prompt.injection import PLACEHOLDER, insertion_rows, isolate
@@ -47,69 +51,40 @@ class FrozenDiffusion(nn.Module):
         Raises:
             ValueError: not a folder of SD 1.x or 2.x, or a prompt without S*.
         """
-        from diffusers import DDPMScheduler, UNet2DConditionModel
-        from transformers import AutoTokenizer, CLIPTextModel
-
         super().__init__()
-        check_base(base)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            base, subfolder="tokenizer", local_files_only=True
-        )
-        self.text_encoder = CLIPTextModel.from_pretrained(
-            base, subfolder="text_encoder", local_files_only=True
-        )
-        self.unet: Any = UNet2DConditionModel.from_pretrained(base, subfolder="unet", local_files_only=True)
-        self.schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler", local_files_only=True)
+        check_folder(base)
+        self.tokenizer, self.schedule = load_tokenizer(base), load_noise_schedule(base)
+        self.text_encoder, self.unet = load_text_encoder(base), load_unet(base)
         self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
         if self.unet.config.cross_attention_dim != self.word_dim:
             raise ValueError(
-                f"Expected a U-Net for text {self.word_dim} wide, got one for {self.unet.config.cross_attention_dim}. Use SD 1.x or 2.x."
+                f"The U-Net is for text {self.unet.config.cross_attention_dim} wide, the text encoder is "
+                f"{self.word_dim} wide. Use SD 1.x or 2.x."
             )
         self.positional = positional
-        ids, self.places = self._tokenize(prompt)
-        self.register_buffer("prompt_ids", ids, persistent=False)
+        prompts = self.prompts
+        ids, self.places = _tokenize(prompts, prompt)
+        self.register_buffer("prompt_ids", torch.tensor([ids]), persistent=False)
+        class_ids = torch.tensor([prompts.pad(prompts.content_ids(class_prompt))])
         with torch.no_grad():
-            self.register_buffer(
-                "class_states", self.text_encoder(self._pad(self._content(class_prompt)))[0], persistent=False
-            )
+            self.register_buffer("class_states", prompts.encode(class_ids), persistent=False)
         if compiled:
             self.unet = torch.compile(self.unet)
 
     @property
-    def _embeddings(self) -> Any:
-        return text_embeddings(self.text_encoder)
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer and text encoder."""
+        return PromptEncoder(self.tokenizer, self.text_encoder)
 
     @property
     def word_dim(self) -> int:
         """D: 768 in SD 1.x, 1024 in SD 2.x."""
-        return self._embeddings.token_embedding.weight.shape[1]
+        return self.prompts.width
 
     @property
     def steps(self) -> int:
         """T: number of timesteps."""
         return self.schedule.config.num_train_timesteps
-
-    def _content(self, text: str) -> list[int]:
-        return list(self.tokenizer(text).input_ids[1:-1])
-
-    def _pad(self, content: list[int]) -> Tensor:
-        length = self._embeddings.position_embedding.weight.shape[0]
-        start, *_, end = self.tokenizer("").input_ids
-        if len(content) > length - 2:
-            raise ValueError(
-                f"Expected a prompt of at most {length - 2} tokens, got {len(content)}. Shorten it."
-            )
-        ids = [start, *content, end]
-        return torch.tensor([ids + [self.tokenizer.pad_token_id] * (length - len(ids))])
-
-    def _tokenize(self, prompt: str) -> tuple[Tensor, tuple[int, int]]:
-        content, word = self._content(isolate(prompt, [PLACEHOLDER])), self._content(PLACEHOLDER)
-        found = [index for index in range(len(content)) if content[index : index + 2] == word]
-        if len(found) != 1:
-            raise ValueError(
-                f"Expected '{PLACEHOLDER}' once in the training prompt, got '{prompt}'. The paper's is 'A photo of S*'."
-            )
-        return self._pad(content), (found[0] + 1, found[0] + 2)
 
     def encode(self, words: Tensor) -> Tensor:
         """Encode the prompt with the words of S* in it; gradients flow into the words.
@@ -120,11 +95,8 @@ class FrozenDiffusion(nn.Module):
         Returns:
             shape (B, 77, D): tau(p).
         """
-        first, second = self.places
-        positions = self._embeddings.position_embedding.weight[first : second + 1]
-        rows = insertion_rows(words, positions, self.positional)
-        with inserted_rows(self._embeddings.token_embedding, {first: rows[:, 0], second: rows[:, 1]}):
-            return self.text_encoder(self.prompt_ids.expand(len(words), -1))[0]
+        rows = insertion_rows(words, self.prompts.position_embedding[self.places], self.positional)
+        return self.prompts.encode(self.prompt_ids.expand(len(words), -1), (slice(None), self.places), rows)
 
     def add_noise(self, latent: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Diffuse latents.
@@ -165,47 +137,14 @@ class FrozenDiffusion(nn.Module):
         return fingerprint(self.state_dict())
 
 
-def load_vae(base: str | os.PathLike) -> Any:
-    """Load the base model's AutoencoderKL or AutoencoderTiny, frozen, in float32 on the CPU; raise a ValueError where there is none."""
-    import diffusers
-
-    check_base(base)
-    try:
-        kind = json.loads((Path(base) / "vae" / "config.json").read_text(encoding="utf-8")).get("_class_name")
-        autoencoder = diffusers.AutoencoderTiny if kind == "AutoencoderTiny" else diffusers.AutoencoderKL
-        vae: Any = autoencoder.from_pretrained(base, subfolder="vae", local_files_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
+def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:
+    """Tokenize the training prompt, and find the places of S* in it."""
+    content, word = prompts.content_ids(isolate(prompt, [PLACEHOLDER])), prompts.content_ids(PLACEHOLDER)
+    found = [index for index in range(len(content)) if content[index : index + len(word)] == word]
+    if len(found) != 1:
         raise ValueError(
-            f"Expected a VAE in '{base}', got none that can be read ({error}). Download the model again."
-        ) from error
-    return vae.float().eval().requires_grad_(False)
-
-
-def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode pictures to what the U-Net sees.
-
-    Args:
-        vae: of `load_vae`.
-        images: shape (B, 3, 8H, 8W), in [-1, 1].
-
-    Returns:
-        Mean and standard deviation of the latents, each of shape (B, C, H, W); AutoencoderTiny's do not spread.
-    """
-    encoded, scale = vae.encode(images), vae.config.scaling_factor
-    if hasattr(encoded, "latent_dist"):
-        return encoded.latent_dist.mean * scale, encoded.latent_dist.std * scale
-    return encoded.latents * scale, torch.zeros_like(encoded.latents)
-
-
-def check_base(base: str | os.PathLike) -> None:
-    """Raise a ValueError unless a folder holds SD 1.x or 2.x in diffusers layout."""
-    index = Path(base) / "model_index.json"
-    if not os.fspath(base) or not index.is_file():
-        raise ValueError(
-            f"Expected --base with a Stable Diffusion 1.x or 2.x folder in diffusers layout, got '{base}' without model_index.json."
+            f"'{PLACEHOLDER}' stands {len(found)} times in the training prompt '{prompt}'. Write it once; "
+            f"the paper's prompt is 'A photo of {PLACEHOLDER}'."
         )
-    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    if name != "StableDiffusionPipeline":
-        raise ValueError(
-            f"Expected Stable Diffusion 1.x or 2.x, got '{base}' with {name}. Choose another base model."
-        )
+    first = found[0] + 1  # the start token comes before the content
+    return prompts.pad(content), slice(first, first + 2)

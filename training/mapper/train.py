@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ...f2d.checkpoint import read
+from ...f2d.diffusion.folder import load_vae
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import MapperConfig, MappingNetwork, load_mapper
 from ..config import MapperTrainingConfig
@@ -34,7 +35,7 @@ from ..engine.sampling import ResumableBatchSampler
 from ..engine.seeds import derive_seed
 from ..losses import cgdr_loss, masked_loss, reconstruction_loss
 from .dataset import MapperDataset
-from .denoising import FrozenDiffusion, load_vae
+from .denoising import FrozenDiffusion
 
 _HANG = timedelta(minutes=5)  # how long processes wait for one that has died
 _PERMUTATION, _SAMPLE, _DROPOUT = range(3)  # what a seed is for
@@ -294,8 +295,8 @@ def _generate_samples(
     """Draw fixed faces x fixed prompts into samples/ and TensorBoard."""
     from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 
-    from ...f2d.diffusion.pipeline import F2DPipeline, GenerationConfig, make_grid
-    from ...f2d.image import save_png
+    from ...f2d.diffusion.pipeline import F2DPipeline, GenerationConfig
+    from ...f2d.image import make_grid, save_png
 
     training = mapper.training
     mapper.eval()

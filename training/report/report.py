@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...f2d.files import atomic_file
+from ...f2d.files import write_bytes, write_text
 from ..config import ReportConfig
 from ..evaluation.protocol import PROMPTS
 from ..evaluation.results import Results, check_comparable
@@ -53,9 +53,9 @@ def report(config: ReportConfig, log: Callable[[str], None] = print) -> Path:
     out = Path(config.out)
     for block in blocks:
         if isinstance(block, Figure):
-            _write(out / block.name, block.data)
-    _write(out / "report.md", to_markdown(TITLE, blocks).encode())
-    _write(out / "report.html", to_html(TITLE, blocks).encode())
+            write_bytes(out / block.name, block.data)
+    write_text(out / "report.md", to_markdown(TITLE, blocks))
+    write_text(out / "report.html", to_html(TITLE, blocks))
     return out / "report.html"
 
 
@@ -190,8 +190,3 @@ def _read_verification(path: Path) -> dict[str, Any]:
             f"Expected an encoder's verification.json, got '{path}' without triplets. Make it again."
         )
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic_file(path) as temporary:
-        Path(temporary).write_bytes(data)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ....f2d.diffusion.folder import build_pipeline
 from .autoencoder import Autoencoder
 from .text_to_image import SCHEDULE, Diffusion
 
@@ -48,15 +49,19 @@ def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: D
     Returns:
         The folder.
     """
-    from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+    from diffusers import EulerAncestralDiscreteScheduler
 
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    parts: Any = (
-        as_tiny(autoencoder), diffusion.text_encoder, diffusion.tokenizer, diffusion.unet,
-        EulerAncestralDiscreteScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"}), None, None,
-    )  # fmt: skip
-    pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+    sampling = {name: value for name, value in SCHEDULE.items() if name != "clip_sample"}
+    scheduler: Any = EulerAncestralDiscreteScheduler
+    pipeline = build_pipeline(
+        as_tiny(autoencoder),
+        diffusion.text_encoder,
+        diffusion.tokenizer,
+        diffusion.unet,
+        scheduler(**sampling),
+    )
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         torch.nn.Module.half(part)
     pipeline.save_pretrained(folder)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ....f2d.diffusion.pipeline import text_embeddings
+from ....f2d.diffusion.text_encoder import PromptEncoder, text_embeddings
 from ....f2d.files import atomic_file
 from ....f2d.miniature.prompts import NEUTRAL, SceneAttributes, describe
 from ....f2d.prompt.injection import CLASS_WORDS
@@ -110,31 +110,15 @@ class Diffusion(nn.Module):
 
     def encode(self, captions: list[Caption]) -> Tensor:
         """Encode captions: shape (B, 77, D)."""
-        ids = torch.full((len(captions), LENGTH), self.tokenizer.pad_token_id)
-        where: list[tuple[int, int]] = []
-        people: list[Person] = []
-        star, device = self.tokenizer(_NAME).input_ids[1], self.namer.weight.device
-        for row, caption in enumerate(captions):
-            tokens = self.tokenizer(caption.text).input_ids
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            where += [(row, place) for place, token in enumerate(tokens) if token == star]
-            people += caption.named
-        handle = None
-        if people:
-            features = torch.from_numpy(np.stack([one.features for one in people])).float()
-            rows = self.namer(features.to(device)).view(-1, 2, TEXT_WIDTH)
-            batch, place = torch.tensor(where, device=device).T
-
-            def insert(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-                index = batch.repeat(2), torch.cat([place, place + 1])
-                return output.index_put(index, torch.cat([rows[:, 0], rows[:, 1]]).to(output))
-
-            handle = text_embeddings(self.text_encoder).token_embedding.register_forward_hook(insert)
-        try:
-            return self.text_encoder(ids.to(device))[0]
-        finally:
-            if handle is not None:
-                handle.remove()
+        prompts = PromptEncoder(self.tokenizer, self.text_encoder)
+        ids = torch.tensor([prompts.pad(prompts.content_ids(caption.text)) for caption in captions])
+        people = [one for caption in captions for one in caption.named]
+        if not people:
+            return prompts.encode(ids)
+        features = torch.from_numpy(np.stack([one.features for one in people])).float()
+        rows = self.namer(features.to(self.namer.weight.device)).view(-1, 2, TEXT_WIDTH)
+        caption, place = (ids == prompts.content_ids(_NAME)[0]).nonzero(as_tuple=True)
+        return prompts.encode(ids, (caption[:, None], torch.stack([place, place + 1], dim=1)), rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ....f2d.demo import draw_couples
-from ....f2d.files import atomic_file
+from ....f2d.demo import generate_couples
+from ....f2d.files import write_text
 from ....f2d.miniature.evaluators import divide
 from ....f2d.miniature.prompts import PROMPTS
 from ...config import MiniatureConfig
@@ -80,8 +80,7 @@ def write_exam(config: MiniatureConfig, log: Callable[[str], None]) -> Path:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "shipped.md"
-    with atomic_file(page) as temporary:
-        Path(temporary).write_text(to_markdown("What is shipped, examined", blocks), encoding="utf-8")
+    write_text(page, to_markdown("What is shipped, examined", blocks))
     return page
 
 
@@ -101,7 +100,9 @@ def compare_couples(tools: Tools, people: int) -> Table:
     right = [(who + 1) % people for who in range(people)]
     for title, apart in (("A region for each", True), ("One sentence, “a photo of S1* and S2*”", False)):
         couples = [(words[one], words[other]) for one, other in enumerate(right)]
-        pictures = draw_couples(tools.pipeline, couples, [_PAIR_SEED + who for who in range(people)], apart)
+        pictures = generate_couples(
+            tools.pipeline, couples, [_PAIR_SEED + who for who in range(people)], apart
+        )
         halves = [divide(picture) for picture in pictures]
         seen = [tools.verifier.embed([half[side] for half in halves]) for side in (0, 1)]
         own = torch.stack([(seen[0] * known).sum(1), (seen[1] * known[right]).sum(1)])

@@ -21,7 +21,7 @@ from ....f2d.checkpoint import read
 from ....f2d.demo import SETTINGS
 from ....f2d.diffusion.pipeline import F2DPipeline
 from ....f2d.encoder import FaceEncoder
-from ....f2d.files import atomic_file, fingerprint
+from ....f2d.files import fingerprint, write_text
 from ....f2d.identity import FaceExpression, FaceIdentity
 from ....f2d.image import Photo, save_png
 from ....f2d.miniature.evaluators import Attributes, Verifier
@@ -210,8 +210,7 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
             f"{variant.name}-{seed}",
         )
         found = {"asked": asked, "scores": [asdict(score) for score in scores]}
-        with atomic_file(file) as temporary:
-            Path(temporary).write_text(json.dumps(found), encoding="utf-8")
+        write_text(file, json.dumps(found))
     return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in found["scores"]]
 
 
@@ -250,7 +249,7 @@ def draw_and_judge(
         states = torch.cat([job.states for job in some])
         delayed = torch.cat([job.delayed for job in some]) if some[0].delayed is not None else None  # type: ignore[misc]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            drawn = tools.pipeline.draw(
+            drawn = tools.pipeline.generate_encoded(
                 [job.text for job in some],
                 states,
                 [job.seed for job in some],

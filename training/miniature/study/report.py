@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ....f2d.device import best_device
-from ....f2d.files import atomic_file
+from ....f2d.files import write_text
 from ....f2d.image import load_photo
 from ....f2d.miniature.prompts import PROMPTS, SceneAttributes, describe
 from ....f2d.miniature.sheet import Panel, draw_sheet
@@ -144,8 +144,7 @@ def write_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -> Path:
         if isinstance(block, Figure):
             (folder / block.name).write_bytes(block.data)
     page = folder / "miniature.md"
-    with atomic_file(page) as temporary:
-        Path(temporary).write_text(to_markdown("The paper in miniature", blocks), encoding="utf-8")
+    write_text(page, to_markdown("The paper in miniature", blocks))
     return page
 
 

@@ -1,0 +1,83 @@
+"""What the commands `f2d` and `f2d-train` share: help with examples, log lines, and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def create_parser(program: str, description: str, examples: str) -> tuple[argparse.ArgumentParser, Any]:
+    """Make a program's parser, and the object that `add_command` adds its commands to."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser, parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
+def add_command(
+    commands: Any, name: str, summary: str, example: str, **defaults: Any
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    Args:
+        commands: of `create_parser`.
+        name: what users type.
+        summary: one line, with a small first letter and no full stop.
+        example: the arguments of an example, after the command's name.
+        **defaults: what parsing returns besides the options, such as the function to run.
+
+    Returns:
+        The command's parser.
+    """
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.epilog = f"example:\n  {parser.prog} {example}"
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def run_command(
+    program: str,
+    command: Callable[[], None],
+    interrupted: str,
+    stopped: tuple[type[BaseException], ...] = (),
+) -> int:
+    """Run a command, and turn its errors into one line on stderr.
+
+    Args:
+        program: its name, for the line.
+        command: does the work.
+        interrupted: the line for Ctrl-C.
+        stopped: errors that are not the user's, such as a loss that is not finite.
+
+    Returns:
+        The exit code: 0, 1 where it had to stop, 2 on bad input, 130 on Ctrl-C.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        return _fail(program, interrupted, 130)
+    except stopped as error:
+        return _fail(program, str(error), 1)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(program, str(error), 2)
+    return 0
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def log(message: str) -> None:
+    """Print a progress message or a result at once."""
+    print(message, flush=True)

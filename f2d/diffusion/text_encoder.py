@@ -1,0 +1,114 @@
+"""Prompts through CLIP's text encoder, with rows in place of some of its token embeddings (Fig. 3b).
+
+Dimension letters: B prompts, N tokens of a prompt with padding (77), D width of the text encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEncoder:
+    """CLIP's tokenizer and text encoder."""
+
+    tokenizer: Any  # of transformers
+    text_encoder: Any  # transformers' CLIPTextModel
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The module that turns token ids into embeddings."""
+        return text_embeddings(self.text_encoder).token_embedding
+
+    @property
+    def position_embedding(self) -> Tensor:
+        """The position embedding: shape (N, D), with the text encoder's precision and device."""
+        return text_embeddings(self.text_encoder).position_embedding.weight
+
+    @property
+    def width(self) -> int:
+        """D: 768 in SD 1.x, 1024 in SD 2.x."""
+        return self.position_embedding.shape[1]
+
+    def content_ids(self, text: str) -> list[int]:
+        """Tokenize a text, without start and end token."""
+        return list(self.tokenizer(text).input_ids[1:-1])
+
+    def pad(self, content: list[int]) -> list[int]:
+        """Make a tokenized prompt as long as the text encoder needs it.
+
+        Args:
+            content: at most N - 2 token ids, of `content_ids`.
+
+        Returns:
+            N token ids: start, the prompt, end, padding.
+
+        Raises:
+            ValueError: the prompt is too long.
+        """
+        padding = len(self.position_embedding) - 2 - len(content)
+        if padding < 0:
+            raise prompt_too_long(len(content), len(content) + padding)
+        tokenizer = self.tokenizer
+        ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
+        return ids + [tokenizer.pad_token_id] * padding
+
+    def encode(self, ids: Tensor, index: Any = None, rows: Tensor | None = None) -> Tensor:
+        """Encode token ids; gradients flow into the rows.
+
+        Args:
+            ids: shape (B, N), of `pad`.
+            index: where rows stand in place of token embeddings: any index of a tensor of shape (B, N).
+            rows: shape (..., D), as the index selects; None = none.
+
+        Returns:
+            shape (B, N, D): the last hidden state after the final layer norm.
+        """
+        ids = ids.to(self.position_embedding.device)
+        if rows is None:
+            return self.text_encoder(ids)[0]
+        with inserted_rows(self.token_embedding, index, rows):
+            return self.text_encoder(ids)[0]
+
+
+def text_embeddings(text_encoder: Any) -> Any:
+    """Get the embedding module of a CLIPTextModel; transformers 5 has no inner text_model."""
+    return getattr(text_encoder, "text_model", text_encoder).embeddings
+
+
+def prompt_too_long(count: int, limit: int) -> ValueError:
+    """Make the error for a prompt that does not fit into the text encoder."""
+    return ValueError(
+        f"The prompt has {count} tokens; the text encoder takes at most {limit}. Shorten it, or use ComfyUI, "
+        "which takes longer ones."
+    )
+
+
+@contextmanager
+def inserted_rows(token_embedding: nn.Module, index: Any, rows: Tensor) -> Iterator[None]:
+    """Let a text encoder see rows in place of token embeddings while the block runs.
+
+    Args:
+        token_embedding: its embedding module, with output of shape (B, N, D).
+        index: any index of a tensor of shape (B, N).
+        rows: shape (..., D), as the index selects, or one that broadcasts to it; gradients flow through.
+
+    Yields:
+        Nothing.
+    """
+
+    def insert(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[index] = rows.to(output)
+        return output
+
+    handle = token_embedding.register_forward_hook(insert)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,25 @@
+"""Images to the latents that the U-Net sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode images to scaled latents.
+
+    Args:
+        vae: AutoencoderKL or AutoencoderTiny, of `folder.load_vae`.
+        images: shape (B, 3, 8H, 8W), in [-1, 1].
+
+    Returns:
+        Mean and standard deviation of the latents, each of shape (B, C, H, W); with AutoencoderTiny the
+        deviation is 0.
+    """
+    encoded, scale = vae.encode(images), vae.config.scaling_factor
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean * scale, encoded.latent_dist.std * scale
+    return encoded.latents * scale, torch.zeros_like(encoded.latents)
