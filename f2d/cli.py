@@ -290,6 +290,7 @@ def _words(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from .device import best_device
     from .encoder import FaceEncoder
     from .image import load_photo
+    from .options import FaceChoice
 
     if options.expression_from and not options.expression:
         raise ValueError(
@@ -303,13 +304,9 @@ def _words(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     encoder = FaceEncoder.load(
         options.msid, options.mapper, options.expression, options.detector, options.device or best_device()
     )
-    choice = {"order": options.face_order, "index": options.face_index, "min_score": options.min_score}
-    found = [
-        encoder.find(photo, options.aligned or "detect", landmarks=options.landmarks, **choice)
-        for photo in photos
-    ]
-    options.crops = [face.crop for face in found]
-    identity = encoder.identity(options.crops)
+    choice = FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
+    options.crops = [encoder.crop_face(photo, options.aligned or "detect", choice).crop for photo in photos]
+    identity = encoder.identify_crops(options.crops)
     expression = None
     if options.expression_from:
         expression = encoder.express(

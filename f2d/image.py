@@ -116,31 +116,42 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
     return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
 
 
-def from_comfy(images: torch.Tensor) -> list[Photo]:
-    """Take ComfyUI's IMAGE apart.
+def check_comfy(images: torch.Tensor) -> torch.Tensor:
+    """Check ComfyUI's IMAGE, and bring it to three channels without rounding.
 
     Args:
         images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's SaveImage does.
 
     Returns:
-        B pictures of shape (H, W, 3), uint8, RGB.
+        shape (B, H, W, 3), float32 in [0, 1].
 
     Raises:
-        ValueError: not an IMAGE, an empty batch, NaN values or a side under 16 px.
+        ValueError: not an IMAGE, an empty batch, or NaN values.
     """
-    if not isinstance(images, torch.Tensor) or images.ndim != 4:
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[3] not in (1, 3, 4):
         got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise ValueError(f"Expected an IMAGE of shape (B, H, W, 3), got {got}. Connect an IMAGE output.")
+        raise ValueError(f"An IMAGE has the shape (B, H, W, 3); this is {got}. Connect an IMAGE output.")
     if images.shape[0] == 0:
-        raise ValueError(
-            "Expected an IMAGE with at least one picture, got an empty batch. Look at the node that made it."
-        )
-    array = images.detach().float().cpu().numpy()
-    if not np.isfinite(array).all():
-        raise ValueError(
-            "Expected an IMAGE with finite values, got NaN or infinity. Look at the node that made it."
-        )
-    return [_from_array(picture.clip(0, 1)) for picture in array]
+        raise ValueError("The IMAGE is an empty batch. Look at the node that made it.")
+    images = images.detach().float()
+    if not images.isfinite().all():
+        raise ValueError("The IMAGE has values that are NaN or infinity. Look at the node that made it.")
+    return images[..., :3].clamp(0, 1).expand(-1, -1, -1, 3)
+
+
+def from_comfy(images: torch.Tensor) -> list[Photo]:
+    """Take ComfyUI's IMAGE apart.
+
+    Args:
+        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped.
+
+    Returns:
+        B images of shape (H, W, 3), uint8, RGB.
+
+    Raises:
+        ValueError: as for `check_comfy`, or a side under 16 px.
+    """
+    return [_from_array(image.cpu().numpy()) for image in check_comfy(images)]
 
 
 def to_comfy(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
@@ -160,6 +171,11 @@ def to_unit(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
 def to_signed(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
     """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
     return (to_unit(pictures) - 0.5) / 0.5
+
+
+def mirror(photo: Photo) -> Photo:
+    """Flip an image of shape (H, W, 3), uint8, horizontally."""
+    return np.ascontiguousarray(photo[:, ::-1])
 
 
 def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | None = None) -> None:

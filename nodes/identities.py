@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
 from .files import IDENTITIES, full_path, identity_files, listed_name, new_path, state
-from .sockets import CATEGORY, Encoder, Identity, supported_fields
+from .sockets import CATEGORY, EncodedIdentity, Encoder, Identity, supported_fields
 
 SLOTS = 6
 
@@ -53,8 +53,8 @@ class F2DSaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity, filename: str, overwrite: bool) -> io.NodeOutput:
         """Write the file."""
-        path = new_path(IDENTITIES, filename, identity.v_id, overwrite)
-        identity.save(path)
+        path = new_path(IDENTITIES, filename, identity.identity.v_id, overwrite)
+        identity.identity.save(path)
         name = listed_name(path, IDENTITIES)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved as {name} in {os.path.dirname(path)}"))
 
@@ -97,10 +97,8 @@ class F2DLoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, encoder, identity_file: str) -> io.NodeOutput:
         """Read the file."""
-        from ..f2d.identity import FaceIdentity
-
         path = full_path(identity_file, IDENTITIES, "Choose another; Save Identity makes them.")
-        return io.NodeOutput(FaceIdentity.load(path, encoder))
+        return io.NodeOutput(EncodedIdentity(encoder.load_identity(path), encoder))
 
 
 class F2DMixIdentities(io.ComfyNode):
@@ -164,10 +162,11 @@ class F2DMixIdentities(io.ComfyNode):
 
     @classmethod
     def execute(cls, interpolation: Interpolation, **slots) -> io.NodeOutput:
-        """Mix those that are connected."""
-        from ..f2d.identity import mix
-
+        """Mix those that are connected; the first with a weight gives the mix its encoder."""
         used = [number for number in range(1, SLOTS + 1) if slots.get(f"identity_{number}") is not None]
         names = [f"identity_{number}" for number in used]
         weights = [slots.get(f"weight_{number}", 1.0) for number in used]
-        return io.NodeOutput(mix([slots[name] for name in names], weights, interpolation, names))
+        people = [slots[name] for name in names]
+        first = next((person for person, weight in zip(people, weights, strict=True) if weight), people[0])
+        mixed = first.encoder.mix([person.identity for person in people], weights, interpolation, names)
+        return io.NodeOutput(EncodedIdentity(mixed, first.encoder))

@@ -1,18 +1,38 @@
 """The custom socket types and what flows through them."""
 
-import dataclasses
-from typing import Any
+from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
 from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS
 
+if TYPE_CHECKING:
+    from ..f2d.encoder import FaceEncoder
+    from ..f2d.identity import FaceExpression, FaceIdentity
+
 Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.management.ManagedFaceEncoder
-Identity = io.Custom("F2D_IDENTITY")  # f2d.identity.FaceIdentity
+Identity = io.Custom("F2D_IDENTITY")  # EncodedIdentity
 Expression = io.Custom("F2D_EXPRESSION")  # f2d.identity.FaceExpression
 PoseKeypoint = io.Custom("POSE_KEYPOINT")  # a list of dictionaries, of the pose preprocessors
 
 CATEGORY = "face2diffusion"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedIdentity:
+    """A person with the encoder that turns them into words."""
+
+    identity: FaceIdentity
+    encoder: FaceEncoder
+
+    def words(self, expression: FaceExpression | None = None) -> torch.Tensor:
+        """Compute S*, shape (2, D)."""
+        return self.encoder.words(self.identity, expression)
+
 
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
 
 from ..files import check_file
 from ..image import Photo
@@ -28,9 +29,7 @@ class Face:
     """One face in a photo; coordinates are px in that photo."""
 
     box: np.ndarray  # (4,) float: x, y, width, height
-    landmarks: (
-        np.ndarray
-    )  # (5, 2) float: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one
+    landmarks: np.ndarray  # (5, 2) float: eyes, nose tip, mouth corners, each pair from image-left
     score: float  # in [0, 1]
     landmarks68: np.ndarray | None = None  # (68, 2) float in the iBUG 300-W order, from FAN only
 
@@ -66,7 +65,7 @@ class YuNet:
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except (cv2.error, IndexError) as error:
             raise ValueError(
-                f"Expected the YuNet detector, got '{path}', which OpenCV {cv2.__version__} cannot run. "
+                f"OpenCV {cv2.__version__} cannot run '{path}' as the YuNet detector. "
                 "Download face_detection_yunet_2026may.onnx (or 2023mar) from OpenCV Zoo again."
             ) from error
 
@@ -94,7 +93,7 @@ class YuNet:
         height, width = photo.shape[:2]
         hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
         raise NoFaceError(
-            f"Expected a face with score {min_score:.2f} or more in the {width}x{height} px photo, got none; "
+            f"No face with score {min_score:.2f} or more is in the {width}x{height} px photo; "
             f"{hint} a photo with a larger, frontal face."
         )
 
@@ -155,7 +154,7 @@ class FAN:
             import face_alignment
         except ImportError as error:
             raise ImportError(
-                "Expected the package face_alignment for the FAN detector, got none. Run `pip install face-alignment`, or use YuNet."
+                "The FAN detector needs the package face_alignment. Run `pip install face-alignment`, or use YuNet."
             ) from error
         self._net = face_alignment.FaceAlignment(
             face_alignment.LandmarksType.TWO_D, flip_input=False, device=device
@@ -176,11 +175,11 @@ class FAN:
         """
         found = self._net.get_landmarks_from_image(photo)
         if not found:
-            raise NoFaceError("Expected a face, got none from FAN. Use a photo with a larger, frontal face.")
+            raise NoFaceError("FAN found no face in this photo. Use one with a larger, frontal face.")
         return [face_from_landmarks(points) for points in found]
 
 
-def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
+def face_from_landmarks(landmarks: np.ndarray | Sequence[Sequence[float]], score: float = 1.0) -> Face:
     """Make a face of given landmarks.
 
     Args:
@@ -200,13 +199,12 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
         points = np.empty(0)
     if points.shape not in ((5, 2), (68, 2)) or not np.isfinite(points).all():
         raise ValueError(
-            f"Expected landmarks of shape (5, 2) or (68, 2) with finite values, got {landmarks!r}. "
+            f"The landmarks {landmarks!r} are not finite values of shape (5, 2) or (68, 2). "
             "Give eyes, nose tip and mouth corners as x, y in px."
         )
-    landmarks = points
-    low, high = landmarks.min(0), landmarks.max(0)
-    face = Face(np.concatenate([low, high - low]), five_landmarks(landmarks), score)
-    return replace(face, landmarks68=landmarks) if len(landmarks) == 68 else face
+    low, high = points.min(0), points.max(0)
+    face = Face(np.concatenate([low, high - low]), five_landmarks(points), score)
+    return replace(face, landmarks68=points) if len(points) == 68 else face
 
 
 def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
@@ -226,9 +224,7 @@ def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
         return sorted(faces, key=lambda face: -float(face.box[2] * face.box[3]))
     if order == "left to right":
         return sorted(faces, key=lambda face: float(face.box[0] + face.box[2] / 2))
-    raise ValueError(
-        f"Expected the face order to be one of {', '.join(ORDERS)}, got '{order}'. Choose one of them."
-    )
+    raise ValueError(f"There is no face order '{order}'. Choose one of {', '.join(ORDERS)}.")
 
 
 def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
@@ -246,10 +242,62 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
     """
     if not 0 <= index < len(faces):
         raise ValueError(
-            f"Expected a face index from 0 to {len(faces) - 1}, got {index}: the photo shows {len(faces)} face(s) with the demanded "
-            "score. Choose a smaller index, or lower the minimum score."
+            f"There is no face {index}: the photo shows {len(faces)} face(s) with the demanded score. "
+            f"Choose an index from 0 to {len(faces) - 1}, or lower the minimum score."
         )
     return faces[index]
+
+
+def require_detector(detector: Detector | None) -> Detector:
+    """Return the detector; raise a ValueError where none is loaded."""
+    if detector is None:
+        raise ValueError(
+            "No detector is loaded to find faces. Load the encoder with one (a YuNet .onnx file), "
+            "or use an image that is already aligned."
+        )
+    return detector
+
+
+def find_faces(detector: Detector | None, photo: Photo, min_score: float = 0.6) -> list[Face]:
+    """Find the faces in a photo that may have none.
+
+    Args:
+        detector: what finds them.
+        photo: shape (H, W, 3), uint8, RGB.
+        min_score: in [0, 1].
+
+    Returns:
+        The largest first; empty where there is none. Faces that a detector imagines outside the photo are left out.
+
+    Raises:
+        ValueError: there is no detector.
+    """
+    try:
+        faces = require_detector(detector).detect(photo, min_score)
+    except NoFaceError:
+        return []
+    size = photo.shape[1::-1]
+    return sort_faces(
+        [face for face in faces if ((face.landmarks >= 0) & (face.landmarks < size)).all(axis=1).any()]
+    )
+
+
+def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:
+    """Load YuNet from a file, or FAN where the name is "FAN".
+
+    Args:
+        detector: path or "FAN".
+        device: for FAN; YuNet runs on the CPU.
+
+    Returns:
+        The detector.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not YuNet.
+        ImportError: FAN's package is missing.
+    """
+    return FAN(str(device)) if os.fspath(detector) == "FAN" else YuNet(detector)
 
 
 def draw_faces(photo: Photo, faces: Sequence[Face], chosen: Face | None = None) -> Photo:

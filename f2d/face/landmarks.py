@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from ..image import MAX_SIDE, MIN_SIDE, Photo
 from .alignment import ARCFACE_TEMPLATE
-from .detection import Detector, NoFaceError
+from .detection import Detector, NoFaceError, find_faces
 
 RESOLUTION = 512  # px, short side
 _RADIUS = 2.5  # px
@@ -67,7 +67,7 @@ def coarse_landmarks(landmarks: np.ndarray) -> np.ndarray:
     return np.column_stack([_MEAN_FACE, np.ones(len(_MEAN_FACE))]) @ affine
 
 
-def find_landmarks(photo: Photo, detector: Detector, min_score: float = 0.6) -> LandmarkFrame:
+def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0.6) -> LandmarkFrame:
     """Find the faces in a photo: with FAN their 68 landmarks, with YuNet a mean face laid on five.
 
     Args:
@@ -77,20 +77,16 @@ def find_landmarks(photo: Photo, detector: Detector, min_score: float = 0.6) -> 
 
     Returns:
         The faces; none where there are none.
+
+    Raises:
+        ValueError: there is no detector.
     """
     height, width = photo.shape[:2]
-    try:
-        found = detector.detect(photo, min_score)
-    except NoFaceError:
-        found = []
-    return LandmarkFrame(
-        width,
-        height,
-        [
-            coarse_landmarks(face.landmarks) if face.landmarks68 is None else face.landmarks68
-            for face in found
-        ],
-    )
+    faces = [
+        coarse_landmarks(face.landmarks) if face.landmarks68 is None else face.landmarks68
+        for face in find_faces(detector, photo, min_score)
+    ]
+    return LandmarkFrame(width, height, faces)
 
 
 def read_pose(pose: Any) -> list[LandmarkFrame]:

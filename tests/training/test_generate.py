@@ -265,7 +265,7 @@ def test_a_portrait_goes_the_whole_way_with_a_real_detector(
     assert crop.shape == (512, 512, 3)
     painter = ImageGenerator(config, "cpu")
     aligned = painter._crop(crop).astype(float)  # found in the FFHQ crop, or in the photo: one face
-    direct = painter.encoder.find(data.astronaut()).crop.astype(float)
+    direct = painter.encoder.crop_face(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
     assert generate(painter, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
     assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)

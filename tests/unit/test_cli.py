@@ -8,6 +8,7 @@ import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -64,7 +65,8 @@ def test_encode_writes_what_the_library_computes(files, encode, tmp_path):
 
 
 def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path):
-    crop = FaceEncoder.load(files / "msid.pt", files / "mapping.pt").find(astronaut(), landmarks=POINTS).crop
+    encoder = FaceEncoder.load(files / "msid.pt", files / "mapping.pt")
+    crop = encoder.crop_face(astronaut(), choice=FaceChoice(landmarks=POINTS)).crop
     Image.fromarray(crop).save(tmp_path / "face.png")
     encode[1] = str(tmp_path / "face.png")
     plain, expressive = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
@@ -229,7 +231,7 @@ BAD = {
         ["{photo}", "--out", "s.safetensors"],
         "Expected --detector, --landmarks or --aligned",
     ),
-    "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "which is square, got 512x256 px"),
+    "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "is square; this one has 512x256 px"),
     "landmarks outside the photo": (
         ["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"],
         "at different places",
