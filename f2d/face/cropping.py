@@ -10,7 +10,7 @@ photo (H, W, 3) uint8, how it is aligned, and which face is wanted
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -59,6 +59,27 @@ class LocatedFace:
         if self.alignment == "FFHQ":
             return resize_ffhq(self.photo, size)
         return align_ffhq(self.photo, self.landmarks, size)
+
+    def face_in_ffhq(self, size: int) -> Face:
+        """Tell where the chosen face lies in its FFHQ crop of this size, so that it need not be detected there again.
+
+        The landmarks have the shape (5, 2); the box keeps its shape and stays upright around its center.
+
+        Raises:
+            ValueError: no face was chosen, because the image is already aligned.
+        """
+        if self.chosen is None:
+            raise ValueError("No face was detected in this image, which is already aligned.")
+        transform = ffhq_transform(self.landmarks, size)
+        sides = self.chosen.box[2:] * np.hypot(*transform[:, 0])
+        center = move_points(self.chosen.box[:2] + self.chosen.box[2:] / 2, transform)
+        fine = self.chosen.landmarks68
+        return Face(
+            np.concatenate([center - sides / 2, sides]),
+            move_points(self.landmarks, transform),
+            self.chosen.score,
+            None if fine is None else move_points(fine, transform),
+        )
 
     def mirrored(self) -> LocatedFace:
         """Give the same face in the mirror image, where left and right have changed places."""
@@ -124,21 +145,3 @@ def locate_face(
     side = square_side(photo)
     landmarks = ffhq_landmarks(side) if alignment == "FFHQ" else ARCFACE_TEMPLATE * (side / TEMPLATE_SIZE)
     return LocatedFace(photo, landmarks, landmarks, alignment)
-
-
-def move_to_ffhq(face: Face, size: int) -> Face:
-    """Tell where a face of a photo lies in its FFHQ crop, so that it need not be detected there again.
-
-    Args:
-        face: with its landmarks, of shape (5, 2), and its box in the photo.
-        size: side of the crop in px.
-
-    Returns:
-        The face with its landmarks in the crop, of shape (5, 2); its box keeps its shape and stays upright around its center.
-    """
-    transform = ffhq_transform(face.landmarks, size)
-    sides = face.box[2:] * np.hypot(*transform[:, 0])
-    center = move_points(face.box[:2] + face.box[2:] / 2, transform)
-    fine = None if face.landmarks68 is None else move_points(face.landmarks68, transform)
-    box = np.concatenate([center - sides / 2, sides])
-    return replace(face, box=box, landmarks=move_points(face.landmarks, transform), landmarks68=fine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,22 @@ class Face:
     landmarks: np.ndarray  # (5, 2) float: eyes, nose tip, mouth corners, each pair from image-left
     score: float  # in [0, 1]
     landmarks68: np.ndarray | None = None  # (68, 2) float in the iBUG 300-W order, from FAN only
+
+    def to_json(self) -> str:
+        """Write the face as JSON, for a file's metadata."""
+        return json.dumps({key: np.asarray(value).tolist() for key, value in vars(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Face:
+        """Read what `to_json` wrote; raise a ValueError or KeyError where it is damaged."""
+        values = json.loads(text)
+        fine = values["landmarks68"]
+        return cls(
+            np.array(values["box"]),
+            np.array(values["landmarks"]),
+            float(values["score"]),
+            None if fine is None else np.array(fine),
+        )
 
 
 class NoFaceError(ValueError):
