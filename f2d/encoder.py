@@ -64,7 +64,7 @@ class FaceEncoder:
             expression: in evaluation mode; None = no expression references.
             detector: None = only photos with given landmarks or already aligned.
             device: where the networks run.
-            msid_file: name of the file that msid comes from, without its folder; identities keep it, for messages.
+            msid_file: name of the file that msid comes from; identities keep it, for messages.
 
         Raises:
             ValueError: the mapper was trained for features of another width.
@@ -176,7 +176,7 @@ class FaceEncoder:
     def crop_expression(
         self, photo: Photo, alignment: Alignment = "detect", choice: FaceChoice = LARGEST_FACE
     ) -> CroppedFace:
-        """Cut the face out as the expression network wants it, to shape (224, 224, 3); otherwise as `crop_face`."""
+        """Cut the face out for the expression network, to shape (224, 224, 3); else as `crop_face`."""
         found = locate_face(self.detector, photo, alignment, choice)
         return CroppedFace(found.align_expression(), found.faces, found.chosen)
 
@@ -263,7 +263,7 @@ class FaceEncoder:
         interpolation: Interpolation = "spherical",
         names: Sequence[str] | None = None,
     ) -> FaceIdentity:
-        """Mix people that this encoder has encoded; arguments, result and errors are those of `identity.mix`."""
+        """Mix people that this encoder has encoded; all else is as for `identity.mix`."""
         mixed = mix(identities, weights, interpolation, names, depths=len(self.msid.config.depths))
         self.check_identity(mixed)
         return mixed
@@ -330,7 +330,7 @@ class FaceEncoder:
             shape (2, D), float32, CPU: S1*, S2*.
 
         Raises:
-            ValueError: an identity of another encoder, an expression that the mapper cannot take, or damaged values.
+            ValueError: an identity of another encoder, an expression that does not fit, or damaged values.
         """
         self.check_identity(identity)
         mapper = self.to_device(self.mapper)
@@ -359,10 +359,11 @@ class FaceEncoder:
         if identity.msid != self.msid_fingerprint:
             raise ValueError(
                 f"The encoder ({self.msid_described}) did not make {name}; another one did "
-                f"({identity.msid_described}). Encode the photo again, or load the MSID file it was made with."
+                f"({identity.msid_described}). Encode the photo again, "
+                "or load the MSID file it was made with."
             )
         if len(identity.v_id) != self.msid.config.feature_dim:
             raise ValueError(
-                f"The encoder gives {self.msid.config.feature_dim} features, but {name} has {len(identity.v_id)}. "
-                "Encode the photo and save it again."
+                f"The encoder gives {self.msid.config.feature_dim} features, "
+                f"but {name} has {len(identity.v_id)}. Encode the photo and save it again."
             )

@@ -1,4 +1,4 @@
-"""What flows through a graph and is saved and shared: a person's identity and an expression, without any photo."""
+"""The values that are saved and shared: a person's identity and an expression, without any photo."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class FaceIdentity:
         checkpoint = read(path)
         if checkpoint.kind != "identity" or "v_id" not in checkpoint.tensors:
             raise ValueError(
-                f"'{checkpoint.path}' is not a saved identity: this is {checkpoint.described}. Choose another file."
+                f"'{checkpoint.path}' is not a saved identity: this is {checkpoint.described}. "
+                "Choose another file."
             )
         metadata = checkpoint.metadata
         try:
@@ -78,20 +79,21 @@ class FaceIdentity:
             ) from error
         if version > FORMAT_VERSION:
             raise ValueError(
-                f"'{checkpoint.path}' has format {version}, newer than this pack's {FORMAT_VERSION}. Update the pack."
+                f"'{checkpoint.path}' has format {version}, newer than this pack's {FORMAT_VERSION}. "
+                "Update the pack."
             )
         # A view would keep the file open, and Windows from replacing it.
         v_id = checkpoint.tensors["v_id"].to(torch.float32, copy=True)
         if v_id.ndim != 1 or not v_id.isfinite().all():
             raise ValueError(
-                f"'{checkpoint.path}' holds no vector of finite features: it has shape {tuple(v_id.shape)} or NaN. "
-                "Save it again."
+                f"'{checkpoint.path}' holds no vector of finite features: "
+                f"it has shape {tuple(v_id.shape)} or NaN. Save it again."
             )
         return cls(v_id, metadata.get("msid", ""), photos, metadata.get("msid_file", ""))
 
 
 def describe_msid(file: str, fingerprint: str) -> str:
-    """Tell an MSID encoder from others in a message: by the name of its file, where that is known, and the fingerprint's beginning."""
+    """Name an MSID encoder in a message: its file, where that is known, and the fingerprint's beginning."""
     return ", ".join(part for part in (file, fingerprint[:8]) if part) or "unknown"
 
 
@@ -105,15 +107,16 @@ def mix(
 ) -> FaceIdentity:
     """Mix people.
 
-    "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so the mean of
-    two is some 30 % shorter than either, and weaker than anyone the mapper was trained on. "spherical" takes, at each
-    depth of the encoder by itself, the weighted mean of the directions on the sphere and the weighted mean of the
-    lengths; for two people the directions are those of Shoemake's slerp (1985), for more the mean of Buss and Fillmore
-    (2001).
+    "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so
+    the mean of two is some 30 % shorter than either, and weaker than anyone the mapper was trained on.
+    "spherical" takes, at each depth of the encoder by itself, the weighted mean of the directions on the
+    sphere and the weighted mean of the lengths; for two people the directions are those of Shoemake's slerp
+    (1985), for more the mean of Buss and Fillmore (2001).
 
     Args:
         identities: of one encoder.
-        weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a person.
+        weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a
+            person.
         interpolation: "spherical" or "linear".
         names: what messages call them; None = "identity 1" and so on.
         depths: how many depths of the encoder v_id consists of, 4 in the paper.
@@ -174,8 +177,9 @@ def _check_one_encoder(identities: Sequence[FaceIdentity], names: Sequence[str])
 def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Take the weighted mean of directions on the unit sphere, at the weighted mean length.
 
-    The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and Fillmore,
-    "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm A1).
+    The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and
+    Fillmore, "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm
+    A1).
 
     Args:
         vectors: shape (N, ..., C), float64.

@@ -1,4 +1,4 @@
-"""Every change of a picture's layout or value range: files, arrays and ComfyUI's IMAGE to uint8, and uint8 to a network's input."""
+"""Every change of an image's layout or value range: from files, arrays and ComfyUI to a network's input."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
     EXIF rotation is applied, an alpha channel is dropped, gray becomes RGB and 16 bits become 8.
 
     Args:
-        source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16
-            in full range or float in [0, 1]; or PIL image.
+        source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or
+            uint16 in full range or float in [0, 1]; or PIL image.
 
     Returns:
         shape (H, W, 3), uint8, RGB.
@@ -39,7 +39,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
         return _from_pil(ImageOps.exif_transpose(source), "the picture")
     if not isinstance(source, str | os.PathLike):
         raise ValueError(
-            f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it first."
+            f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it "
+            "first."
         )
     path = os.fspath(source)
     if not os.path.exists(path):
@@ -56,7 +57,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
                 ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"Expected a picture (PNG, JPEG, WebP, ...), got '{path}', which is none Pillow knows. Save it as PNG or JPEG."
+            f"Expected a picture (PNG, JPEG, WebP, ...), got '{path}', which is none Pillow knows. Save it "
+            "as PNG or JPEG."
         ) from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
@@ -65,7 +67,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
         ) from error
     except PermissionError as error:
         raise ValueError(
-            f"Expected a readable picture, got '{path}' without permission to read it. Change its permissions."
+            f"Expected a readable picture, got '{path}' without permission to read it. Change its "
+            "permissions."
         ) from error
     except Exception as error:  # a damaged file may raise anything, by its format
         raise ValueError(
@@ -87,15 +90,18 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise ValueError(
-            f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put the channels last."
+            f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put "
+            "the channels last."
         )
     if min(array.shape[:2]) < MIN_SIDE:
         raise ValueError(
-            f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Use a larger photo."
+            f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. "
+            "Use a larger photo."
         )
     if max(array.shape[:2]) > MAX_SIDE:
         raise ValueError(
-            f"Expected {name} with at most {MAX_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Scale it down or crop it."
+            f"Expected {name} with at most {MAX_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. "
+            "Scale it down or crop it."
         )
     if array.dtype == np.uint16:
         array = array.astype(np.float32) / np.float32(65535)
@@ -106,7 +112,8 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
             )
         if array.min() < -1e-3 or array.max() > 1 + 1e-3:
             raise ValueError(
-                f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by 255?"
+                f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. "
+                "Divide by 255?"
             )
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
@@ -120,7 +127,8 @@ def check_comfy(images: torch.Tensor) -> torch.Tensor:
     """Check ComfyUI's IMAGE, and bring it to three channels without rounding.
 
     Args:
-        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's SaveImage does.
+        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's
+            SaveImage does.
 
     Returns:
         shape (B, H, W, 3), float32 in [0, 1].
@@ -155,7 +163,7 @@ def from_comfy(images: torch.Tensor) -> list[Photo]:
 
 
 def to_comfy(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), float32 in [0, 1].
+    """Stack images of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), in [0, 1].
 
     This and the next two also take pictures that are a tensor of shape (B, H, W, 3), uint8, on any device.
     """

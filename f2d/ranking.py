@@ -5,8 +5,8 @@ embeddings        -> text_likeness    (B,) in [0, 1]
 likenesses, text  -> rank             order and scores
                   -> draw_ranking     the images with their scores
 
-Dimension letters: B images, C width of CLIP's joint space, T width of its text encoder, F width of a face's features,
-M scores of one image.
+Dimension letters: B images, C width of CLIP's joint space, T width of its text encoder, F width of a face's
+features, M scores of one image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def check_scores(scores: Tensor) -> Tensor:
-    """Return scores of shape (..., M) as they are; a ValueError tells where there is none, or one is negative or NaN."""
+    """Return scores of shape (..., M) as they are; raise a ValueError if one is negative or NaN, or none."""
     if not scores.shape[-1] or not (scores >= 0).all():
         got = f"{scores.min():g}" if scores.numel() else "none"
         raise ValueError(f"Scores are 0 and more, but one is {got}. Clip cosines at 0 first.")
@@ -74,7 +74,7 @@ def harmonic_mean(scores: Tensor) -> Tensor:
 
 
 def geometric_mean(scores: Tensor) -> Tensor:
-    """Compute the geometric mean of each image's scores, gMean; shapes and errors are those of `harmonic_mean`."""
+    """Compute the geometric mean of each image's scores, gMean; shapes are those of `harmonic_mean`."""
     return check_scores(scores).log().mean(-1).exp()
 
 
@@ -153,7 +153,8 @@ def likeness(
 def read_text_projection(path: str | os.PathLike) -> Tensor:
     """Read the matrix that takes CLIP's text encoder into the space that it shares with the image encoder.
 
-    Checkpoints of Stable Diffusion 1.x leave it out; the files of the whole CLIP, or of its text half, have it.
+    Checkpoints of Stable Diffusion 1.x leave it out; the files of the whole CLIP, or of its text half, have
+    it.
 
     Args:
         path: a .safetensors or a pickle of CLIP.
@@ -169,14 +170,16 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
     if path.lower().endswith(SAFETENSORS):
         try:
             with safe_open(path, "pt") as file:
-                found = {key: file.get_tensor(key) for key in file.keys() if _is_projection(key)}  # noqa: SIM118 (not a dict)
+                names = [key for key in file.keys() if _is_projection(key)]  # noqa: SIM118 (not a dict)
+                found = {key: file.get_tensor(key) for key in names}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"The .safetensors file '{path}' is damaged ({error}). Get it again.") from error
     else:
         found = {key: value for key, value in read(path).tensors.items() if _is_projection(key)}
     if len(found) != 1 or next(iter(found.values())).ndim != 2:
         raise ValueError(
-            f"'{path}' has {len(found)} tensors '{_PROJECTION}', not one. Choose a file of the whole CLIP ViT-L/14 "
+            f"'{path}' has {len(found)} tensors '{_PROJECTION}', not one. Choose a file of the whole CLIP "
+            "ViT-L/14 "
             "or of its text encoder (clip_l.safetensors); Stable Diffusion checkpoints have none."
         )
     ((key, matrix),) = found.items()
@@ -203,7 +206,8 @@ def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
     """
     if text.ndim != 2 or text.shape[1] != projection.shape[1]:
         raise ValueError(
-            f"The CLIP's output has shape {tuple(text.shape)}, but the text projection takes (1, {projection.shape[1]}). "
+            f"The CLIP's output has shape {tuple(text.shape)}, but the text projection takes (1, "
+            f"{projection.shape[1]}). "
             "Use the CLIP of an SD 1.x checkpoint with the text projection of CLIP ViT-L/14."
         )
     if images.ndim != 2 or images.shape[1] != projection.shape[0]:
@@ -250,7 +254,8 @@ def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
         text: shape (B,), in [0, 1]; None = only identity counts.
 
     Returns:
-        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they came.
+        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they
+        came.
     """
     person = harmonic_mean(torch.stack(list(identity), dim=1))
     score = person if text is None else harmonic_mean(torch.stack([person, text], dim=1))

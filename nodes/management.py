@@ -16,7 +16,7 @@ class ManagedFaceEncoder(FaceEncoder):
         self._patchers: dict[torch.nn.Module, ModelPatcher] = {}
 
     def to_device(self, network: Network) -> Network:
-        """Load a network through ComfyUI; batch normalization has no cast operations, hence whole and in float32."""
+        """Load a network through ComfyUI: whole, in float32, as batch normalization cannot be cast."""
         if network not in self._patchers:
             devices = management.text_encoder_device(), management.text_encoder_offload_device()
             self._patchers[network] = ModelPatcher(network, *devices)

@@ -180,7 +180,8 @@ def _score_text(
         return None
     if missing:
         raise ValueError(
-            f"To score the text, {', '.join(parts)} are needed together, but {' and '.join(missing)} is missing. "
+            f"To score the text, {', '.join(parts)} are needed together, but {' and '.join(missing)} is "
+            "missing. "
             "Give all three, or none of them to rank by identity alone."
         )
     pooled = _encode_text(clip, prompt)

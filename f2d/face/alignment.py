@@ -16,7 +16,8 @@ from PIL import Image
 from ..image import Photo
 
 TEMPLATE_SIZE = 112  # px
-# Five points: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one. ArcFace's, in a 112 px crop:
+# Five points: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one.
+# ArcFace's, in a 112 px crop:
 ARCFACE_TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)],
     dtype=np.float64,
@@ -36,7 +37,7 @@ MEAN_FACE = np.array(
 
 
 def five_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Reduce 68 landmarks to five as the authors do: means of six points for the eyes, then nose tip and mouth corners.
+    """Reduce 68 landmarks to five as the authors do: means of six points for eyes, nose tip, mouth.
 
     Args:
         landmarks: shape (5, 2) (returned as it is) or (68, 2) in the iBUG 300-W order, px.
@@ -52,7 +53,7 @@ def five_landmarks(landmarks: np.ndarray) -> np.ndarray:
 
 
 def expression_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Reduce 68 landmarks to Deep3DFaceRecon's five: eyes from their two corners, then nose tip and mouth corners.
+    """Reduce 68 landmarks to Deep3DFaceRecon's five: eyes from their corners, nose tip, mouth corners.
 
     Args:
         landmarks: shape (5, 2) (returned as it is) or (68, 2) in the iBUG 300-W order, px.
@@ -82,7 +83,7 @@ def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Fit rotation, uniform scale and shift in the least-squares sense (Umeyama's solution in two dimensions).
+    """Fit rotation, uniform scale and shift by least squares (Umeyama's solution in two dimensions).
 
     Args:
         source: shape (N, 2), px.
@@ -136,7 +137,7 @@ def move_points(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
 
 
 def warp(photo: Photo, transform: np.ndarray, size: int) -> Photo:
-    """Warp a photo of shape (H, W, 3) bilinearly, black outside, to shape (size, size, 3); `transform` has shape (2, 3)."""
+    """Warp a photo of shape (H, W, 3) by a transform of shape (2, 3) to shape (size, size, 3)."""
     # Not warpAffine: OpenCV 4 rounds its coordinates otherwise, and the authors warp in perspective.
     return cv2.warpPerspective(photo, np.vstack([transform, (0, 0, 1)]), (size, size), flags=cv2.INTER_LINEAR)
 
@@ -161,7 +162,7 @@ def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
 
 
 def square_side(photo: Photo) -> int:
-    """Give the side S of an aligned image of shape (S, S, 3), px; raise a ValueError where it is not square."""
+    """Give the side of an aligned image of shape (S, S, 3), px; raise a ValueError if it is not square."""
     height, width = photo.shape[:2]
     if height != width:
         raise ValueError(
@@ -173,7 +174,7 @@ def square_side(photo: Photo) -> int:
 
 @dataclass(frozen=True)
 class ExpressionCrop:
-    """Where Deep3DFaceRecon cuts its crop: the photo is resized to (width, height), then cut at (left, top), all px."""
+    """Deep3DFaceRecon's crop: the photo is resized to (width, height), then cut at (left, top), all px."""
 
     shift: tuple[float, float]  # t, px, with y upwards
     scale: float  # s, px for one unit of the mean face
@@ -184,7 +185,7 @@ class ExpressionCrop:
 
 
 def fit_expression_crop(landmarks: np.ndarray, width: int, height: int) -> ExpressionCrop:
-    """Fit a scaled orthographic camera that takes the mean face to the landmarks, and derive the crop from it.
+    """Fit a scaled orthographic camera that takes the mean face to the landmarks, and derive the crop.
 
     Args:
         landmarks: shape (5, 2), px, y downwards.
@@ -216,7 +217,8 @@ def fit_expression_crop(landmarks: np.ndarray, width: int, height: int) -> Expre
 def align_expression(photo: Photo, landmarks: np.ndarray) -> Photo:
     """Cut Deep3DFaceRecon's crop: bicubic, black outside the photo.
 
-    Only the part of the photo under the crop is resampled; the result is that of resizing the whole photo first.
+    Only the part of the photo under the crop is resampled; the result is that of resizing the whole photo
+    first.
 
     Args:
         photo: shape (H, W, 3), uint8, RGB.
@@ -245,6 +247,6 @@ def align_expression(photo: Photo, landmarks: np.ndarray) -> Photo:
 def _outside(photo: Photo, landmarks: np.ndarray) -> ValueError:
     height, width = photo.shape[:2]
     return ValueError(
-        f"The face lies outside the {width}x{height} px photo: its landmarks are {np.asarray(landmarks).tolist()}. "
-        "Use another photo."
+        f"The face lies outside the {width}x{height} px photo: its landmarks are "
+        f"{np.asarray(landmarks).tolist()}. Use another photo."
     )

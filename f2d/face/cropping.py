@@ -43,7 +43,7 @@ class LocatedFace:
     chosen: Face | None = None
 
     def align_face(self, size: int = TEMPLATE_SIZE) -> Photo:
-        """Cut ArcFace's crop: shape (size, size, 3), uint8, RGB; raise a ValueError where the face lies outside."""
+        """Cut ArcFace's crop, shape (size, size, 3); raise a ValueError where the face lies outside."""
         if self.alignment == "FFHQ":
             return crop_ffhq(self.photo, size)
         if self.alignment == "112 px":
@@ -51,17 +51,17 @@ class LocatedFace:
         return align_face(self.photo, self.landmarks, size)
 
     def align_expression(self) -> Photo:
-        """Cut Deep3DFaceRecon's crop: shape (224, 224, 3), uint8, RGB; raise a ValueError where the face lies outside."""
+        """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError where the face lies outside."""
         return align_expression(self.photo, self.expression_landmarks)
 
     def align_ffhq(self, size: int) -> Photo:
-        """Cut FFHQ's crop: shape (size, size, 3), uint8, RGB; raise a ValueError where the face lies outside."""
+        """Cut FFHQ's crop, shape (size, size, 3); raise a ValueError where the face lies outside."""
         if self.alignment == "FFHQ":
             return resize_ffhq(self.photo, size)
         return align_ffhq(self.photo, self.landmarks, size)
 
     def face_in_ffhq(self, size: int) -> Face:
-        """Tell where the chosen face lies in its FFHQ crop of this size, so that it need not be detected there again.
+        """Tell where the chosen face lies in its FFHQ crop, so that it need not be detected there again.
 
         The landmarks have the shape (5, 2); the box keeps its shape and stays upright around its center.
 
@@ -106,7 +106,8 @@ def detect_face(
         All faces in order, and the chosen one.
 
     Raises:
-        ValueError: there is no detector, no face (NoFaceError), or none with this index; or landmarks that make no sense.
+        ValueError: there is no detector, no face (NoFaceError), or none with this index; or landmarks that
+            make no sense.
     """
     if choice.landmarks is not None:
         face = face_from_landmarks(choice.landmarks)
@@ -126,7 +127,8 @@ def locate_face(
     Args:
         detector: what finds faces; not needed for given landmarks and aligned images.
         photo: shape (H, W, 3), uint8, RGB.
-        alignment: "detect" looks for faces; in images aligned as "FFHQ" or "112 px" the face's place is known.
+        alignment: "detect" looks for faces; in images aligned as "FFHQ" or "112 px" the face's place is
+            known.
         choice: which face; its landmarks count more than the alignment.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Faces in a photo: box, score and five landmarks, from YuNet (OpenCV) or, for parity with the authors, from FAN."""
+"""Faces in a photo: box, score and five landmarks, from YuNet (OpenCV) or, as the authors' are, from FAN."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..image import Photo
 from ..options import ORDERS, Order
 from .alignment import five_landmarks
 
-# Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of 10 to 300 px:
-# a close-up needs a smaller picture and room around the head, a face in a crowd a larger picture.
+# Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of
+# 10 to 300 px: a close-up needs a smaller image and room around the head, a face in a crowd a larger image.
 _PASSES = ((1024, 0.0), (512, 0.25), (256, 0.5), (2048, 0.0))
 _LARGEST_FACE = 300  # px
 _MIN_INPUT = 64  # px; OpenCV 4 finds faces in nothing where a side is one cell of 32 px
@@ -59,12 +59,12 @@ class Detector(Protocol):
     """What finds faces."""
 
     def detect(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
-        """Find all faces in a photo of shape (H, W, 3) with at least this score; raise NoFaceError where there is none."""
+        """Find all faces in a photo of shape (H, W, 3) with this score; else raise NoFaceError."""
         ...
 
 
 class YuNet:
-    """OpenCV's YuNet detector (`face_detection_yunet_2023mar.onnx` or `..._2026may.onnx`; OpenCV 4.5.4 to 5)."""
+    """OpenCV's YuNet (`face_detection_yunet_2023mar.onnx` or `..._2026may.onnx`; OpenCV 4.5.4 to 5)."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         """Load the detector.
@@ -115,7 +115,7 @@ class YuNet:
         )
 
     def _look_again(self, photo: Photo, face: Face, number: int) -> Face:
-        """Find a face that is larger than YuNet's training faces again in smaller pictures, where its landmarks are better."""
+        """Find a face larger than YuNet's training faces again in smaller images, for better landmarks."""
         scale = min(_PASSES[number][0] / max(photo.shape[:2]), 1.0)
         if face.box[2:].max() * scale <= _LARGEST_FACE:
             return face
@@ -171,7 +171,8 @@ class FAN:
             import face_alignment
         except ImportError as error:
             raise ImportError(
-                "The FAN detector needs the package face_alignment. Run `pip install face-alignment`, or use YuNet."
+                "The FAN detector needs the package face_alignment. "
+                "Run `pip install face-alignment`, or use YuNet."
             ) from error
         self._net = face_alignment.FaceAlignment(
             face_alignment.LandmarksType.TWO_D, flip_input=False, device=device
@@ -284,7 +285,8 @@ def find_faces(detector: Detector | None, photo: Photo, min_score: float = 0.6) 
         min_score: in [0, 1].
 
     Returns:
-        The largest first; empty where there is none. Faces that a detector imagines outside the photo are left out.
+        The largest first; empty where there is none. Faces that a detector imagines outside the photo are
+        left out.
 
     Raises:
         ValueError: there is no detector.

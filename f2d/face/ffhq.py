@@ -37,10 +37,12 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
 
 
 def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
-    """Cut out the upright square around a face as FFHQ does; outside the photo, its blurred mirror fades to the median color.
+    """Cut out the upright square around a face as FFHQ does.
 
-    The steps: shrink by a whole number, cut the square's surroundings out, pad, sample the square bilinearly at four times the size
-    (FFHQ: 4096 px for 1024), and shrink with Lanczos.
+    Outside the photo, its blurred mirror image fades to the median color.
+
+    The steps: shrink by a whole number, cut the square's surroundings out, pad, sample the square bilinearly
+    at four times the size (FFHQ: 4096 px for 1024), and shrink with Lanczos.
 
     Args:
         photo: shape (H, W, 3), uint8, RGB.
@@ -148,7 +150,7 @@ def resize_ffhq(photo: Photo, size: int) -> Photo:
 
 
 def resize_ffhq_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Bring a mask of shape (S, S), bool, to shape (size, size): where more than half of the area belongs to it."""
+    """Bring a mask of shape (S, S), bool, to shape (size, size): more than half of the area counts."""
     return cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.5
 
 
@@ -181,7 +183,7 @@ def _bounds(quad: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _pad(picture: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
-    """Mirror (H, W, 3) float at its edges; the farther out, the more it is blurred, then of the median color."""
+    """Mirror (H, W, 3) float at its edges; farther out it is blurred, then of the median color."""
     left, top, right, bottom = (int(amount) for amount in padding)
     picture = np.pad(picture, ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = picture.shape[:2]

@@ -43,7 +43,7 @@ class ExpressionConfig:
 
 
 class ExpressionNetwork(nn.Module):
-    """f_exp: Deep3DFaceRecon's ResNet-50 with seven 1x1 heads; its tensor names are those of `epoch_20.pth`."""
+    """f_exp: Deep3DFaceRecon's ResNet-50 with seven 1x1 heads and the tensor names of `epoch_20.pth`."""
 
     def __init__(self, config: ExpressionConfig | None = None) -> None:
         """Build the network with random weights.

@@ -35,8 +35,8 @@ class MapperConfig:
     word_dim: int = 768  # CLIP ViT-L/14; 1024 for Stable Diffusion 2
     dropout: float = 0.1
     slope: float = 0.2  # of the leaky ReLU
-    # "replace": the words stand in place of token embedding + position embedding (the authors'); "before": the text
-    # encoder adds its position embedding to them, as to any word.
+    # "replace": the words stand in place of token embedding + position embedding (the authors'); "before":
+    # the text encoder adds its position embedding to them, as to any word.
     positional: Positional = "replace"
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class MappingNetwork(nn.Module):
         self.i2t_last = WordMLP(self.config)
 
     def forward(self, v_id: Tensor, v_exp: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """Map identity and expression to S* = f_map([v_id, v_exp]); the learned null expression where dropped (Eq. 4).
+        """Map identity and expression, or the null expression, to S* = f_map([v_id, v_exp]) (Eq. 4).
 
         Args:
             v_id: shape (B, I).
@@ -118,7 +118,7 @@ class MappingNetwork(nn.Module):
 
 
 def _keep_or_drop(v_exp: Tensor | None, null: Tensor, keep: Tensor | None) -> Tensor:
-    """Take the null expression where there is no other, or where it is dropped; all of shape (B, E), keep (B,)."""
+    """Take the null expression where there is no other or it is dropped; shapes (B, E), keep (B,)."""
     if v_exp is None:
         return null
     if v_exp.shape != null.shape:
@@ -133,7 +133,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
     """Read the sizes off the tensors of a plain state dict.
 
     Args:
-        tensors: `null_exp` of shape (E) (may be missing), `i2t_first.layers.0.0.weight` of shape (hidden, I + E), and so on.
+        tensors: `null_exp` of shape (E) (may be missing), `i2t_first.layers.0.0.weight` of shape (hidden, I +
+            E), and so on.
 
     Returns:
         The sizes.
@@ -146,7 +147,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
         exp_dim = tensors["null_exp"].shape[0] if "null_exp" in tensors else 0
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"These are not the tensors of a mapping network, or too few of them ({error}). Choose another file."
+            f"These are not the tensors of a mapping network, or too few of them ({error}). "
+            "Choose another file."
         ) from error
     hidden_layers = sum(name.startswith("i2t_first.layers.") and name.endswith(".weight") for name in tensors)
     word_dim = (

@@ -29,8 +29,8 @@ _HEAD_WIDTH = 32  # of the official encoder; a plain state dict does not tell it
 class MSIDConfig:
     """Sizes of the encoder; the defaults are the paper's run and the official `msid.pt`.
 
-    ArcFace on the deepest layer is `depths=(12,), normed=(12,)`; ArcFace with multi-scale features (Table 3) is
-    `depths=(3, 6, 9, 12), normed=(12,)`: its shallow class tokens are taken as they are.
+    ArcFace on the deepest layer is `depths=(12,), normed=(12,)`; ArcFace with multi-scale features (Table 3)
+    is `depths=(3, 6, 9, 12), normed=(12,)`: its shallow class tokens are taken as they are.
     """
 
     image_size: int = 112  # px
@@ -52,7 +52,8 @@ class MSIDConfig:
             or not 1 <= self.depths[0] <= self.depths[-1] <= self.depth
         ):
             raise ValueError(
-                f"The depths {self.depths} do not rise from 1 to {self.depth} at most. Choose depths of this encoder."
+                f"The depths {self.depths} do not rise from 1 to {self.depth} at most. "
+                "Choose depths of this encoder."
             )
         if not set(self.normed) <= set(range(1, self.depth + 1)):
             raise ValueError(
@@ -60,8 +61,9 @@ class MSIDConfig:
             )
         if self.image_size % self.patch_size or self.embed_dim % self.heads:
             raise ValueError(
-                f"The image size must be divisible by the patch size, and the width by the heads, but they are "
-                f"{self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}. Choose another file."
+                "The image size must be divisible by the patch size, and the width by the heads, "
+                f"but they are {self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}. "
+                "Choose another file."
             )
 
     @property
@@ -71,7 +73,7 @@ class MSIDConfig:
 
 
 class MSIDEncoder(VisionTransformer):
-    """timm's ViT with a normalization of the class token at each chosen depth; the tensor names are the official ones."""
+    """timm's ViT with a normalization of the class token at each chosen depth, under the official names."""
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
@@ -139,10 +141,11 @@ class MSIDEncoder(VisionTransformer):
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> MSIDConfig:
-    """Read the sizes off the tensors of a plain state dict; the width of a head is taken to be the official 32.
+    """Read the sizes off the tensors of a plain state dict; a head is taken to be 32 wide, as the official.
 
     Args:
-        tensors: `pos_embed` of shape (1, 1 + patches, C), `patch_embed.proj.weight` of shape (C, 3, P, P), and so on.
+        tensors: `pos_embed` of shape (1, 1 + patches, C), `patch_embed.proj.weight` of shape (C, 3, P, P),
+            and so on.
 
     Returns:
         The sizes; features are taken where the file has a normalization.
@@ -157,7 +160,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MSIDConfig:
         mlp_ratio = tensors["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"These are not the tensors of an MSID encoder, or too few of them ({error}). Choose another file."
+            f"These are not the tensors of an MSID encoder, or too few of them ({error}). "
+            "Choose another file."
         ) from error
     normed = tuple(
         sorted({1 + int(match[1]) for name in tensors if (match := re.match(r"norms\.layer_(\d+)\.", name))})

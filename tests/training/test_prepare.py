@@ -144,7 +144,10 @@ def test_every_photo_is_cached_or_listed(whole):
     assert (report["photos"], report["cached"], report["skipped"]) == (7, 4, {"no face": 1, "unreadable": 2})
     listed = {photo["photo"]: photo for photo in report["list"]}
     assert listed.keys() == {"broken.jpg", "empty.jpg", "wall.png"}
-    assert "got none" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
+    assert (
+        "No face with score 0.60" in listed["wall.png"]["message"]
+        and "0 bytes" in listed["empty.jpg"]["message"]
+    )
     assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
     assert said[1] == "Cached 4 of 7 photos."
     assert said[2].startswith(

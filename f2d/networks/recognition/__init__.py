@@ -38,8 +38,8 @@ def load_recognizer(path: str | os.PathLike, name: str | None = None) -> FaceRec
     """Load a public weight file, in evaluation mode on the CPU.
 
     Args:
-        path: AdaFace's `.ckpt`, SphereFace's `sphere20a_20171020.pth`, FaceNet's `20180402-114759-vggface2.pt` (or
-            `...-casia-webface.pt`), or a .safetensors with the same names.
+        path: AdaFace's `.ckpt`, SphereFace's `sphere20a_20171020.pth`, FaceNet's
+            `20180402-114759-vggface2.pt` (or `...-casia-webface.pt`), or a .safetensors with the same names.
         name: "AdaFace", "SphereFace" or "FaceNet" where only this one will do.
 
     Returns:

@@ -54,7 +54,7 @@ class FaceNet(FaceRecognizer):
         self.last_bn = nn.BatchNorm1d(512, eps=1e-3)
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Resize the detector's box, without rotation: photo of shape (H, W, 3), crop of shape (160, 160, 3)."""
+        """Resize the detector's box, not rotated: photo of shape (H, W, 3), crop of shape (160, 160, 3)."""
         height, width = photo.shape[:2]
         left, top = (max(int(value), 0) for value in face.box[:2])
         right, bottom = (
@@ -110,7 +110,7 @@ class _ConvNormReLU(nn.Module):
 
 
 def _chain(inputs: int, *layers: tuple[int, int | tuple[int, int]] | tuple[int, int, int]) -> nn.Module:
-    """Build convolutions in a row, each (width, kernel) and padded to keep the size, or (width, kernel, stride) without."""
+    """Build convolutions in a row: (width, kernel), padded to keep the size, or (width, kernel, stride)."""
     units = []
     for width, kernel, *stride in layers:
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -1,7 +1,7 @@
 """What the face-recognition networks have in common.
 
-Each module carries the tensor names of its public weight file, and knows the crop and the value range that it was
-trained with.
+Each module carries the tensor names of its public weight file, and knows the crop and the value range that it
+was trained with.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ class FaceRecognizer(nn.Module):
 
 
 def pass_size(device: torch.device) -> int:
-    """Tell how many images to give to a network at once: activations of more than a few fall out of a CPU's cache."""
+    """How many images to give a network at once: activations of more than a few leave a CPU's cache."""
     return 8 if device.type == "cpu" else 64

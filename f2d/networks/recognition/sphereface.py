@@ -38,7 +38,7 @@ class SphereFace(FaceRecognizer):
         self.fc5 = nn.Linear(inputs * 7 * 6, 512)
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Warp to ArcFace's template shifted by 8 px: photo of shape (H, W, 3), crop of shape (112, 96, 3)."""
+        """Warp to ArcFace's template less 8 px a side: photo (H, W, 3), crop of shape (112, 96, 3)."""
         return align_face(photo, face.landmarks)[:, 8:-8]
 
     def normalize(self, crops: Tensor) -> Tensor:
