@@ -1,4 +1,4 @@
-"""Face2Diffusion as a library: a face photo to two words in CLIP's text space (`encoder.py` shows how)."""
+"""Face2Diffusion as a library: a face photo becomes two words in CLIP's text space (`encoder.py`)."""
 
 from __future__ import annotations
 

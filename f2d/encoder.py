@@ -14,42 +14,33 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from .checkpoint import read
-from .face.alignment import (
-    ARCFACE_TEMPLATE,
-    TEMPLATE_SIZE,
-    align_face,
-    crop_aligned,
-    crop_ffhq,
-    ffhq_landmarks,
-    square_side,
-)
-from .face.detection import FAN, Detector, Face, YuNet, choose_face, face_from_landmarks, sort_faces
+from .face.cropping import detect_face, locate_face
+from .face.detection import Detector, Face, find_faces, load_detector
 from .files import fingerprint
-from .identity import FaceExpression, FaceIdentity, describe_msid
+from .identity import FaceExpression, FaceIdentity, Interpolation, describe_msid, mix
 from .image import Photo, load_photo, to_signed, to_unit
-from .networks.expression import ExpressionNetwork, align_expression, expression_landmarks, load_expression
+from .networks.expression import ExpressionNetwork, load_expression
 from .networks.mapping import MappingNetwork, load_mapper
 from .networks.msid import MSIDEncoder, load_msid
-from .options import ALIGNMENTS, Alignment, Order
+from .options import LARGEST_FACE, Alignment, FaceChoice
 
-_BATCH = 32  # faces a forward pass
+_BATCH = 32  # faces per forward pass
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
-class FoundFace:
+class CroppedFace:
     """One photo's crop and how it was found."""
 
     crop: Photo  # (S, S, 3)
-    faces: list[Face]  # all faces in the order of their indices; empty where none were looked for
+    faces: tuple[Face, ...]  # all faces in the order of their indices; empty where none were looked for
     chosen: Face | None
 
 
@@ -73,15 +64,15 @@ class FaceEncoder:
             expression: in evaluation mode; None = no expression references.
             detector: None = only photos with given landmarks or already aligned.
             device: where the networks run.
-            msid_file: the name of the file that msid comes from, without its folder; identities keep it, for messages.
+            msid_file: name of the file that msid comes from; identities keep it, for messages.
 
         Raises:
             ValueError: the mapper was trained for features of another width.
         """
         if mapper.config.id_dim != msid.config.feature_dim:
             raise ValueError(
-                f"Expected a mapper for {msid.config.feature_dim} identity features, got one for {mapper.config.id_dim}. "
-                "Use the mapper that was trained with this encoder."
+                f"The mapper takes {mapper.config.id_dim} identity features, but the encoder gives "
+                f"{msid.config.feature_dim}. Use the mapper that was trained with this encoder."
             )
         self.msid, self.mapper, self.expression, self.detector = msid, mapper, expression, detector
         self.device, self.msid_file = torch.device(device), msid_file
@@ -125,12 +116,12 @@ class FaceEncoder:
         )  # in mappers of our training; the official file does not say
         if trained_with is not None and trained_with != encoder.msid_fingerprint:
             raise ValueError(
-                f"Expected the MSID encoder that '{weights.path}' was trained with ({trained_with[:8]}), got another "
-                f"({encoder.msid_described}). Load the two files of one training."
+                f"'{weights.path}' was trained with the MSID encoder {trained_with[:8]}, "
+                f"not with this one ({encoder.msid_described}). Load the two files of one training."
             )
         return encoder
 
-    def ready(self, network: Network) -> Network:
+    def to_device(self, network: Network) -> Network:
         """Bring a network to its device before use; a host with its own memory management overrides this."""
         return network.to(self.device)
 
@@ -144,16 +135,12 @@ class FaceEncoder:
         """The identity encoder, in words."""
         return describe_msid(self.msid_file, self.msid_fingerprint)
 
-    def locate(
-        self, photo: Photo, order: Order = "largest", index: int = 0, min_score: float = 0.6
-    ) -> tuple[list[Face], Face]:
+    def detect(self, photo: Photo, choice: FaceChoice = LARGEST_FACE) -> tuple[list[Face], Face]:
         """Find the faces in a photo and choose one.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
-            order: how faces are counted.
-            index: which one, from 0.
-            min_score: in [0, 1].
+            choice: which one.
 
         Returns:
             All faces in order, and the chosen one.
@@ -161,58 +148,40 @@ class FaceEncoder:
         Raises:
             ValueError: there is no detector, no face (NoFaceError), or none with this index.
         """
-        if self.detector is None:
-            raise ValueError(
-                "Expected a detector to find faces, got none. Load one with the encoder (a YuNet .onnx file), or use a picture that is already aligned."
-            )
-        faces = sort_faces(self.detector.detect(photo, min_score), order)
-        return faces, choose_face(faces, index)
+        return detect_face(self.detector, photo, choice)
 
-    def find(
-        self,
-        photo: Photo,
-        alignment: Alignment = "detect",
-        order: Order = "largest",
-        index: int = 0,
-        min_score: float = 0.6,
-        landmarks: np.ndarray | None = None,
-    ) -> FoundFace:
+    def find_faces(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
+        """Find all faces in a photo of shape (H, W, 3), the largest first; none where there are none."""
+        return find_faces(self.detector, photo, min_score)
+
+    def crop_face(
+        self, photo: Photo, alignment: Alignment = "detect", choice: FaceChoice = LARGEST_FACE
+    ) -> CroppedFace:
         """Cut the face out of a photo.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
-            alignment: "detect" looks for faces; "FFHQ" and "112 px" take pictures that are already aligned.
-            order: how faces are counted.
-            index: which one, from 0.
-            min_score: in [0, 1].
-            landmarks: shape (5, 2) or (68, 2), px; used instead of a detector.
+            alignment: "detect" looks for faces; "FFHQ" and "112 px" take images that are already aligned.
+            choice: which face; its landmarks, if any, are used instead of a detector.
 
         Returns:
             The crop of the encoder's size, shape (S, S, 3), and the faces.
 
         Raises:
-            ValueError: no usable face, a picture that is not square although aligned, or an unknown alignment.
+            ValueError: no usable face, an image that is not square although aligned, or an unknown alignment.
         """
-        size = self.msid.config.image_size
-        if alignment == "FFHQ":
-            return FoundFace(crop_ffhq(photo, size), [], None)
-        if alignment == "112 px":
-            return FoundFace(crop_aligned(photo, size), [], None)
-        if alignment != "detect":
-            raise _unknown(alignment)
-        faces, chosen = self._faces(photo, order, index, min_score, landmarks)
-        return FoundFace(align_face(photo, chosen.landmarks, size), faces, chosen)
+        found = locate_face(self.detector, photo, alignment, choice)
+        return CroppedFace(found.align_face(self.msid.config.image_size), found.faces, found.chosen)
 
-    def _faces(
-        self, photo: Photo, order: Order, index: int, min_score: float, landmarks: np.ndarray | None
-    ) -> tuple[list[Face], Face]:
-        if landmarks is None:
-            return self.locate(photo, order, index, min_score)
-        face = face_from_landmarks(landmarks)
-        return [face], face
+    def crop_expression(
+        self, photo: Photo, alignment: Alignment = "detect", choice: FaceChoice = LARGEST_FACE
+    ) -> CroppedFace:
+        """Cut the face out for the expression network, to shape (224, 224, 3); else as `crop_face`."""
+        found = locate_face(self.detector, photo, alignment, choice)
+        return CroppedFace(found.align_expression(), found.faces, found.chosen)
 
     @torch.no_grad()
-    def encode(self, crops: Sequence[Photo]) -> torch.Tensor:
+    def embed(self, crops: Sequence[Photo]) -> torch.Tensor:
         """Compute v_id = f_id(x) of aligned faces (Sec. 3.2).
 
         Args:
@@ -221,14 +190,14 @@ class FaceEncoder:
         Returns:
             shape (B, I), float32, CPU.
         """
-        network = self.ready(self.msid)
+        network = self.to_device(self.msid)
         device = next(network.parameters()).device
         batches = [
             to_signed(crops[start : start + _BATCH]).to(device) for start in range(0, len(crops), _BATCH)
         ]
         return torch.cat([network(batch) for batch in batches]).float().cpu()
 
-    def identity(self, crops: Sequence[Photo]) -> FaceIdentity:
+    def identify_crops(self, crops: Sequence[Photo]) -> FaceIdentity:
         """Encode one person's aligned faces; several are averaged.
 
         Args:
@@ -240,22 +209,22 @@ class FaceEncoder:
         Raises:
             ValueError: the features are not finite, so the weights are damaged.
         """
-        v_id = self.encode(crops).mean(0)
+        v_id = self.embed(crops).mean(0)
         if not v_id.isfinite().all():
             raise ValueError(
-                "Expected finite identity features, got NaN or infinity: the MSID file is damaged. Download it again."
+                "The identity features are NaN or infinity: the MSID file is damaged. Download it again."
             )
-        return FaceIdentity(v_id, self.msid_fingerprint, len(crops), self, self.msid_file)
+        return FaceIdentity(v_id, self.msid_fingerprint, len(crops), self.msid_file)
 
     def identify(
-        self, *photos: Photo | str | os.PathLike, alignment: Alignment = "detect", **choice
+        self, *photos: Photo | str | os.PathLike, alignment: Alignment = "detect", **choice: Any
     ) -> FaceIdentity:
         """Encode the person in one photo, or the mean of several.
 
         Args:
             *photos: shape (H, W, 3), uint8, RGB; or paths.
-            alignment: see `find`.
-            **choice: `order`, `index`, `min_score` or `landmarks` for `find`.
+            alignment: see `crop_face`.
+            **choice: `order`, `index`, `min_score` or `landmarks` of a `FaceChoice`.
 
         Returns:
             The identity.
@@ -264,31 +233,43 @@ class FaceEncoder:
             ValueError: no photo, or one without a usable face.
         """
         if not photos:
-            raise ValueError("Expected at least one photo, got none. Give one.")
-        return self.identity([self.find(load_photo(photo), alignment, **choice).crop for photo in photos])
+            raise ValueError("There is no photo to identify. Give at least one.")
+        face = FaceChoice(**choice)
+        return self.identify_crops(
+            [self.crop_face(load_photo(photo), alignment, face).crop for photo in photos]
+        )
 
-    def find_expression(
-        self,
-        photo: Photo,
-        alignment: Alignment = "detect",
-        order: Order = "largest",
-        index: int = 0,
-        min_score: float = 0.6,
-        landmarks: np.ndarray | None = None,
-    ) -> FoundFace:
-        """Cut the face out of a photo the way the expression network wants it; arguments and errors as for `find`.
+    def load_identity(self, path: str | os.PathLike) -> FaceIdentity:
+        """Read an identity that was saved, and check that it belongs to this encoder.
+
+        Args:
+            path: what `FaceIdentity.save` wrote.
 
         Returns:
-            The crop, shape (224, 224, 3), and the faces.
+            The identity.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: something else is in it, or an identity of another encoder.
         """
-        if alignment != "detect" and landmarks is None:
-            return FoundFace(align_expression(photo, _aligned_landmarks(photo, alignment)), [], None)
-        faces, chosen = self._faces(photo, order, index, min_score, landmarks)
-        points = chosen.landmarks if chosen.landmarks68 is None else expression_landmarks(chosen.landmarks68)
-        return FoundFace(align_expression(photo, points), faces, chosen)
+        identity = FaceIdentity.load(path)
+        self.check_identity(identity, f"'{os.fspath(path)}'")
+        return identity
+
+    def mix(
+        self,
+        identities: Sequence[FaceIdentity],
+        weights: Sequence[float],
+        interpolation: Interpolation = "spherical",
+        names: Sequence[str] | None = None,
+    ) -> FaceIdentity:
+        """Mix people that this encoder has encoded; all else is as for `identity.mix`."""
+        mixed = mix(identities, weights, interpolation, names, depths=len(self.msid.config.depths))
+        self.check_identity(mixed)
+        return mixed
 
     @torch.no_grad()
-    def encode_expression(self, crops: Sequence[Photo]) -> torch.Tensor:
+    def embed_expression(self, crops: Sequence[Photo]) -> torch.Tensor:
         """Compute v_exp = f_exp(x) of aligned faces (Sec. 3.3).
 
         Args:
@@ -302,23 +283,31 @@ class FaceEncoder:
         """
         if self.expression is None:
             raise ValueError(
-                "Expected an expression network, got none. Load Deep3DFaceRecon's epoch_20.pth with the encoder."
+                "No expression network is loaded. Load Deep3DFaceRecon's epoch_20.pth with the encoder."
             )
         if not self.mapper.config.exp_dim:
             raise ValueError(
-                "Expected a mapper with expression guidance, got one without. Use one that takes expressions, or no reference."
+                "This mapper was trained without expression guidance. "
+                "Use one that takes expressions, or no reference."
             )
-        network = self.ready(self.expression)
+        network = self.to_device(self.expression)
         device = next(network.parameters()).device
         return network(to_unit(crops).to(device)).float().cpu()
 
-    def express(self, photo: Photo | str | os.PathLike, strength: float = 1.0, **choice) -> FaceExpression:
+    def express(
+        self,
+        photo: Photo | str | os.PathLike,
+        strength: float = 1.0,
+        alignment: Alignment = "detect",
+        **choice: Any,
+    ) -> FaceExpression:
         """Encode the expression in a photo.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB; or a path.
             strength: 0 = the mapper's null expression, 1 = the photo's.
-            **choice: `alignment`, `order`, `index`, `min_score` or `landmarks` for `find_expression`.
+            alignment: see `crop_face`.
+            **choice: `order`, `index`, `min_score` or `landmarks` of a `FaceChoice`.
 
         Returns:
             The expression.
@@ -326,8 +315,8 @@ class FaceEncoder:
         Raises:
             ValueError: no usable face, or no expression network.
         """
-        crop = self.find_expression(load_photo(photo), **choice).crop
-        return FaceExpression(self.encode_expression([crop])[0], strength)
+        crop = self.crop_expression(load_photo(photo), alignment, FaceChoice(**choice)).crop
+        return FaceExpression(self.embed_expression([crop])[0], strength)
 
     @torch.no_grad()
     def words(self, identity: FaceIdentity, expression: FaceExpression | None = None) -> torch.Tensor:
@@ -341,68 +330,40 @@ class FaceEncoder:
             shape (2, D), float32, CPU: S1*, S2*.
 
         Raises:
-            ValueError: an identity of another encoder, an expression that the mapper cannot take, or damaged values.
+            ValueError: an identity of another encoder, an expression that does not fit, or damaged values.
         """
         self.check_identity(identity)
-        mapper = self.ready(self.mapper)
+        mapper = self.to_device(self.mapper)
         device = next(mapper.parameters()).device
         v_exp = None
         if expression is not None:
             if mapper.null_exp is None:
                 raise ValueError(
-                    "Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it."
+                    "This mapper was trained without expression guidance. Disconnect the expression."
                 )
             if expression.v_exp.shape != mapper.null_exp.shape:
                 raise ValueError(
-                    f"Expected an expression of shape {tuple(mapper.null_exp.shape)}, got {tuple(expression.v_exp.shape)}. "
-                    "Encode the expression with this encoder."
+                    f"The expression has shape {tuple(expression.v_exp.shape)}, but the mapper takes "
+                    f"{tuple(mapper.null_exp.shape)}. Encode the expression with this encoder."
                 )
             v_exp = torch.lerp(mapper.null_exp, expression.v_exp.to(device), expression.strength)[None]
         words = mapper(identity.v_id.to(device)[None], v_exp)[0].float().cpu()
         if not words.isfinite().all():
             raise ValueError(
-                "Expected finite words, got NaN or infinity: the mapper or its input is damaged. Get the files again."
+                "The words are NaN or infinity: the mapper or its input is damaged. Get the files again."
             )
         return words
 
-    def check_identity(self, identity: FaceIdentity, name: str = "one") -> None:
-        """Raise a ValueError, which calls an identity by a name, if it comes from another MSID encoder."""
+    def check_identity(self, identity: FaceIdentity, name: str = "this identity") -> None:
+        """Raise a ValueError, which calls an identity by a name, if it does not belong to this encoder."""
         if identity.msid != self.msid_fingerprint:
             raise ValueError(
-                f"Expected an identity of this encoder ({self.msid_described}), got {name} of another ({identity.msid_described}). "
-                "Encode the photo again, or load the MSID file it was made with."
+                f"The encoder ({self.msid_described}) did not make {name}; another one did "
+                f"({identity.msid_described}). Encode the photo again, "
+                "or load the MSID file it was made with."
             )
-
-
-def _aligned_landmarks(photo: Photo, alignment: Alignment) -> np.ndarray:
-    """Where the face is in a picture that is already aligned: shape (5, 2), px."""
-    side = square_side(photo, "an aligned picture")
-    if alignment == "FFHQ":
-        return ffhq_landmarks(side)
-    if alignment == "112 px":
-        return ARCFACE_TEMPLATE * (side / TEMPLATE_SIZE)
-    raise _unknown(alignment)
-
-
-def _unknown(alignment: str) -> ValueError:
-    return ValueError(
-        f"Expected the alignment to be one of {', '.join(ALIGNMENTS)}, got '{alignment}'. Choose one of them."
-    )
-
-
-def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:
-    """Load YuNet from a file, or FAN where the name is "FAN".
-
-    Args:
-        detector: path or "FAN".
-        device: for FAN; YuNet runs on the CPU.
-
-    Returns:
-        The detector.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not YuNet.
-        ImportError: FAN's package is missing.
-    """
-    return FAN(str(device)) if os.fspath(detector) == "FAN" else YuNet(detector)
+        if len(identity.v_id) != self.msid.config.feature_dim:
+            raise ValueError(
+                f"The encoder gives {self.msid.config.feature_dim} features, "
+                f"but {name} has {len(identity.v_id)}. Encode the photo and save it again."
+            )

@@ -1,4 +1,4 @@
-"""What flows through a graph and is saved and shared: a person's identity and an expression, without any photo."""
+"""The values that are saved and shared: a person's identity and an expression, without any photo."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch.nn.functional import normalize
 
 from .checkpoint import read, save
-
-if TYPE_CHECKING:
-    from .encoder import FaceEncoder
 
 FORMAT_VERSION = 1
 
@@ -34,7 +31,6 @@ class FaceIdentity:
     v_id: torch.Tensor  # (I,) float32, CPU; the mean over the photos
     msid: str  # fingerprint of the MSID encoder
     photos: int = 1
-    encoder: FaceEncoder | None = None  # the encoder in this process that turns it into words; not saved
     msid_file: str = ""  # the name of the MSID encoder's file, where it is known, for messages
 
     @property
@@ -51,66 +47,53 @@ class FaceIdentity:
         Raises:
             OSError: the folder cannot be written to.
         """
-        origin = {"msid": self.msid, "msid_file": self.msid_file}
-        save(
-            path,
-            {"v_id": self.v_id},
-            "identity",
-            version=str(FORMAT_VERSION),
-            photos=str(self.photos),
-            **origin,
-        )
+        entries = {"version": str(FORMAT_VERSION), "photos": str(self.photos)}
+        save(path, {"v_id": self.v_id}, "identity", msid=self.msid, msid_file=self.msid_file, **entries)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, encoder: FaceEncoder | None = None) -> FaceIdentity:
-        """Read an identity.
+    def load(cls, path: str | os.PathLike) -> FaceIdentity:
+        """Read an identity; `FaceEncoder.load_identity` also checks that it belongs to the encoder.
 
         Args:
             path: what `save` wrote.
-            encoder: the encoder that is to turn it into words.
 
         Returns:
             The identity, v_id of shape (I,).
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: another kind of file, a newer format, or an identity of another encoder.
+            ValueError: another kind of file, or a newer format.
         """
         checkpoint = read(path)
         if checkpoint.kind != "identity" or "v_id" not in checkpoint.tensors:
             raise ValueError(
-                f"Expected a saved identity, got '{checkpoint.path}': this is {checkpoint.described}. Choose another file."
+                f"'{checkpoint.path}' is not a saved identity: this is {checkpoint.described}. "
+                "Choose another file."
             )
         metadata = checkpoint.metadata
-        v_id = checkpoint.tensors["v_id"].to(
-            torch.float32, copy=True
-        )  # a view would keep the file open, and Windows from replacing it
         try:
             version, photos = int(metadata.get("version", "0")), int(metadata.get("photos", "1"))
         except ValueError as error:
             raise ValueError(
-                f"Expected a saved identity, got '{checkpoint.path}' with damaged metadata ({error}). Save it again."
+                f"The metadata of the identity '{checkpoint.path}' is damaged ({error}). Save it again."
             ) from error
         if version > FORMAT_VERSION:
             raise ValueError(
-                f"Expected an identity of format {FORMAT_VERSION}, got '{checkpoint.path}' of format {version}. Update the pack."
+                f"'{checkpoint.path}' has format {version}, newer than this pack's {FORMAT_VERSION}. "
+                "Update the pack."
             )
+        # A view would keep the file open, and Windows from replacing it.
+        v_id = checkpoint.tensors["v_id"].to(torch.float32, copy=True)
         if v_id.ndim != 1 or not v_id.isfinite().all():
             raise ValueError(
-                f"Expected one vector of finite features, got '{checkpoint.path}' with shape {tuple(v_id.shape)} or NaN. Save it again."
+                f"'{checkpoint.path}' holds no vector of finite features: "
+                f"it has shape {tuple(v_id.shape)} or NaN. Save it again."
             )
-        identity = cls(v_id, metadata.get("msid", ""), photos, encoder, metadata.get("msid_file", ""))
-        if encoder is not None:
-            encoder.check_identity(identity, f"'{checkpoint.path}'")
-            if len(v_id) != encoder.msid.config.feature_dim:
-                raise ValueError(
-                    f"Expected {encoder.msid.config.feature_dim} features, got '{checkpoint.path}' with {len(v_id)}. Save it again."
-                )
-        return identity
+        return cls(v_id, metadata.get("msid", ""), photos, metadata.get("msid_file", ""))
 
 
 def describe_msid(file: str, fingerprint: str) -> str:
-    """Tell an MSID encoder from others in a message: by the name of its file, where that is known, and the fingerprint's beginning."""
+    """Name an MSID encoder in a message: its file, where that is known, and the fingerprint's beginning."""
     return ", ".join(part for part in (file, fingerprint[:8]) if part) or "unknown"
 
 
@@ -119,74 +102,84 @@ def mix(
     weights: Sequence[float],
     interpolation: Interpolation = "spherical",
     names: Sequence[str] | None = None,
+    *,
+    depths: int,
 ) -> FaceIdentity:
     """Mix people.
 
-    "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so the mean of two is
-    some 30 % shorter than either, and fainter than anyone the mapper was trained on. "spherical" takes, at each depth of the
-    encoder by itself, the weighted mean of the directions on the sphere and the weighted mean of the lengths; for two people
-    the directions are those of Shoemake's slerp (1985), for more the mean of Buss and Fillmore (2001).
+    "linear" takes the weighted mean of v_id. Features of different people are nearly at right angles, so
+    the mean of two is some 30 % shorter than either, and weaker than anyone the mapper was trained on.
+    "spherical" takes, at each depth of the encoder by itself, the weighted mean of the directions on the
+    sphere and the weighted mean of the lengths; for two people the directions are those of Shoemake's slerp
+    (1985), for more the mean of Buss and Fillmore (2001).
 
     Args:
-        identities: of one encoder; for "spherical", at least one carries it.
-        weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a person.
+        identities: of one encoder.
+        weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a
+            person.
         interpolation: "spherical" or "linear".
         names: what messages call them; None = "identity 1" and so on.
+        depths: how many depths of the encoder v_id consists of, 4 in the paper.
 
     Returns:
-        The mix, of the shape of each, with the encoder of the first that has a weight and one; the only identity with a weight, if
-        there is one only, to the bit.
+        The mix, v_id of shape (I,); the only identity with a weight, if there is one only, to the bit.
 
     Raises:
         ValueError: no identities, identities of different encoders, or weights that make no sense.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(
-            f"Expected the interpolation to be one of {', '.join(INTERPOLATIONS)}, got '{interpolation}'. Choose one of them."
-        )
-    if not identities or len(identities) != len(weights):
-        raise ValueError(
-            f"Expected a weight for each identity, got {len(identities)} and {len(weights)}. Give at least one of each."
-        )
-    if not all(map(math.isfinite, weights)) or sum(weights) <= _CANCELLED * sum(map(abs, weights)):
-        raise ValueError(f"Expected weights with a sum above 0, got {_listed(weights)}. Raise one.")
-    if interpolation == "spherical" and min(weights) < 0:
-        raise ValueError(
-            f"Expected weights from 0 for a spherical mix, got {_listed(weights)}. Choose 'linear' to go away from a person."
-        )
-    names = names or [f"identity {number}" for number in range(1, len(identities) + 1)]
-    for name, identity in zip(names, identities, strict=True):
-        if identity.msid != identities[0].msid:
-            raise ValueError(
-                f"Expected identities of one encoder, got {names[0]} of one ({identities[0].msid_described}) and {name} of another "
-                f"({identity.msid_described}). Encode all photos with the same MSID file."
-            )
+    _check_weights(weights, len(identities), interpolation)
+    _check_one_encoder(
+        identities, names or [f"identity {number}" for number in range(1, len(identities) + 1)]
+    )
     parts = [(identity, weight) for identity, weight in zip(identities, weights, strict=True) if weight]
-    carriers = [*(identity for identity, _ in parts), *identities]
-    encoder = next((identity.encoder for identity in carriers if identity.encoder is not None), None)
+    first = parts[0][0]
     if len(parts) == 1:
-        return replace(parts[0][0], encoder=encoder)
+        return first
     features = torch.stack([identity.v_id for identity, _ in parts]).double()
     shares = torch.tensor([weight for _, weight in parts], dtype=torch.float64) / sum(weights)
     if interpolation == "linear":
         v_id = shares @ features
     else:
-        if encoder is None:
+        v_id = spherical_mean(features.unflatten(1, (depths, -1)), shares).flatten()
+    return replace(first, v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts))
+
+
+def _check_weights(weights: Sequence[float], people: int, interpolation: Interpolation) -> None:
+    listed = ", ".join(f"{weight:g}" for weight in weights)
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"There is no interpolation '{interpolation}'. Choose one of {', '.join(INTERPOLATIONS)}."
+        )
+    if not people or people != len(weights):
+        raise ValueError(
+            f"There are {people} identities and {len(weights)} weights. Give at least one of each."
+        )
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"The mix weights {listed} are not all finite numbers. Change them.")
+    if sum(weights) <= _CANCELLED * sum(map(abs, weights)):
+        raise ValueError(f"The mix weights {listed} do not add up to more than 0. Raise at least one.")
+    if interpolation == "spherical" and min(weights) < 0:
+        raise ValueError(
+            f"A spherical mix takes no weights below 0, but they are {listed}. "
+            "Choose 'linear' to go away from a person."
+        )
+
+
+def _check_one_encoder(identities: Sequence[FaceIdentity], names: Sequence[str]) -> None:
+    for name, identity in zip(names, identities, strict=True):
+        if identity.msid != identities[0].msid:
             raise ValueError(
-                "Expected identities that know their encoder for a spherical mix, got none. Load them with the encoder."
+                f"{names[0]} comes from one encoder ({identities[0].msid_described}) and {name} from another "
+                f"({identity.msid_described}). Encode all photos with the same MSID file."
             )
-        levels = features.unflatten(1, (len(encoder.msid.config.depths), -1))
-        v_id = spherical_mean(levels, shares).flatten()
-    return replace(
-        parts[0][0], v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts), encoder=encoder
-    )
 
 
 def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Take the weighted mean of directions on the unit sphere, at the weighted mean length.
 
-    The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and Fillmore,
-    "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm A1).
+    The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and
+    Fillmore, "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm
+    A1).
 
     Args:
         vectors: shape (N, ..., C), float64.
@@ -204,7 +197,8 @@ def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
     mean = (weights * directions).sum(0)
     if (mean.norm(dim=-1) < _OPPOSITE).any():
         raise ValueError(
-            "Expected faces with a direction between them, got opposite ones, or one without features. Change a weight."
+            "These faces have no direction between them: they are opposite, or one is without features. "
+            "Change a weight."
         )
     mean = normalize(mean, dim=-1)
     for _ in range(_STEPS):
@@ -217,10 +211,6 @@ def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
         if size.max() < _CLOSE:
             break
     return mean * (weights * lengths).sum(0)
-
-
-def _listed(weights: Sequence[float]) -> str:
-    return ", ".join(f"{weight:g}" for weight in weights)
 
 
 @dataclass(frozen=True, eq=False)

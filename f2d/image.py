@@ -1,4 +1,4 @@
-"""Every change of a picture's layout or value range: files, arrays and ComfyUI's IMAGE to uint8, and uint8 to a network's input."""
+"""Every change of an image's layout or value range: from files, arrays and ComfyUI to a network's input."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
     EXIF rotation is applied, an alpha channel is dropped, gray becomes RGB and 16 bits become 8.
 
     Args:
-        source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16
-            in full range or float in [0, 1]; or PIL image.
+        source: path of a picture; or array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or
+            uint16 in full range or float in [0, 1]; or PIL image.
 
     Returns:
         shape (H, W, 3), uint8, RGB.
@@ -39,7 +39,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
         return _from_pil(ImageOps.exif_transpose(source), "the picture")
     if not isinstance(source, str | os.PathLike):
         raise ValueError(
-            f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it first."
+            f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it "
+            "first."
         )
     path = os.fspath(source)
     if not os.path.exists(path):
@@ -56,7 +57,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
                 ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"Expected a picture (PNG, JPEG, WebP, ...), got '{path}', which is none Pillow knows. Save it as PNG or JPEG."
+            f"Expected a picture (PNG, JPEG, WebP, ...), got '{path}', which is none Pillow knows. Save it "
+            "as PNG or JPEG."
         ) from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
@@ -65,7 +67,8 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
         ) from error
     except PermissionError as error:
         raise ValueError(
-            f"Expected a readable picture, got '{path}' without permission to read it. Change its permissions."
+            f"Expected a readable picture, got '{path}' without permission to read it. Change its "
+            "permissions."
         ) from error
     except Exception as error:  # a damaged file may raise anything, by its format
         raise ValueError(
@@ -87,15 +90,18 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise ValueError(
-            f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put the channels last."
+            f"Expected {name} with shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}. Put "
+            "the channels last."
         )
     if min(array.shape[:2]) < MIN_SIDE:
         raise ValueError(
-            f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Use a larger photo."
+            f"Expected {name} with at least {MIN_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. "
+            "Use a larger photo."
         )
     if max(array.shape[:2]) > MAX_SIDE:
         raise ValueError(
-            f"Expected {name} with at most {MAX_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. Scale it down or crop it."
+            f"Expected {name} with at most {MAX_SIDE} px a side, got {array.shape[1]}x{array.shape[0]} px. "
+            "Scale it down or crop it."
         )
     if array.dtype == np.uint16:
         array = array.astype(np.float32) / np.float32(65535)
@@ -106,7 +112,8 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
             )
         if array.min() < -1e-3 or array.max() > 1 + 1e-3:
             raise ValueError(
-                f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. Divide by 255?"
+                f"Expected {name} with float values in [0, 1], got [{array.min():g}, {array.max():g}]. "
+                "Divide by 255?"
             )
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
@@ -116,35 +123,47 @@ def _from_array(array: np.ndarray, name: str = "the picture") -> Photo:
     return np.ascontiguousarray(np.broadcast_to(array[:, :, :3], (*array.shape[:2], 3)))
 
 
+def check_comfy(images: torch.Tensor) -> torch.Tensor:
+    """Check ComfyUI's IMAGE, and bring it to three channels without rounding.
+
+    Args:
+        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's
+            SaveImage does.
+
+    Returns:
+        shape (B, H, W, 3), float32 in [0, 1].
+
+    Raises:
+        ValueError: not an IMAGE, an empty batch, or NaN values.
+    """
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[3] not in (1, 3, 4):
+        got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"An IMAGE has the shape (B, H, W, 3); this is {got}. Connect an IMAGE output.")
+    if images.shape[0] == 0:
+        raise ValueError("The IMAGE is an empty batch. Look at the node that made it.")
+    images = images.detach().float()
+    if not images.isfinite().all():
+        raise ValueError("The IMAGE has values that are NaN or infinity. Look at the node that made it.")
+    return images[..., :3].clamp(0, 1).expand(-1, -1, -1, 3)
+
+
 def from_comfy(images: torch.Tensor) -> list[Photo]:
     """Take ComfyUI's IMAGE apart.
 
     Args:
-        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped, as ComfyUI's SaveImage does.
+        images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped.
 
     Returns:
-        B pictures of shape (H, W, 3), uint8, RGB.
+        B images of shape (H, W, 3), uint8, RGB.
 
     Raises:
-        ValueError: not an IMAGE, an empty batch, NaN values or a side under 16 px.
+        ValueError: as for `check_comfy`, or a side under 16 px.
     """
-    if not isinstance(images, torch.Tensor) or images.ndim != 4:
-        got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise ValueError(f"Expected an IMAGE of shape (B, H, W, 3), got {got}. Connect an IMAGE output.")
-    if images.shape[0] == 0:
-        raise ValueError(
-            "Expected an IMAGE with at least one picture, got an empty batch. Look at the node that made it."
-        )
-    array = images.detach().float().cpu().numpy()
-    if not np.isfinite(array).all():
-        raise ValueError(
-            "Expected an IMAGE with finite values, got NaN or infinity. Look at the node that made it."
-        )
-    return [_from_array(picture.clip(0, 1)) for picture in array]
+    return [_from_array(image.cpu().numpy()) for image in check_comfy(images)]
 
 
 def to_comfy(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), float32 in [0, 1].
+    """Stack images of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), in [0, 1].
 
     This and the next two also take pictures that are a tensor of shape (B, H, W, 3), uint8, on any device.
     """
@@ -160,6 +179,11 @@ def to_unit(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
 def to_signed(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
     """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
     return (to_unit(pictures) - 0.5) / 0.5
+
+
+def mirror(photo: Photo) -> Photo:
+    """Flip an image of shape (H, W, 3), uint8, horizontally."""
+    return np.ascontiguousarray(photo[:, ::-1])
 
 
 def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | None = None) -> None:

@@ -1,25 +1,33 @@
-"""Best of N: how like the person and how true to the prompt each picture is, and which come first (Fig. 7).
+"""Best of N: how like the person and how true to the prompt each image is, and which come first (Fig. 7).
 
-pictures, faces   -> likeness         (B,) in [0, 1], for each judge of identity
+images, faces     -> likeness         (B,) in [0, 1], for each evaluator of identity
 embeddings        -> text_likeness    (B,) in [0, 1]
 likenesses, text  -> rank             order and scores
-                  -> draw_score       the scores on the pictures
+                  -> draw_ranking     the images with their scores
 
-Dimension letters: B pictures, C width of CLIP's joint space, T width of its text encoder, M scores of one picture.
+Dimension letters: B images, C width of CLIP's joint space, T width of its text encoder, F width of a face's
+features, M scores of one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from .face.alignment import align_face
 from .face.detection import Face
 from .image import Photo
+
+if TYPE_CHECKING:
+    from .encoder import FaceEncoder
+    from .identity import FaceIdentity
+    from .networks.recognition import FaceRecognizer
 
 
 def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -36,15 +44,15 @@ def positive_cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def check_scores(scores: Tensor) -> Tensor:
-    """Return scores of shape (..., M) as they are; a ValueError tells where there is none, or one is negative or NaN."""
+    """Return scores of shape (..., M) as they are; raise a ValueError if one is negative or NaN, or none."""
     if not scores.shape[-1] or not (scores >= 0).all():
         got = f"{scores.min():g}" if scores.numel() else "none"
-        raise ValueError(f"Expected scores of 0 and more, got {got}. Clip cosines at 0 first.")
+        raise ValueError(f"Scores are 0 and more, but one is {got}. Clip cosines at 0 first.")
     return scores
 
 
 def harmonic_mean(scores: Tensor) -> Tensor:
-    """Compute the harmonic mean of each picture's scores, hMean; 0 where one of them is 0.
+    """Compute the harmonic mean of each image's scores, hMean; 0 where one of them is 0.
 
     Args:
         scores: shape (..., M), not negative.
@@ -58,39 +66,88 @@ def harmonic_mean(scores: Tensor) -> Tensor:
     return check_scores(scores).reciprocal().mean(-1).reciprocal()
 
 
+def geometric_mean(scores: Tensor) -> Tensor:
+    """Compute the geometric mean of each image's scores, gMean; shapes are those of `harmonic_mean`."""
+    return check_scores(scores).log().mean(-1).exp()
+
+
+class IdentityEvaluator(Protocol):
+    """Scores how much a face is like one person."""
+
+    reference: Tensor  # (F,), the person's features
+
+    def crop(self, photo: Photo, face: Face) -> Photo:
+        """Cut a face out of a photo of shape (H, W, 3)."""
+        ...
+
+    def embed(self, crops: Sequence[Photo]) -> Tensor:
+        """Compute the features of crops, shape (N, F)."""
+        ...
+
+
+class MSIDEvaluator:
+    """Compares faces with an identity by the features that S* was made from."""
+
+    def __init__(self, encoder: FaceEncoder, identity: FaceIdentity) -> None:
+        """Take an identity; raise a ValueError if it comes from another encoder."""
+        encoder.check_identity(identity)
+        self.encoder, self.reference = encoder, identity.v_id
+
+    def crop(self, photo: Photo, face: Face) -> Photo:
+        """Cut ArcFace's crop of the encoder's size, shape (S, S, 3), out of a photo of shape (H, W, 3)."""
+        return align_face(photo, face.landmarks, self.encoder.msid.config.image_size)
+
+    def embed(self, crops: Sequence[Photo]) -> Tensor:
+        """Compute v_id, shape (N, I), of crops of shape (S, S, 3)."""
+        return self.encoder.embed(crops)
+
+
+class RecognizerEvaluator:
+    """Compares faces with the one in a photo by a recognizer that has no part in making S*."""
+
+    def __init__(self, network: FaceRecognizer, photo: Photo, face: Face) -> None:
+        """Embed the person's face in a photo of shape (H, W, 3)."""
+        self.network = network
+        self.reference = network.embed([network.crop(photo, face)])[0]
+
+    def crop(self, photo: Photo, face: Face) -> Photo:
+        """Cut the network's crop, shape (h, w, 3), out of a photo of shape (H, W, 3)."""
+        return self.network.crop(photo, face)
+
+    def embed(self, crops: Sequence[Photo]) -> Tensor:
+        """Compute features, shape (N, 512), of crops of shape (h, w, 3)."""
+        return self.network.embed(crops)
+
+
 def likeness(
-    photos: Sequence[Photo],
-    faces: Sequence[Sequence[Face]],
-    crop: Callable[[Photo, Face], Photo],
-    embed: Callable[[list[Photo]], Tensor],
-    reference: Tensor,
+    photos: Sequence[Photo], faces: Sequence[Sequence[Face]], evaluator: IdentityEvaluator
 ) -> Tensor:
-    """Compare the faces in each picture with a person.
+    """Compare the faces in each image with a person.
 
     Args:
         photos: B of shape (H, W, 3), uint8, RGB.
         faces: those in each photo.
-        crop: cuts a face out.
-        embed: gives the features of crops, shape (N, F).
-        reference: shape (F,), the person's features.
+        evaluator: knows the person.
 
     Returns:
         shape (B,), in [0, 1]: the cosine of the face that is most like the person; 0 without a face.
     """
-    crops = [crop(photo, face) for photo, found in zip(photos, faces, strict=True) for face in found]
+    crops = [
+        evaluator.crop(photo, face) for photo, found in zip(photos, faces, strict=True) for face in found
+    ]
     scores = torch.zeros(len(photos))
     if crops:
-        cosines = positive_cosine(embed(crops), reference).split([len(found) for found in faces])
-        for index, values in enumerate(cosines):
+        cosines = positive_cosine(evaluator.embed(crops), evaluator.reference)
+        for index, values in enumerate(cosines.split([len(found) for found in faces])):
             scores[index] = values.max() if len(values) else 0
     return scores
 
 
 def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
-    """Compare pictures with a prompt in CLIP's joint space.
+    """Compare images with a prompt in CLIP's joint space.
 
     Args:
-        images: shape (B, C), the picture encoder's projected output.
+        images: shape (B, C), the image encoder's projected output.
         text: shape (1, T), the text encoder's pooled output before its projection.
         projection: shape (C, T), of `diffusion.clip_weights.read_text_projection`.
 
@@ -102,13 +159,14 @@ def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
     """
     if text.ndim != 2 or text.shape[1] != projection.shape[1]:
         raise ValueError(
-            f"Expected a CLIP whose text encoder is {projection.shape[1]} wide, as the text projection takes it, got shape {tuple(text.shape)}. "
+            f"The CLIP's output has shape {tuple(text.shape)}, but the text projection takes (1, "
+            f"{projection.shape[1]}). "
             "Use the CLIP of an SD 1.x checkpoint with the text projection of CLIP ViT-L/14."
         )
     if images.ndim != 2 or images.shape[1] != projection.shape[0]:
         raise ValueError(
-            f"Expected a CLIP Vision with a joint space {projection.shape[0]} wide, as the text projection's, got shape {tuple(images.shape)}. "
-            "Load the vision encoder of the same CLIP: ViT-L/14 for SD 1.x."
+            f"CLIP Vision's output has shape {tuple(images.shape)}, but the text projection leads to "
+            f"(B, {projection.shape[0]}). Load the vision encoder of the same CLIP: ViT-L/14 for SD 1.x."
         )
     return positive_cosine(images.float(), text.float() @ projection.T)
 
@@ -117,13 +175,13 @@ def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
 class Ranking:
     """Pictures with their scores."""
 
-    order: list[int]  # numbers of the pictures from 0, the best first
+    order: list[int]  # numbers of the images from 0, the best first
     score: Tensor  # (B,) identity x text
     identity: Tensor  # (B,)
     text: Tensor | None  # (B,); None where only identity counts
 
     def describe(self, index: int) -> str:
-        """Give one picture's scores in words."""
+        """Give one image's scores in words."""
         identity = f"identity {self.identity[index]:.3f}"
         return (
             identity
@@ -132,27 +190,25 @@ class Ranking:
         )
 
     def __str__(self) -> str:
-        """One line a picture, the best first."""
-        note = (
-            ""
-            if self.text is not None
-            else "By identity alone: no CLIP Vision, CLIP and text projection to judge the text.\n"
-        )
-        return note + "\n".join(
-            f"{place}. picture {index + 1}: {self.describe(index)}"
+        """One line per image, the best first."""
+        note = "By identity alone: no CLIP Vision, CLIP and text projection to score the text.\n"
+        lines = [
+            f"{place}. image {index + 1}: {self.describe(index)}"
             for place, index in enumerate(self.order, start=1)
-        )
+        ]
+        return ("" if self.text is not None else note) + "\n".join(lines)
 
 
 def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
-    """Rank pictures by identity x text: the harmonic mean of the two, each picture by itself.
+    """Rank images by identity x text: the harmonic mean of the two, each image by itself.
 
     Args:
-        identity: of each judge, shape (B,), in [0, 1]; several judges are put together by their harmonic mean.
+        identity: of each evaluator, shape (B,), in [0, 1]; several are put together by their harmonic mean.
         text: shape (B,), in [0, 1]; None = only identity counts.
 
     Returns:
-        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they came.
+        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they
+        came.
     """
     person = harmonic_mean(torch.stack(list(identity), dim=1))
     score = person if text is None else harmonic_mean(torch.stack([person, text], dim=1))
@@ -161,8 +217,25 @@ def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
     return Ranking(order, score, person, text)
 
 
+def draw_ranking(photos: Sequence[Photo], ranking: Ranking, keep: int) -> list[Photo]:
+    """Write its place and scores on each image.
+
+    Args:
+        photos: B of shape (H, W, 3), uint8, RGB.
+        ranking: of the photos.
+        keep: how many are kept; their bars are green.
+
+    Returns:
+        B of the same shape, the best first.
+    """
+    return [
+        draw_score(photos[index], f"{place}: {ranking.describe(index)}", place <= keep)
+        for place, index in enumerate(ranking.order, start=1)
+    ]
+
+
 def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
-    """Write a picture's score on a bar at its top.
+    """Write an image's score on a bar at its top.
 
     Args:
         photo: shape (H, W, 3), uint8, RGB.
@@ -172,13 +245,13 @@ def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
     Returns:
         shape (H, W, 3), uint8, RGB.
     """
-    picture, font, color = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
+    image, font, color = photo.copy(), cv2.FONT_HERSHEY_SIMPLEX, (40, 220, 90) if chosen else (255, 150, 30)
     (width, height), below = cv2.getTextSize(label, font, 1.0, 1)
     size = min(0.9 * photo.shape[1] / width, photo.shape[0] / 20 / height)
     bar = round((height + 2 * below) * size)
-    cv2.rectangle(picture, (0, 0), (photo.shape[1], bar), color, cv2.FILLED)
+    cv2.rectangle(image, (0, 0), (photo.shape[1], bar), color, cv2.FILLED)
     cv2.putText(
-        picture,
+        image,
         label,
         (round(0.05 * photo.shape[1]), bar - round(below * size)),
         font,
@@ -187,4 +260,4 @@ def draw_score(photo: Photo, label: str, chosen: bool) -> Photo:
         max(1, round(size)),
         cv2.LINE_AA,
     )
-    return picture
+    return image

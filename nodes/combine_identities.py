@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..f2d.identity import INTERPOLATIONS, Interpolation
 from .schema_parts import IDENTITY, search_aliases
-from .sockets import Identity
+from .sockets import EncodedIdentity, Identity
 
 SLOTS = 6
 
@@ -66,12 +66,14 @@ class F2DMixIdentities(io.ComfyNode):
 
     @classmethod
     def execute(cls, interpolation: Interpolation, **slots) -> io.NodeOutput:
-        from ..f2d.identity import mix
-
         used = [number for number in range(1, SLOTS + 1) if slots.get(f"identity_{number}") is not None]
         names = [f"identity_{number}" for number in used]
         weights = [slots.get(f"weight_{number}", 1.0) for number in used]
-        return io.NodeOutput(mix([slots[name] for name in names], weights, interpolation, names))
+        people = [slots[name] for name in names]
+        # The first person with a weight lends the mix its encoder.
+        first = next((person for person, weight in zip(people, weights, strict=True) if weight), people[0])
+        mixed = first.encoder.mix([person.identity for person in people], weights, interpolation, names)
+        return io.NodeOutput(EncodedIdentity(mixed, first.encoder))
 
 
 class F2DListIdentities(io.ComfyNode):

@@ -5,9 +5,9 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d.options import ORDERS
+from ..f2d.options import ORDERS, Alignment, Order
 from .schema_parts import IDENTITY, alignment_input, min_score_input, search_aliases
-from .sockets import Encoder, Identity
+from .sockets import EncodedIdentity, Encoder, Identity
 
 
 class EncodeFaceIdentity(io.ComfyNode):
@@ -62,26 +62,32 @@ class EncodeFaceIdentity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, encoder, image: torch.Tensor, alignment: str, face_order: str, face_index: int, min_score: float
+        cls,
+        encoder,
+        image: torch.Tensor,
+        alignment: Alignment,
+        face_order: Order,
+        face_index: int,
+        min_score: float,
     ) -> io.NodeOutput:
         """Find the face in each photo and encode their mean."""
         from ..f2d.face.detection import draw_faces
         from ..f2d.image import from_comfy, to_comfy
+        from ..f2d.options import FaceChoice
 
-        photos = from_comfy(image)
+        photos, found = from_comfy(image), []
+        choice = FaceChoice(face_order, face_index, min_score)
         progress = comfy.utils.ProgressBar(len(photos))
-        found = []
         for number, photo in enumerate(photos, start=1):
             throw_exception_if_processing_interrupted()
             try:
-                found.append(encoder.find(photo, alignment, face_order, face_index, min_score))
+                found.append(encoder.crop_face(photo, alignment, choice))
             except ValueError as error:
                 raise ValueError(f"Photo {number} of {len(photos)}: {error}") from error
             progress.update(1)
-        preview = to_comfy(
-            [draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)]
-        )
-        crops = [face.crop for face in found]
-        return io.NodeOutput(
-            encoder.identity(crops), to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls)
-        )
+        drawn = [
+            draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)
+        ]
+        crops, preview = [face.crop for face in found], to_comfy(drawn)
+        person = EncodedIdentity(encoder.identify_crops(crops), encoder)
+        return io.NodeOutput(person, to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls))

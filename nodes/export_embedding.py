@@ -69,9 +69,8 @@ class F2DExportEmbedding(io.ComfyNode):
         from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding
 
         check_name(filename.strip())
-        encoder = identity.encoder
-        words = encoder.words(identity, expression)
-        rows = embedding_rows(words, position_embedding(clip, words), encoder.mapper.config.positional, place)
+        words, positional = identity.words(expression), identity.encoder.mapper.config.positional
+        rows = embedding_rows(words, position_embedding(clip, words), positional, place)
         path = new_path(EMBEDDINGS, filename, rows, overwrite)
         save_embedding(path, rows)
         name, _ = os.path.splitext(listed_name(path, EMBEDDINGS))

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..f2d.options import ALIGNMENTS
+from ..f2d.options import ALIGNMENTS, Alignment
 from .schema_parts import CONDITIONING, alignment_input, search_aliases
 from .sockets import Encoder, Expression
 
@@ -51,10 +51,10 @@ class ExpressionReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, encoder, image: torch.Tensor, strength: float, alignment: str = ALIGNMENTS[0]
+        cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0]
     ) -> io.NodeOutput:
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        crop = encoder.find_expression(from_comfy(image[:1])[0], alignment).crop
-        return io.NodeOutput(FaceExpression(encoder.encode_expression([crop])[0], strength), to_comfy([crop]))
+        crop = encoder.crop_expression(from_comfy(image[:1])[0], alignment).crop
+        return io.NodeOutput(FaceExpression(encoder.embed_expression([crop])[0], strength), to_comfy([crop]))

@@ -87,11 +87,6 @@ class F2DFaceLandmarks(io.ComfyNode):
             frames = read_pose(pose_keypoint)
         else:
             detector = fan() if encoder is None else encoder.detector
-            if detector is None:
-                raise ValueError(
-                    "Expected an encoder with a detector, got one without. "
-                    "Choose a YuNet .onnx file in Load Face Encoder."
-                )
             photos, frames = from_comfy(image), []
             progress = comfy.utils.ProgressBar(len(photos))
             for photo in photos:

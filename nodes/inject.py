@@ -59,8 +59,5 @@ class InjectSStar(io.ComfyNode):
     @classmethod
     def execute(cls, clip, identity, strength: float, placeholder: str, expression=None) -> io.NodeOutput:
         """Compute S* and clone the CLIP."""
-        encoder = identity.encoder
-        words = encoder.words(identity, expression)
-        return io.NodeOutput(
-            inject_subject(clip, placeholder, words, encoder.mapper.config.positional, strength)
-        )
+        words, positional = identity.words(expression), identity.encoder.mapper.config.positional
+        return io.NodeOutput(inject_subject(clip, placeholder, words, positional, strength))

@@ -15,7 +15,7 @@ class ManagedFaceEncoder(FaceEncoder):
         super().__init__(*args, **kwargs)
         self._patchers: dict[torch.nn.Module, ModelPatcher] = {}
 
-    def ready(self, network: Network) -> Network:
+    def to_device(self, network: Network) -> Network:
         """Load a whole network in float32 through ComfyUI: batch normalization has no cast operations."""
         if network not in self._patchers:
             devices = management.text_encoder_device(), management.text_encoder_offload_device()

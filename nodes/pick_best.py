@@ -15,7 +15,7 @@ from .sockets import Identity
 from .subject_clip import SubjectTokenizer
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
-_BATCH = 8  # pictures a pass of CLIP Vision
+_BATCH = 8  # images per pass of CLIP Vision
 
 
 class F2DPickBest(io.ComfyNode):
@@ -109,121 +109,103 @@ class F2DPickBest(io.ComfyNode):
         clip=None,
         reference_photo: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        """Find the faces, ask each judge, and rank."""
-        from ..f2d.image import from_comfy, to_comfy
-        from ..f2d.ranking import draw_score, rank
+        """Find the faces, ask each evaluator, and rank."""
+        from ..f2d.image import check_comfy, from_comfy, to_comfy
+        from ..f2d.ranking import draw_ranking, rank
 
         photos = from_comfy(images)
-        text = _judge_text(photos, prompt, clip_vision, clip, text_projection)
-        ranking = rank(_judge_identity(photos, identity, min_score, recogniser, reference_photo), text)
-        labels = [f"{place}: {ranking.describe(index)}" for place, index in enumerate(ranking.order, start=1)]
-        preview = to_comfy(
-            [
-                draw_score(photos[index], labels[place], place < keep)
-                for place, index in enumerate(ranking.order)
-            ]
-        )
+        text = _score_text(check_comfy(images), prompt, clip_vision, clip, text_projection)
+        ranking = rank(_score_identity(photos, identity, min_score, recogniser, reference_photo), text)
+        preview = to_comfy(draw_ranking(photos, ranking, keep))
         return io.NodeOutput(
             images[ranking.order[:keep]], str(ranking), preview, ui=ui.PreviewImage(preview, cls=cls)
         )
 
 
-def _judge_identity(
-    photos: list, identity, min_score: float, recogniser: str, reference_photo: torch.Tensor | None
+def _score_identity(
+    photos: list, person, min_score: float, recogniser: str, reference_photo: torch.Tensor | None
 ) -> list[torch.Tensor]:
-    """Score identity: by MSID, and by the recogniser where one is chosen."""
-    from ..f2d.face.alignment import align_face
-    from ..f2d.networks.recognition import find_faces
-    from ..f2d.ranking import likeness
+    """Score identity by MSID, and by the recogniser where one is chosen: shape (B,) each."""
+    from ..f2d.ranking import IdentityEvaluator, MSIDEvaluator, likeness
 
-    encoder = identity.encoder
-    encoder.check_identity(identity)
-    if encoder.detector is None:
-        raise ValueError(
-            "Expected an encoder with a detector, got one without. Choose a YuNet .onnx file in Load Face Encoder."
-        )
-    size = encoder.msid.config.image_size
-    judges = [(lambda photo, face: align_face(photo, face.landmarks, size), encoder.encode, identity.v_id)]
+    encoder = person.encoder
+    evaluators: list[IdentityEvaluator] = [MSIDEvaluator(encoder, person.identity)]
     if recogniser != NONE:
-        network = encoder.ready(_load_recognizer(full_path(recogniser), state(recogniser)))
-        judges.append((network.crop, network.embed, _reference(network, encoder, reference_photo, min_score)))
+        network = encoder.to_device(_load_recognizer(full_path(recogniser), state(recogniser)))
+        evaluators.append(_recognize(network, encoder, reference_photo, min_score))
     progress, faces = comfy.utils.ProgressBar(len(photos)), []
     for photo in photos:
         throw_exception_if_processing_interrupted()
-        faces.append(find_faces(encoder.detector, photo, min_score))
+        faces.append(encoder.find_faces(photo, min_score))
         progress.update(1)
-    return [likeness(photos, faces, *judge) for judge in judges]
+    return [likeness(photos, faces, evaluator) for evaluator in evaluators]
 
 
-def _reference(network, encoder, photo: torch.Tensor | None, min_score: float) -> torch.Tensor:
-    """Give the recogniser's features of the person."""
+def _recognize(network, encoder, photo: torch.Tensor | None, min_score: float):
+    """Show the recogniser the person's photo."""
     from ..f2d.image import from_comfy
+    from ..f2d.options import FaceChoice
+    from ..f2d.ranking import RecognizerEvaluator
 
     if photo is None:
         raise ValueError(
-            f"Expected a reference photo for {network.name}, got none: an identity holds no photo. Connect one, or set recogniser to '{NONE}'."
+            f"{network.name} needs a reference photo, because an identity holds none. "
+            f"Connect one, or set recogniser to '{NONE}'."
         )
-    picture = from_comfy(photo[:1])[0]
+    reference = from_comfy(photo[:1])[0]
     try:
-        return network.embed([network.crop(picture, encoder.locate(picture, min_score=min_score)[1])])[0]
+        _, face = encoder.detect(reference, FaceChoice(min_score=min_score))
+        return RecognizerEvaluator(network, reference, face)
     except ValueError as error:
         raise ValueError(f"The reference photo: {error}") from error
 
 
-def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: str) -> torch.Tensor | None:
-    """Score the text in CLIP's joint space; None where nothing for it is connected."""
+def _score_text(
+    images: torch.Tensor, prompt: str, clip_vision, clip, text_projection: str
+) -> torch.Tensor | None:
+    """Score images of shape (B, H, W, 3) in CLIP's joint space; None where nothing for it is connected."""
     from ..f2d.diffusion.clip_weights import read_text_projection
-    from ..f2d.image import to_comfy
     from ..f2d.ranking import text_likeness
 
-    parts = {
-        "clip_vision": clip_vision,
-        "clip": clip,
-        "text_projection": None if text_projection == NONE else text_projection,
-    }
+    projection = None if text_projection == NONE else text_projection
+    parts = {"clip_vision": clip_vision, "clip": clip, "text_projection": projection}
     missing = [name for name, part in parts.items() if part is None]
     if len(missing) == len(parts):
         return None
     if missing:
         raise ValueError(
-            f"Expected {', '.join(parts)} together to judge the text, got none for {' and '.join(missing)}. "
+            f"To score the text, {', '.join(parts)} are needed together, but {' and '.join(missing)} is "
+            "missing. "
             "Give all three, or none of them to rank by identity alone."
         )
     pooled = _encode_text(clip, prompt)
-    projection = read_text_projection(_find_projection(text_projection))
+    matrix = read_text_projection(_find_projection(text_projection))
     embeds = []
-    for start in range(0, len(photos), _BATCH):
+    for batch in images.split(_BATCH):
         throw_exception_if_processing_interrupted()
-        embeds.append(
-            clip_vision.encode_image(to_comfy(photos[start : start + _BATCH]))["image_embeds"].cpu()
-        )
-    return text_likeness(torch.cat(embeds), pooled.cpu(), projection)
+        embeds.append(clip_vision.encode_image(batch)["image_embeds"].cpu())
+    return text_likeness(torch.cat(embeds), pooled.cpu(), matrix)
 
 
 def _encode_text(clip, prompt: str) -> torch.Tensor:
     """Give CLIP's pooled output before its projection, of the prompt with class words for S*."""
     known = isinstance(clip.tokenizer, SubjectTokenizer)
-    placeholders = [
-        name
-        for name in (clip.tokenizer.placeholders if known else [PLACEHOLDER])
-        if name.lower() in prompt.lower()
-    ]
+    candidates = clip.tokenizer.placeholders if known else [PLACEHOLDER]
+    placeholders = [name for name in candidates if name.lower() in prompt.lower()]
     text = replace_placeholders(prompt, placeholders) if placeholders else prompt
     if not text.strip():
         raise ValueError(
-            "Expected a prompt to judge the text by, got an empty one. Type what the pictures should show."
+            "The prompt is empty, so the text cannot be scored. Type what the images should show."
         )
     tokens = (clip.tokenizer.base if known else clip.tokenizer).tokenize_with_weights(text)
     if len(tokens) != 1:
         raise ValueError(
-            f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({', '.join(sorted(tokens))}). "
+            f"This CLIP is of another family ({', '.join(sorted(tokens))}) than Stable Diffusion 1.x. "
             "Connect the CLIP of an SD 1.x checkpoint."
         )
     _, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")
     if pooled is None:
-        raise ValueError(
-            "Expected a CLIP text encoder, got one without pooled output. Connect the CLIP of an SD 1.x checkpoint."
-        )
+        raise ValueError("This CLIP gives no pooled output. Connect the CLIP of an SD 1.x checkpoint.")
     return pooled
 
 
@@ -246,6 +228,6 @@ def _find_projection(name: str) -> str:
     )
     if path is None:
         raise FileNotFoundError(
-            f"Expected '{name}' in models/{' or models/'.join(_CLIP_FOLDERS)}, got no such file. Choose another."
+            f"There is no '{name}' in models/{' or models/'.join(_CLIP_FOLDERS)}. Choose another."
         )
     return path

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from .model_folders import IDENTITIES, full_path, identity_files, state
 from .new_files import listed_name, new_path
 from .schema_parts import IDENTITY, identity_input, overwrite_input, search_aliases
-from .sockets import Encoder, Identity
+from .sockets import EncodedIdentity, Encoder, Identity
 
 
 class F2DSaveIdentity(io.ComfyNode):
@@ -41,8 +41,8 @@ class F2DSaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity, filename: str, overwrite: bool) -> io.NodeOutput:
-        path = new_path(IDENTITIES, filename, identity.v_id, overwrite)
-        identity.save(path)
+        path = new_path(IDENTITIES, filename, identity.identity.v_id, overwrite)
+        identity.identity.save(path)
         name = listed_name(path, IDENTITIES)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved as {name} in {os.path.dirname(path)}"))
 
@@ -81,7 +81,5 @@ class F2DLoadIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder, identity_file: str) -> io.NodeOutput:
-        from ..f2d.identity import FaceIdentity
-
         path = full_path(identity_file, IDENTITIES, "Choose another; Save Identity makes them.")
-        return io.NodeOutput(FaceIdentity.load(path, encoder))
+        return io.NodeOutput(EncodedIdentity(encoder.load_identity(path), encoder))

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
-from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.alignment import align_expression, align_face
 from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
 from face2diffusion.f2d.image import load_photo
@@ -23,7 +23,6 @@ from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
 from face2diffusion.f2d.miniature.prompts import SceneAttributes, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
-from face2diffusion.f2d.networks.expression import align_expression
 from PIL import Image
 from skimage.data import astronaut
 from support import graph

@@ -113,6 +113,7 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
     from ..device import best_device
     from ..encoder import FaceEncoder
     from ..image import load_photo
+    from ..options import FaceChoice
 
     if options.expression_from and not options.expression:
         raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
@@ -125,12 +126,9 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
     encoder = FaceEncoder.load(
         options.msid, options.mapper, options.expression, options.detector, options.device or best_device()
     )
-    choice = {"order": options.face_order, "index": options.face_index, "min_score": options.min_score}
-    crops = [
-        encoder.find(photo, options.aligned or "detect", landmarks=options.landmarks, **choice).crop
-        for photo in photos
-    ]
-    identity = encoder.identity(crops)
+    choice = FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
+    crops = [encoder.crop_face(photo, options.aligned or "detect", choice).crop for photo in photos]
+    identity = encoder.identify_crops(crops)
     expression = None
     if options.expression_from:
         expression = encoder.express(

@@ -1,7 +1,8 @@
-"""Faces in a photo: box, score and five landmarks, from YuNet (OpenCV) or, for parity with the authors, from FAN."""
+"""Faces in a photo: box, score and five landmarks, from YuNet (OpenCV) or, as the authors' are, from FAN."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +10,15 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
 
 from ..files import check_file
 from ..image import Photo
 from ..options import ORDERS, Order
 from .alignment import five_landmarks
 
-# Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of 10 to 300 px:
-# a close-up needs a smaller picture and room around the head, a face in a crowd a larger picture.
+# Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of
+# 10 to 300 px: a close-up needs a smaller image and room around the head, a face in a crowd a larger image.
 _PASSES = ((1024, 0.0), (512, 0.25), (256, 0.5), (2048, 0.0))
 _LARGEST_FACE = 300  # px
 _MIN_INPUT = 64  # px; OpenCV 4 finds faces in nothing where a side is one cell of 32 px
@@ -28,11 +30,25 @@ class Face:
     """One face in a photo; coordinates are px in that photo."""
 
     box: np.ndarray  # (4,) float: x, y, width, height
-    landmarks: (
-        np.ndarray
-    )  # (5, 2) float: image-left eye, image-right eye, nose tip, image-left mouth corner, image-right one
+    landmarks: np.ndarray  # (5, 2) float: eyes, nose tip, mouth corners, each pair from image-left
     score: float  # in [0, 1]
     landmarks68: np.ndarray | None = None  # (68, 2) float in the iBUG 300-W order, from FAN only
+
+    def to_json(self) -> str:
+        """Write the face as JSON, for a file's metadata."""
+        return json.dumps({key: np.asarray(value).tolist() for key, value in vars(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Face:
+        """Read what `to_json` wrote; raise a ValueError or KeyError where it is damaged."""
+        values = json.loads(text)
+        fine = values["landmarks68"]
+        return cls(
+            np.array(values["box"]),
+            np.array(values["landmarks"]),
+            float(values["score"]),
+            None if fine is None else np.array(fine),
+        )
 
 
 class NoFaceError(ValueError):
@@ -43,12 +59,12 @@ class Detector(Protocol):
     """What finds faces."""
 
     def detect(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
-        """Find all faces in a photo of shape (H, W, 3) with at least this score; raise NoFaceError where there is none."""
+        """Find all faces in a photo of shape (H, W, 3) with this score; else raise NoFaceError."""
         ...
 
 
 class YuNet:
-    """OpenCV's YuNet detector (`face_detection_yunet_2023mar.onnx` or `..._2026may.onnx`; OpenCV 4.5.4 to 5)."""
+    """OpenCV's YuNet (`face_detection_yunet_2023mar.onnx` or `..._2026may.onnx`; OpenCV 4.5.4 to 5)."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         """Load the detector.
@@ -66,7 +82,7 @@ class YuNet:
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except (cv2.error, IndexError) as error:
             raise ValueError(
-                f"Expected the YuNet detector, got '{path}', which OpenCV {cv2.__version__} cannot run. "
+                f"OpenCV {cv2.__version__} cannot run '{path}' as the YuNet detector. "
                 "Download face_detection_yunet_2026may.onnx (or 2023mar) from OpenCV Zoo again."
             ) from error
 
@@ -94,12 +110,12 @@ class YuNet:
         height, width = photo.shape[:2]
         hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
         raise NoFaceError(
-            f"Expected a face with score {min_score:.2f} or more in the {width}x{height} px photo, got none; "
+            f"No face with score {min_score:.2f} or more is in the {width}x{height} px photo; "
             f"{hint} a photo with a larger, frontal face."
         )
 
     def _look_again(self, photo: Photo, face: Face, number: int) -> Face:
-        """Find a face that is larger than YuNet's training faces again in smaller pictures, where its landmarks are better."""
+        """Find a face larger than YuNet's training faces again in smaller images, for better landmarks."""
         scale = min(_PASSES[number][0] / max(photo.shape[:2]), 1.0)
         if face.box[2:].max() * scale <= _LARGEST_FACE:
             return face
@@ -155,7 +171,8 @@ class FAN:
             import face_alignment
         except ImportError as error:
             raise ImportError(
-                "Expected the package face_alignment for the FAN detector, got none. Run `pip install face-alignment`, or use YuNet."
+                "The FAN detector needs the package face_alignment. "
+                "Run `pip install face-alignment`, or use YuNet."
             ) from error
         self._net = face_alignment.FaceAlignment(
             face_alignment.LandmarksType.TWO_D, flip_input=False, device=device
@@ -176,11 +193,11 @@ class FAN:
         """
         found = self._net.get_landmarks_from_image(photo)
         if not found:
-            raise NoFaceError("Expected a face, got none from FAN. Use a photo with a larger, frontal face.")
+            raise NoFaceError("FAN found no face in this photo. Use one with a larger, frontal face.")
         return [face_from_landmarks(points) for points in found]
 
 
-def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
+def face_from_landmarks(landmarks: np.ndarray | Sequence[Sequence[float]], score: float = 1.0) -> Face:
     """Make a face of given landmarks.
 
     Args:
@@ -200,13 +217,12 @@ def face_from_landmarks(landmarks: np.ndarray, score: float = 1.0) -> Face:
         points = np.empty(0)
     if points.shape not in ((5, 2), (68, 2)) or not np.isfinite(points).all():
         raise ValueError(
-            f"Expected landmarks of shape (5, 2) or (68, 2) with finite values, got {landmarks!r}. "
+            f"The landmarks {landmarks!r} are not finite values of shape (5, 2) or (68, 2). "
             "Give eyes, nose tip and mouth corners as x, y in px."
         )
-    landmarks = points
-    low, high = landmarks.min(0), landmarks.max(0)
-    face = Face(np.concatenate([low, high - low]), five_landmarks(landmarks), score)
-    return replace(face, landmarks68=landmarks) if len(landmarks) == 68 else face
+    low, high = points.min(0), points.max(0)
+    face = Face(np.concatenate([low, high - low]), five_landmarks(points), score)
+    return replace(face, landmarks68=points) if len(points) == 68 else face
 
 
 def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
@@ -226,9 +242,7 @@ def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
         return sorted(faces, key=lambda face: -float(face.box[2] * face.box[3]))
     if order == "left to right":
         return sorted(faces, key=lambda face: float(face.box[0] + face.box[2] / 2))
-    raise ValueError(
-        f"Expected the face order to be one of {', '.join(ORDERS)}, got '{order}'. Choose one of them."
-    )
+    raise ValueError(f"There is no face order '{order}'. Choose one of {', '.join(ORDERS)}.")
 
 
 def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
@@ -246,10 +260,63 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
     """
     if not 0 <= index < len(faces):
         raise ValueError(
-            f"Expected a face index from 0 to {len(faces) - 1}, got {index}: the photo shows {len(faces)} face(s) with the demanded "
-            "score. Choose a smaller index, or lower the minimum score."
+            f"There is no face {index}: the photo shows {len(faces)} face(s) with the demanded score. "
+            f"Choose an index from 0 to {len(faces) - 1}, or lower the minimum score."
         )
     return faces[index]
+
+
+def require_detector(detector: Detector | None) -> Detector:
+    """Return the detector; raise a ValueError where none is loaded."""
+    if detector is None:
+        raise ValueError(
+            "No detector is loaded to find faces. Load the encoder with one (a YuNet .onnx file), "
+            "or use an image that is already aligned."
+        )
+    return detector
+
+
+def find_faces(detector: Detector | None, photo: Photo, min_score: float = 0.6) -> list[Face]:
+    """Find the faces in a photo that may have none.
+
+    Args:
+        detector: what finds them.
+        photo: shape (H, W, 3), uint8, RGB.
+        min_score: in [0, 1].
+
+    Returns:
+        The largest first; empty where there is none. Faces that a detector imagines outside the photo are
+        left out.
+
+    Raises:
+        ValueError: there is no detector.
+    """
+    try:
+        faces = require_detector(detector).detect(photo, min_score)
+    except NoFaceError:
+        return []
+    size = photo.shape[1::-1]
+    return sort_faces(
+        [face for face in faces if ((face.landmarks >= 0) & (face.landmarks < size)).all(axis=1).any()]
+    )
+
+
+def load_detector(detector: str | os.PathLike, device: torch.device | str = "cpu") -> Detector:
+    """Load YuNet from a file, or FAN where the name is "FAN".
+
+    Args:
+        detector: path or "FAN".
+        device: for FAN; YuNet runs on the CPU.
+
+    Returns:
+        The detector.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not YuNet.
+        ImportError: FAN's package is missing.
+    """
+    return FAN(str(device)) if os.fspath(detector) == "FAN" else YuNet(detector)
 
 
 def draw_faces(photo: Photo, faces: Sequence[Face], chosen: Face | None = None) -> Photo:

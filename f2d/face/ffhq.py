@@ -1,4 +1,4 @@
-"""The FFHQ crop of a photo from five landmarks [NVlabs/ffhq-dataset], and what mirrors a face."""
+"""FFHQ's crop of a photo from five landmarks [NVlabs/ffhq-dataset], and the face within such a crop."""
 
 from __future__ import annotations
 
@@ -7,23 +7,42 @@ import numpy as np
 from PIL import Image
 
 from ..image import Photo
-from .alignment import ffhq_quad
+from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, move_points, similarity_transform, square_side, warp
 
 _OVERSAMPLING = 4  # FFHQ cuts 4096 px out, then shrinks to 1024 px
 _BORDER, _MIN_BORDER = 0.1, 3  # kept around the square: share of its side; px
-_PADDING, _PADDING_SLACK = (
-    0.3,
-    4,
-)  # added where the square leaves the photo: share of its side; px that may be missing unnoticed
+_PADDING = 0.3  # added where the square leaves the photo: share of its side
+_PADDING_SLACK = 4  # px that may be missing unnoticed
 _BLUR = 0.02  # of the padding: sigma as a share of the square's side
 _BLUR_RADIUS = 4  # sigmas
 
 
-def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
-    """Cut out the upright square around a face as FFHQ does; outside the photo, its blurred mirror fades to the median color.
+def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
+    """Corners of the square that FFHQ's alignment cuts out for a face [NVlabs/ffhq-dataset].
 
-    The steps: shrink by a whole number, cut the square's surroundings out, pad, sample the square bilinearly at four times the size
-    (FFHQ: 4096 px for 1024), and shrink with Lanczos.
+    Args:
+        landmarks: shape (5, 2), px.
+
+    Returns:
+        shape (4, 2), float64, px: top left, bottom left, bottom right, top right.
+    """
+    left_eye, right_eye, _, left_mouth, right_mouth = np.asarray(landmarks, np.float64)
+    eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+    eye_to_eye, eye_to_mouth = right_eye - left_eye, mouth - eyes
+    x = eye_to_eye + eye_to_mouth[::-1] * (1, -1)
+    x *= max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth)) / np.hypot(*x)
+    y = x[::-1] * (-1, 1)
+    center = eyes + 0.1 * eye_to_mouth
+    return np.stack([center - x - y, center - x + y, center + x + y, center + x - y])
+
+
+def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
+    """Cut out the upright square around a face as FFHQ does.
+
+    Outside the photo, its blurred mirror image fades to the median color.
+
+    The steps: shrink by a whole number, cut the square's surroundings out, pad, sample the square bilinearly
+    at four times the size (FFHQ: 4096 px for 1024), and shrink with Lanczos.
 
     Args:
         photo: shape (H, W, 3), uint8, RGB.
@@ -80,24 +99,64 @@ def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.nd
     return np.asarray(_sample(gray, _checked_quad(mask, landmarks), size, Image.Resampling.BOX)) > 127
 
 
-def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
-    """Give the landmarks of the mirrored photo: left and right change their names too.
+def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
+    """Cut the ArcFace crop out of an image that is already aligned the FFHQ way; no landmarks are needed.
+
+    Where the face lies in such an image follows from FFHQ's own rule, applied to the template.
 
     Args:
-        landmarks: shape (5, 2), px.
-        width: of the photo, px.
+        photo: shape (S, S, 3), uint8, RGB.
+        size: side of the crop in px.
 
     Returns:
-        shape (5, 2), float64, px.
+        shape (size, size, 3), uint8, RGB.
+
+    Raises:
+        ValueError: the image is not square.
     """
-    mirrored = np.asarray(landmarks, np.float64)[[1, 0, 2, 4, 3]]
-    mirrored[:, 0] = width - 1 - mirrored[:, 0]
-    return mirrored
+    side = square_side(photo)
+    transform = similarity_transform(_corners(side), ffhq_quad(ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)))
+    return warp(photo, transform, size)
 
 
-def mirror(photo: Photo) -> Photo:
-    """Flip a picture of shape (H, W, 3), uint8, horizontally."""
-    return np.ascontiguousarray(photo[:, ::-1])
+def ffhq_landmarks(side: int) -> np.ndarray:
+    """Where the five landmarks of an average face lie in an image that is aligned the FFHQ way.
+
+    Args:
+        side: of the image, px.
+
+    Returns:
+        shape (5, 2), float64, px; the ArcFace crop from them is that of `crop_ffhq`.
+    """
+    return move_points(ARCFACE_TEMPLATE, similarity_transform(ffhq_quad(ARCFACE_TEMPLATE), _corners(side)))
+
+
+def ffhq_transform(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """Where `align_ffhq` puts the photo's points in its crop.
+
+    Args:
+        landmarks: shape (5, 2), px in the photo.
+        size: side of the crop in px.
+
+    Returns:
+        shape (2, 3), for `move_points`.
+    """
+    return similarity_transform(ffhq_quad(landmarks), _corners(size))
+
+
+def resize_ffhq(photo: Photo, size: int) -> Photo:
+    """Bring an FFHQ crop of shape (S, S, 3), uint8, to shape (size, size, 3) with Lanczos."""
+    return np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def resize_ffhq_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Bring a mask of shape (S, S), bool, to shape (size, size): more than half of the area counts."""
+    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.5
+
+
+def _corners(side: int) -> np.ndarray:
+    """The corners of a square image in the order of `ffhq_quad`: the first pixel's center is at 0."""
+    return np.array([(0, 0), (0, side), (side, side), (side, 0)]) - 0.5
 
 
 def _checked_quad(photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -107,7 +166,8 @@ def _checked_quad(photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     quad = ffhq_quad(points) if inside and np.ptp(points, axis=0).max() >= 1 else None
     if quad is None or not 1 <= _side(quad) < 8 * (width + height):
         raise ValueError(
-            f"Expected a face inside the {width}x{height} px photo, got landmarks {points.tolist()}. Use another photo."
+            f"The landmarks {points.tolist()} are not those of a face inside the {width}x{height} px photo. "
+            "Use another photo."
         )
     return quad
 
@@ -123,16 +183,15 @@ def _bounds(quad: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _pad(picture: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
-    """Mirror (H, W, 3) float at its edges; the farther out, the more it is blurred, then of the median color."""
+    """Mirror (H, W, 3) float at its edges; farther out it is blurred, then of the median color."""
     left, top, right, bottom = (int(amount) for amount in padding)
     picture = np.pad(picture, ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = picture.shape[:2]
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     inside_x = np.minimum(x / left, (width - 1 - x) / right)
     inside_y = np.minimum(y / top, (height - 1 - y) / bottom)
-    outside = (1 - np.minimum(inside_x, inside_y))[
-        :, :, None
-    ]  # 1 at the edge, 0 where the photo begins, negative inside it
+    # 1 at the edge, 0 where the photo begins, negative inside it
+    outside = (1 - np.minimum(inside_x, inside_y))[:, :, None]
     kernel = 2 * int(_BLUR_RADIUS * sigma + 0.5) + 1
     blurred = cv2.GaussianBlur(picture, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT)
     picture += (blurred - picture) * (3 * outside + 1).clip(0, 1)

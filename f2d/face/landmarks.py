@@ -1,8 +1,9 @@
-"""The condition picture of the face-landmark ControlNet: a white disc at each of 68 landmarks of every face, on black.
+"""The condition image of the face-landmark ControlNet: white discs at 68 landmarks of every face, on black.
 
-The format is that of Georgefwt/Face-Landmark-ControlNet: discs of radius 2.5 px in a picture whose short side is about 512 px and
-whose sides are multiples of 64; no lines, and no order among the discs. Landmarks come from OpenPose keypoints (as most pose
-preprocessors give them), from FAN, or, coarsely, from a mean face laid on YuNet's five points.
+The format is that of Georgefwt/Face-Landmark-ControlNet: discs of radius 2.5 px in a picture whose short side
+is about 512 px and whose sides are multiples of 64; no lines, and no order among the discs. Landmarks come
+from OpenPose keypoints (as most pose preprocessors give them), from FAN, or, coarsely, from a mean face laid
+on YuNet's five points.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from ..image import MAX_SIDE, MIN_SIDE, Photo
 from .alignment import ARCFACE_TEMPLATE
-from .detection import Detector, NoFaceError
+from .detection import Detector, NoFaceError, find_faces
 
 RESOLUTION = 512  # px, short side
 _RADIUS = 2.5  # px
@@ -54,7 +55,8 @@ class LandmarkFrame:
 def coarse_landmarks(landmarks: np.ndarray) -> np.ndarray:
     """Lay a mean face on five landmarks: the best affine map in the least-squares sense.
 
-    Where the face is, how large, how tilted and roughly how turned is right; the shape of eyes, mouth and jaw is not this face's.
+    Where the face is, how large, how tilted and roughly how turned is right; the shape of eyes, mouth and jaw
+    is not this face's.
 
     Args:
         landmarks: shape (5, 2), px: eyes, nose tip, mouth corners.
@@ -67,7 +69,7 @@ def coarse_landmarks(landmarks: np.ndarray) -> np.ndarray:
     return np.column_stack([_MEAN_FACE, np.ones(len(_MEAN_FACE))]) @ affine
 
 
-def find_landmarks(photo: Photo, detector: Detector, min_score: float = 0.6) -> LandmarkFrame:
+def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0.6) -> LandmarkFrame:
     """Find the faces in a photo: with FAN their 68 landmarks, with YuNet a mean face laid on five.
 
     Args:
@@ -77,28 +79,25 @@ def find_landmarks(photo: Photo, detector: Detector, min_score: float = 0.6) -> 
 
     Returns:
         The faces; none where there are none.
+
+    Raises:
+        ValueError: there is no detector.
     """
     height, width = photo.shape[:2]
-    try:
-        found = detector.detect(photo, min_score)
-    except NoFaceError:
-        found = []
-    return LandmarkFrame(
-        width,
-        height,
-        [
-            coarse_landmarks(face.landmarks) if face.landmarks68 is None else face.landmarks68
-            for face in found
-        ],
-    )
+    faces = [
+        coarse_landmarks(face.landmarks) if face.landmarks68 is None else face.landmarks68
+        for face in find_faces(detector, photo, min_score)
+    ]
+    return LandmarkFrame(width, height, faces)
 
 
 def read_pose(pose: Any) -> list[LandmarkFrame]:
     """Take the faces out of POSE_KEYPOINT, the keypoints of OpenPose, DWPose or SDPose nodes.
 
     Args:
-        pose: one frame or a list of frames, each a dictionary with `people`, `canvas_width` and `canvas_height`; a person has
-            `face_keypoints_2d`, a flat list of x, y, confidence of 68 or 70 points, in px or as shares of the canvas.
+        pose: one frame or a list of frames, each a dictionary with `people`, `canvas_width` and
+            `canvas_height`; a person has `face_keypoints_2d`, a flat list of x, y, confidence of 68 or 70
+            points, in px or as shares of the canvas.
 
     Returns:
         The frames. People without a face and points that were not seen are left out.
@@ -143,7 +142,8 @@ def _read_face(keypoints: Any) -> np.ndarray:
 
 def _not_a_pose(got: str) -> ValueError:
     return ValueError(
-        f"Expected OpenPose keypoints (people with face_keypoints_2d, canvas_width, canvas_height), got {got}. "
+        "Expected OpenPose keypoints (people with face_keypoints_2d, canvas_width, canvas_height), "
+        f"got {got}. "
         "Connect the POSE_KEYPOINT output of a DWPose, OpenPose or SDPose node."
     )
 
@@ -165,7 +165,8 @@ def draw_landmarks(frame: LandmarkFrame, resolution: int = RESOLUTION) -> Photo:
     sides = [max(round(side * scale / _MULTIPLE), 1) * _MULTIPLE for side in (frame.width, frame.height)]
     if max(sides) > _LONGEST:
         raise ValueError(
-            f"Expected a picture up to {_LONGEST} px long, got {sides[0]}x{sides[1]} px. Crop it, or lower the resolution."
+            f"Expected a picture up to {_LONGEST} px long, got {sides[0]}x{sides[1]} px. "
+            "Crop it, or lower the resolution."
         )
     picture = Image.new("RGB", (sides[0], sides[1]))
     canvas = ImageDraw.Draw(picture)
@@ -192,12 +193,14 @@ def draw_all(frames: Sequence[LandmarkFrame], resolution: int = RESOLUTION) -> l
     if not any(frame.faces for frame in frames):
         raise NoFaceError(
             f"Expected a face in at least one of {len(frames)} picture(s), got none. "
-            "Use a photo with a larger, frontal face, lower the minimum score, or let the pose preprocessor look for faces."
+            "Use a photo with a larger, frontal face, lower the minimum score, "
+            "or let the pose preprocessor look for faces."
         )
     pictures = [draw_landmarks(frame, resolution) for frame in frames]
     sizes = sorted({picture.shape[1::-1] for picture in pictures})
     if len(sizes) > 1:
         raise ValueError(
-            f"Expected pictures of one size, got {' and '.join(f'{w}x{h}' for w, h in sizes)} px. Draw them one by one."
+            f"Expected pictures of one size, got {' and '.join(f'{w}x{h}' for w, h in sizes)} px. "
+            "Draw them one by one."
         )
     return pictures

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_strictly(
@@ -72,3 +78,45 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
             f"version ({error}). Update the pack, or get the file again."
         ) from error
     return config
+
+
+def read_config(
+    checkpoint: Checkpoint, config_class: type[Config], infer: Callable[[Mapping[str, Tensor]], Config]
+) -> Config:
+    """Read a network's sizes from a file's metadata, or off its tensors where the file is not ours.
+
+    Args:
+        checkpoint: the file.
+        config_class: a dataclass of the sizes.
+        infer: reads the sizes off the tensors of an official file, of any shape.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ValueError: damaged metadata, or tensors of another network.
+    """
+    if checkpoint.config:
+        return build_config(config_class, checkpoint.config, checkpoint.path)
+    return infer(checkpoint.tensors)
+
+
+def fill(
+    network: Network, tensors: Mapping[str, Tensor], path: str, optional: tuple[str, ...] = ()
+) -> Network:
+    """Copy a file's tensors into a network, and set it to evaluation without gradients.
+
+    Args:
+        network: with the tensor names of the file.
+        tensors: of the file, each in the network's shape.
+        path: of the file, for messages.
+        optional: prefixes of names that may be missing.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    load_strictly(network, tensors, path, optional)
+    return network.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
-from .loading import build_config, load_strictly
+from .loading import fill, read_config
 
 Positional = Literal["replace", "before"]
 
@@ -35,18 +35,16 @@ class MapperConfig:
     word_dim: int = 768  # CLIP ViT-L/14; 1024 for Stable Diffusion 2
     dropout: float = 0.1
     slope: float = 0.2  # of the leaky ReLU
-    # "replace": the words stand in place of token embedding + position embedding (the authors'); "before": the text encoder adds its
-    # position embedding to them, as to any word.
+    # "replace": the words stand in place of token embedding + position embedding (the authors'); "before":
+    # the text encoder adds its position embedding to them, as to any word.
     positional: Positional = "replace"
 
     def __post_init__(self) -> None:
         """Check the values."""
         if self.positional not in ("replace", "before"):
-            raise ValueError(
-                f"Expected positional to be 'replace' or 'before', got '{self.positional}'. Choose one of them."
-            )
+            raise ValueError(f"positional is '{self.positional}'. Choose 'replace' or 'before'.")
         if min(self.id_dim, self.hidden_dim, self.hidden_layers, self.word_dim) < 1 or self.exp_dim < 0:
-            raise ValueError(f"Expected sizes of at least 1, got {self}. Choose another file.")
+            raise ValueError(f"A size is below 1 in {self}. Choose another file.")
 
 
 class WordMLP(nn.Module):
@@ -89,7 +87,7 @@ class MappingNetwork(nn.Module):
         self.i2t_last = WordMLP(self.config)
 
     def forward(self, v_id: Tensor, v_exp: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """Map identity and expression to S* = f_map([v_id, v_exp]), with the learned null expression where it is dropped (Eq. 4).
+        """Map identity and expression, or the null expression, to S* = f_map([v_id, v_exp]) (Eq. 4).
 
         Args:
             v_id: shape (B, I).
@@ -104,13 +102,13 @@ class MappingNetwork(nn.Module):
         """
         if v_id.ndim != 2 or v_id.shape[1] != self.config.id_dim:
             raise ValueError(
-                f"Expected identity features of shape (B, {self.config.id_dim}), got {tuple(v_id.shape)}. "
-                "Use the mapper that was trained with this encoder."
+                f"The identity features have shape {tuple(v_id.shape)}, but the mapper takes "
+                f"(B, {self.config.id_dim}). Use the mapper that was trained with this encoder."
             )
         if self.null_exp is None:
             if v_exp is not None:
                 raise ValueError(
-                    "Expected no expression, got one: this mapper was trained without expression guidance. Disconnect it."
+                    "This mapper was trained without expression guidance. Disconnect the expression."
                 )
             x = v_id  # (B, I)
         else:
@@ -120,12 +118,13 @@ class MappingNetwork(nn.Module):
 
 
 def _keep_or_drop(v_exp: Tensor | None, null: Tensor, keep: Tensor | None) -> Tensor:
-    """Take the null expression where there is no other, or where it is dropped; all of shape (B, E), keep (B,)."""
+    """Take the null expression where there is no other or it is dropped; shapes (B, E), keep (B,)."""
     if v_exp is None:
         return null
     if v_exp.shape != null.shape:
         raise ValueError(
-            f"Expected an expression of shape {tuple(null.shape)}, got {tuple(v_exp.shape)}. Use its own expression network."
+            f"The expression has shape {tuple(v_exp.shape)}, but the mapper takes {tuple(null.shape)}. "
+            "Use its own expression network."
         )
     return v_exp if keep is None else torch.where(keep.bool().unsqueeze(1), v_exp, null)
 
@@ -134,7 +133,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
     """Read the sizes off the tensors of a plain state dict.
 
     Args:
-        tensors: `null_exp` of shape (E) (may be missing), `i2t_first.layers.0.0.weight` of shape (hidden, I + E), and so on.
+        tensors: `null_exp` of shape (E) (may be missing), `i2t_first.layers.0.0.weight` of shape (hidden, I +
+            E), and so on.
 
     Returns:
         The sizes.
@@ -147,7 +147,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MapperConfig:
         exp_dim = tensors["null_exp"].shape[0] if "null_exp" in tensors else 0
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"Expected the tensors of a mapping network, got others or too few ({error}). Choose another file."
+            f"These are not the tensors of a mapping network, or too few of them ({error}). "
+            "Choose another file."
         ) from error
     hidden_layers = sum(name.startswith("i2t_first.layers.") and name.endswith(".weight") for name in tensors)
     word_dim = (
@@ -171,14 +172,7 @@ def load_mapper(checkpoint: Checkpoint, positional: Positional | None = None) ->
     Raises:
         ValueError: the file holds something else, or its tensors do not fit.
     """
-    tensors = checkpoint.expect("mapper").tensors
-    config = (
-        build_config(MapperConfig, checkpoint.config, checkpoint.path)
-        if checkpoint.config
-        else infer_config(tensors)
-    )
+    config = read_config(checkpoint.expect("mapper"), MapperConfig, infer_config)
     if positional is not None:
         config = replace(config, positional=positional)
-    mapper = MappingNetwork(config)
-    load_strictly(mapper, tensors, checkpoint.path)
-    return mapper.eval().requires_grad_(False)
+    return fill(MappingNetwork(config), checkpoint.tensors, checkpoint.path)

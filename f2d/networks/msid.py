@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint
-from .loading import build_config, load_strictly
+from .loading import fill, read_config
 
 _HEAD_WIDTH = 32  # of the official encoder; a plain state dict does not tell its number of heads
 
@@ -29,8 +29,8 @@ _HEAD_WIDTH = 32  # of the official encoder; a plain state dict does not tell it
 class MSIDConfig:
     """Sizes of the encoder; the defaults are the paper's run and the official `msid.pt`.
 
-    ArcFace on the deepest layer is `depths=(12,), normed=(12,)`; ArcFace with multi-scale features (Table 3) is
-    `depths=(3, 6, 9, 12), normed=(12,)`: its shallow class tokens are taken as they are.
+    ArcFace on the deepest layer is `depths=(12,), normed=(12,)`; ArcFace with multi-scale features (Table 3)
+    is `depths=(3, 6, 9, 12), normed=(12,)`: its shallow class tokens are taken as they are.
     """
 
     image_size: int = 112  # px
@@ -45,23 +45,25 @@ class MSIDConfig:
     def __post_init__(self) -> None:
         """Check that the sizes fit together."""
         if min(self.image_size, self.patch_size, self.embed_dim, self.depth, self.heads) < 1:
-            raise ValueError(f"Expected sizes of at least 1, got {self}. Choose another file.")
+            raise ValueError(f"A size is below 1 in {self}. Choose another file.")
         if (
             not self.depths
             or list(self.depths) != sorted(set(self.depths))
             or not 1 <= self.depths[0] <= self.depths[-1] <= self.depth
         ):
             raise ValueError(
-                f"Expected rising depths between 1 and {self.depth}, got {self.depths}. Choose depths of this encoder."
+                f"The depths {self.depths} do not rise from 1 to {self.depth} at most. "
+                "Choose depths of this encoder."
             )
         if not set(self.normed) <= set(range(1, self.depth + 1)):
             raise ValueError(
-                f"Expected normed depths between 1 and {self.depth}, got {self.normed}. Choose another file."
+                f"The normed depths {self.normed} are not between 1 and {self.depth}. Choose another file."
             )
         if self.image_size % self.patch_size or self.embed_dim % self.heads:
             raise ValueError(
-                f"Expected an image size divisible by the patch size and a width divisible by the heads, got "
-                f"{self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}. Choose another file."
+                "The image size must be divisible by the patch size, and the width by the heads, "
+                f"but they are {self.image_size} / {self.patch_size} and {self.embed_dim} / {self.heads}. "
+                "Choose another file."
             )
 
     @property
@@ -71,7 +73,7 @@ class MSIDConfig:
 
 
 class MSIDEncoder(VisionTransformer):
-    """timm's ViT with a normalization for the class token at each chosen depth; its tensor names are the official ones."""
+    """timm's ViT with a normalization of the class token at each chosen depth, under the official names."""
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
@@ -139,10 +141,11 @@ class MSIDEncoder(VisionTransformer):
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> MSIDConfig:
-    """Read the sizes off the tensors of a plain state dict; the width of a head is taken to be the official 32.
+    """Read the sizes off the tensors of a plain state dict; a head is taken to be 32 wide, as the official.
 
     Args:
-        tensors: `pos_embed` of shape (1, 1 + patches, C), `patch_embed.proj.weight` of shape (C, 3, P, P), and so on.
+        tensors: `pos_embed` of shape (1, 1 + patches, C), `patch_embed.proj.weight` of shape (C, 3, P, P),
+            and so on.
 
     Returns:
         The sizes; features are taken where the file has a normalization.
@@ -157,7 +160,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> MSIDConfig:
         mlp_ratio = tensors["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"Expected the tensors of an MSID encoder, got others or too few ({error}). Choose another file."
+            f"These are not the tensors of an MSID encoder, or too few of them ({error}). "
+            "Choose another file."
         ) from error
     normed = tuple(
         sorted({1 + int(match[1]) for name in tensors if (match := re.match(r"norms\.layer_(\d+)\.", name))})
@@ -179,16 +183,9 @@ def load_msid(checkpoint: Checkpoint, depths: tuple[int, ...] | None = None) -> 
     Raises:
         ValueError: the file holds something else, or its tensors do not fit.
     """
-    tensors = checkpoint.expect("msid").tensors
-    config = (
-        build_config(MSIDConfig, checkpoint.config, checkpoint.path)
-        if checkpoint.config
-        else infer_config(tensors)
-    )
+    config = read_config(checkpoint.expect("msid"), MSIDConfig, infer_config)
     if depths is not None:
         config = replace(config, depths=tuple(depths))
     encoder = MSIDEncoder(config, initialize=False)
-    load_strictly(
-        encoder, tensors, checkpoint.path, optional=("norm.",)
-    )  # the final norm is in the file but never used
-    return encoder.eval().requires_grad_(False)
+    # The final norm is in the file but never used.
+    return fill(encoder, checkpoint.tensors, checkpoint.path, optional=("norm.",))

@@ -7,6 +7,7 @@ import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.image import to_signed
+from face2diffusion.f2d.options import FaceChoice
 from skimage.data import astronaut
 from support.official import write_mapper, write_msid
 from support.server import HOW_TO_GET_COMFYUI, checkout_version, find_checkouts, run_inside
@@ -34,9 +35,9 @@ def test_encoding_aligned_faces_is_not_slower_than_the_official_way(files, batch
     official = FaceEncoder.load(*files).msid
     for block in official.blocks:
         block.attn.fused_attn = False
-    crops = [encoder.find(astronaut(), landmarks=LANDMARKS).crop] * batch
+    crops = [encoder.crop_face(astronaut(), choice=FaceChoice(landmarks=LANDMARKS)).crop] * batch
     with torch.no_grad():
-        pair = time_in_turn(lambda: encoder.encode(crops), lambda: official(to_signed(crops)))
+        pair = time_in_turn(lambda: encoder.embed(crops), lambda: official(to_signed(crops)))
     print(
         f"encode, batch {batch}: {pair.first * 1e3:.1f} ms, the official way {pair.second * 1e3:.1f} ms, "
         f"ratio {pair.ratio:.2f}"
@@ -47,8 +48,8 @@ def test_encoding_aligned_faces_is_not_slower_than_the_official_way(files, batch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_encoding_on_a_gpu_takes_under_2_ms(files):
     encoder = FaceEncoder.load(*files, device="cuda")
-    crops = [encoder.find(astronaut(), landmarks=LANDMARKS).crop]
-    pair = time_in_turn(lambda: encoder.encode(crops), lambda: encoder.encode(crops * 8), rounds=50)
+    crops = [encoder.crop_face(astronaut(), choice=FaceChoice(landmarks=LANDMARKS)).crop]
+    pair = time_in_turn(lambda: encoder.embed(crops), lambda: encoder.embed(crops * 8), rounds=50)
     print(
         f"encode on {torch.cuda.get_device_name()}: batch 1 {pair.first * 1e3:.2f} ms, "
         f"batch 8 {pair.second * 1e3:.2f} ms"
@@ -62,7 +63,7 @@ def test_detection_and_alignment_of_12_megapixels(files, detector_file):
     photo = cv2.resize(astronaut(), (4000, 3000), interpolation=cv2.INTER_CUBIC)
     whole = cv2.FaceDetectorYN.create(str(detector_file), "", (4000, 3000), 0.6)
     bgr = np.ascontiguousarray(photo[..., ::-1])
-    pair = time_in_turn(lambda: encoder.find(photo), lambda: whole.detect(bgr), rounds=5)
+    pair = time_in_turn(lambda: encoder.crop_face(photo), lambda: whole.detect(bgr), rounds=5)
     print(
         f"12 megapixels: find {pair.first * 1e3:.0f} ms, detection at full size {pair.second * 1e3:.0f} ms, "
         f"ratio {pair.ratio:.2f}"

@@ -98,12 +98,12 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 232589\n"
 
 CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     # what is done: (how, which node complains, what it says)
-    "no face": (photo(NOISE), "identity", "Photo 1 of 1: Expected a face with score 0.60"),
+    "no face": (photo(NOISE), "identity", "Photo 1 of 1: No face with score 0.60"),
     "one pixel": (photo(NOISE[:1, :1]), "identity", "at least 16 px a side, got 1x1 px"),
     "index too large": (
         value("identity", face_index=3),
         "identity",
-        "Expected a face index from 0 to 0, got 3",
+        "There is no face 3: the photo shows 1",
     ),
     "index below zero": (value("identity", face_index=-1), "identity", "-1"),
     "an unknown order": (value("identity", face_order="smallest"), "identity", "smallest"),
@@ -111,12 +111,12 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     "not square though aligned": (
         lambda p, g: (photo(NOISE[:128])(p, g), value("identity", alignment="112 px")(p, g)),
         "identity",
-        "which is square, got 256x128",
+        "is square; this one has 256x128",
     ),
     "no detector": (
         value("encoder", detector="none"),
         "identity",
-        "Expected a detector to find faces, got none",
+        "No detector is loaded",
     ),
     "FAN without its package": (value("encoder", detector="FAN"), "encoder", "pip install face-alignment"),
     "swapped files": (
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     "a detector that is none": (
         file(b"onnx" * 500, "detector", "other.onnx"),
         "encoder",
-        "Expected the YuNet detector",
+        "as the YuNet detector",
     ),
     "a mapper for SD 2": (
         value("encoder", mapper="wide.pt"),
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     ),
     "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "without parentheses"),
     "one placeholder for two": (twice, "inject", "a placeholder of its own for each person, got 'S*' twice"),
-    "an expression without its network": (reference, "look", "Expected an expression network, got none"),
+    "an expression without its network": (reference, "look", "No expression network is loaded"),
     "S* inside a word": (
         value("inject"),
         "text",
@@ -213,7 +213,7 @@ def test_pictures_of_every_mode_give_the_same_person(pack: ComfyServer, graph: P
     if (
         mode == "I;16" and result.errors
     ):  # some versions of LoadImage clip 16 bits to white: then there is no face to find
-        assert "Expected a face" in result.message
+        assert "No face" in result.message
         return
     assert result.status == "success", result.message
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.identity import mix
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
-from support.official import write_msid
+from support.official import write_mapper, write_msid
 from support.reference_clip import relative_error
 from support.server import ComfyServer, Result, run_inside
 from torch import Tensor
@@ -205,14 +204,14 @@ def identity_file(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "), got '{path}' of another (f00dcafe). Encode the photo again"),
-        ({"msid_file": "mine.pt"}, "Expected an identity of this encoder (msid.pt, "),
-        ({"msid_file": "mine.pt"}, "got '{path}' of another (mine.pt, f00dcafe)"),
-        ({"version": "2"}, "Expected an identity of format 1, got '{path}' of format 2. Update the pack."),
-        ({"version": "two"}, "with damaged metadata"),
+        ({}, "did not make '{path}'; another one did (f00dcafe). Encode the photo again"),
+        ({"msid_file": "mine.pt"}, "The encoder (msid.pt, "),
+        ({"msid_file": "mine.pt"}, "did not make '{path}'; another one did (mine.pt, f00dcafe)"),
+        ({"version": "2"}, "'{path}' has format 2, newer than this pack's 1. Update the pack."),
+        ({"version": "two"}, "metadata of the identity '{path}' is damaged"),
         (
             {"f2d.kind": "words"},
-            "Expected a saved identity, got '{path}': this is the words S* of one person",
+            "'{path}' is not a saved identity: this is the words S* of one person",
         ),
     ],
     ids=[
@@ -296,6 +295,19 @@ def test_mix_with_the_weights_one_and_zero_is_the_first_person(pack: ComfyServer
         assert torch.equal(words(pack, graph, ("mix", 0)), words(pack, people, ("identity", 0)))
 
 
+def test_mix_has_the_encoder_of_the_first_person_with_a_weight(
+    pack: ComfyServer, people: Prompt, tmp_path: Path
+) -> None:
+    """Two mappers may have been trained with one MSID file."""
+    pack.place(write_mapper(tmp_path / "mapping2.pt", seed=78), "models", "face2diffusion", "mapping2.pt")
+    people["encoder 2"] = node("LoadFaceEncoder", **{**people["encoder"]["inputs"], "mapper": "mapping2.pt"})
+    people["other"]["inputs"]["encoder"] = ["encoder 2", 0]
+    expected = words(pack, people, ("other", 0))
+    assert torch.equal(words(pack, mixed(people, weight_1=0.0), ("mix", 0)), expected)
+    people["other"]["inputs"]["encoder"] = ["encoder", 0]
+    assert not torch.equal(words(pack, people, ("other", 0)), expected), "else the mappers are alike"
+
+
 def test_mix_of_three_is_that_of_the_library(pack: ComfyServer, people: Prompt, files) -> None:
     save(pack, people, "one")
     save(pack, people, "two", "other")
@@ -303,19 +315,22 @@ def test_mix_of_three_is_that_of_the_library(pack: ComfyServer, people: Prompt, 
     save(pack, graph, "three", "mix")
     encoder = FaceEncoder.load(files.msid, files.mapper)
     one, two, three = (
-        FaceIdentity.load(saved(pack, f"{name}.safetensors"), encoder) for name in ("one", "two", "three")
+        encoder.load_identity(saved(pack, f"{name}.safetensors")) for name in ("one", "two", "three")
     )
-    torch.testing.assert_close(three.v_id, mix([one, two, two], (0.5, 1.0, 0.3)).v_id)
+    torch.testing.assert_close(three.v_id, encoder.mix([one, two, two], (0.5, 1.0, 0.3)).v_id)
     assert three.photos == 3
 
 
 BAD_MIXES = {
-    "all weights zero": ({"weight_1": 0.0, "weight_2": 0.0}, "Expected weights with a sum above 0, got 0, 0"),
+    "all weights zero": (
+        {"weight_1": 0.0, "weight_2": 0.0},
+        "The mix weights 0, 0 do not add up to more than 0",
+    ),
     "a negative sum": (
         {"weight_1": -1.0, "weight_2": 0.5, "interpolation": "linear"},
-        "with a sum above 0, got -1, 0.5",
+        "The mix weights -1, 0.5 do not add up to more than 0",
     ),
-    "a negative weight on the sphere": ({"weight_2": -0.5}, "Expected weights from 0 for a spherical mix"),
+    "a negative weight on the sphere": ({"weight_2": -0.5}, "A spherical mix takes no weights below 0"),
     "a weight out of range": ({"weight_1": 99.0}, "99"),
     "not a number": ({"weight_1": "NaN"}, "nan"),
     "an unknown interpolation": ({"interpolation": "cubic"}, "cubic"),
@@ -339,7 +354,7 @@ def test_identities_of_two_encoders_are_not_mixed(pack: ComfyServer, people: Pro
     result = save(pack, graph, "nonsense", "mix")
     assert result.errors[0].node == "mix"
     assert re.search(
-        r"got identity_1 of one \(msid\.pt, \w{8}\) and identity_5 of another \(msid2\.pt, \w{8}\)",
+        r"identity_1 .*\(msid\.pt, \w{8}\) and identity_5 .*\(msid2\.pt, \w{8}\)",
         result.message,
     )
 

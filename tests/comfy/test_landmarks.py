@@ -114,4 +114,4 @@ def test_an_encoder_without_a_detector_is_explained(pack: ComfyServer, graph: Pr
     graph["encoder"]["inputs"]["detector"] = "none"
     result = draw(pack, graph, image=["photo", 0], encoder=["encoder", 0])
     assert result.errors[0].node == "landmarks"
-    assert "Expected an encoder with a detector, got one without" in result.message
+    assert "No detector is loaded" in result.message

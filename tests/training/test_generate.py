@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from face2diffusion.f2d.face.alignment import align_face
 from face2diffusion.f2d.face.detection import Face, NoFaceError
 from face2diffusion.f2d.face.ffhq import align_ffhq
 from face2diffusion.f2d.image import load_photo, save_png
+from face2diffusion.f2d.networks.recognition import SphereFace
 from face2diffusion.training.config import EvaluateConfig
 from face2diffusion.training.evaluation import generate as module
 from face2diffusion.training.evaluation import references
 from face2diffusion.training.evaluation.generate import ImageGenerator, batches, generate, plan
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
 from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
+from face2diffusion.training.evaluation.scoring import Evaluator, Request, Scorer
 from PIL import Image
 from support.evaluation import SIZE, write_faces, write_models
 
@@ -25,9 +29,12 @@ PROTOCOL = Protocol(("alice",), (13,), 3, SIZE)
 
 
 class Detector:
-    """Finds a face in everything but dark pictures."""
+    """Finds a face in everything but dark pictures, and counts how often it is asked."""
+
+    calls = 0
 
     def detect(self, photo: np.ndarray, min_score: float = 0.6) -> list[Face]:
+        self.calls += 1
         if photo.mean() < 20:
             raise NoFaceError("Expected a face, got none.")
         return [Face(np.array([50.0, 40, 60, 80]), LANDMARKS, 0.9)]
@@ -129,7 +136,7 @@ def test_the_face_is_encoded_once_for_all_its_prompts(
 def test_a_face_that_the_detector_misses_is_told_and_the_others_are_drawn(
     painter: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meet(face: str, face_hash: str) -> None:
+    def meet(face: str, face_hash: str, located: Face | None) -> None:
         if Path(face).stem == "alice":
             raise NoFaceError("Expected a face, got none.")
 
@@ -217,6 +224,46 @@ def test_faces_of_photos_and_videos_are_cut_once(tmp_path: Path, monkeypatch: py
     assert again.hashes["alice"] != found.hashes["alice"]
 
 
+def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
+    painter: ImageGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector()
+    monkeypatch.setattr(references, "_load_detector", lambda config: detector)
+    photo = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
+    save_png(tmp_path / "faces/alice.png", photo)
+    config = EvaluateConfig(faces=str(tmp_path / "faces"), face_size=64, detector="yunet.onnx")
+    found = prepare_references(config, tmp_path / "crops", lambda message: None)
+    again = prepare_references(config, tmp_path / "crops", lambda message: None)
+    face, crop = found.faces["alice"], found.crops["alice"]
+    assert again.faces["alice"].to_json() == face.to_json()
+
+    monkeypatch.setattr(painter.encoder, "detector", detector)
+    monkeypatch.setattr(painter, "_met", "")
+    encoded: list[np.ndarray] = []
+    identify = painter.encoder.identify_crops
+    monkeypatch.setattr(
+        painter.encoder, "identify_crops", lambda crops: encoded.extend(crops) or identify(crops)
+    )
+    painter.meet(crop, found.hashes["alice"], face)
+    painter.encoding_seconds(crop, face)
+    np.testing.assert_array_equal(encoded[0], align_face(load_photo(crop), face.landmarks))
+
+    network = SphereFace().eval()
+    cropped: list[np.ndarray] = []
+    monkeypatch.setattr(network, "crop", lambda photo, face: cropped.append(face.box) or photo[:112, :96])
+    monkeypatch.setattr(SphereFace, "forward", lambda self, x: x.flatten(1)[:, :512])
+    save_png(tmp_path / "image.png", np.zeros((160, 160, 3), np.uint8))  # without a face
+    save_png(tmp_path / "large.png", photo)
+    scorer = Scorer([Evaluator(network)], detector)
+    request = Request(str(tmp_path / "image.png"), str(tmp_path / "large.png"), "", face=face)
+    assert scorer.score([request], progress=False) == [{"SphereFace": 0.0}]
+    np.testing.assert_array_equal(cropped, [face.box])
+    assert detector.calls == 2, "once in alice's photo, once in the image"
+    cropped.clear()
+    Scorer([Evaluator(network)], detector).score([replace(request, face=None)], progress=False)
+    assert detector.calls == 4, "without its place the reference is searched too"
+
+
 def test_identities_are_drawn_at_random_but_always_the_same(tmp_path: Path) -> None:
     for number in range(20):
         save_png(tmp_path / f"{number:02d}.png", np.zeros((16, 16, 3), np.uint8))
@@ -265,7 +312,7 @@ def test_a_portrait_goes_the_whole_way_with_a_real_detector(
     assert crop.shape == (512, 512, 3)
     painter = ImageGenerator(config, "cpu")
     aligned = painter._crop(crop).astype(float)  # found in the FFHQ crop, or in the photo: one face
-    direct = painter.encoder.find(data.astronaut()).crop.astype(float)
+    direct = painter.encoder.crop_face(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
     assert generate(painter, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
     assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)

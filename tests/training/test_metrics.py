@@ -92,5 +92,5 @@ def test_means_equal_scipy_row_by_row() -> None:
 @pytest.mark.parametrize("mean", [harmonic_mean, geometric_mean])
 @pytest.mark.parametrize("scores", [[0.1, -0.1], [0.1, float("nan")], []])
 def test_scores_that_are_none_are_refused(mean, scores: list[float]) -> None:
-    with pytest.raises(ValueError, match="Expected scores of 0 and more, got"):
+    with pytest.raises(ValueError, match="Scores are 0 and more.*Clip cosines at 0"):
         mean(torch.tensor(scores))

@@ -18,16 +18,14 @@ import torch
 from diffusers import AutoencoderKL
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.face.alignment import (
+    align_expression,
     align_face,
-    crop_ffhq,
-    ffhq_landmarks,
-    ffhq_quad,
+    mirror_landmarks,
     similarity_transform,
 )
-from face2diffusion.f2d.face.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
+from face2diffusion.f2d.face.ffhq import align_ffhq, align_ffhq_mask, crop_ffhq, ffhq_landmarks, ffhq_quad
 from face2diffusion.f2d.files import fingerprint
-from face2diffusion.f2d.image import load_photo, to_signed
-from face2diffusion.f2d.networks.expression import align_expression
+from face2diffusion.f2d.image import load_photo, mirror, to_signed
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PrepareConfig
 from face2diffusion.training.data import cache as cache_module
@@ -146,7 +144,10 @@ def test_every_photo_is_cached_or_listed(whole):
     assert (report["photos"], report["cached"], report["skipped"]) == (7, 4, {"no face": 1, "unreadable": 2})
     listed = {photo["photo"]: photo for photo in report["list"]}
     assert listed.keys() == {"broken.jpg", "empty.jpg", "wall.png"}
-    assert "got none" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
+    assert (
+        "No face with score 0.60" in listed["wall.png"]["message"]
+        and "0 bytes" in listed["empty.jpg"]["message"]
+    )
     assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
     assert said[1] == "Cached 4 of 7 photos."
     assert said[2].startswith(
@@ -305,7 +306,7 @@ def test_mirroring_twice_changes_nothing(portrait):
     [LANDMARKS + 5000, LANDMARKS * np.nan, LANDMARKS * 0, LANDMARKS * [[100], [1], [1], [1], [1]]],
 )
 def test_landmarks_that_make_no_face_are_refused(portrait, landmarks):
-    with pytest.raises(ValueError, match="Expected a face inside the 512x512 px photo"):
+    with pytest.raises(ValueError, match="not those of a face inside the 512x512 px photo"):
         align_ffhq(portrait, landmarks, 64)
 
 
@@ -332,7 +333,7 @@ def test_ffhq_crops_need_no_detector(config, crops, weights):
             item["v_id"], encoder.identify(picture, alignment="FFHQ").v_id, rtol=0, atol=1e-4
         )
         points = ffhq_landmarks(256) if not flip else mirror_landmarks(ffhq_landmarks(256), 256)
-        expected = encoder.encode_expression([align_expression(picture, points)])[0]
+        expected = encoder.embed_expression([align_expression(picture, points)])[0]
         torch.testing.assert_close(item["v_exp"], expected, rtol=0, atol=1e-4)
     report = json.loads((Path(config.out) / "report.json").read_text())
     assert report["skipped"] == {"not square": 1}
@@ -573,9 +574,7 @@ def test_an_empty_folder_is_refused(config, tmp_path):
 def test_a_folder_without_a_usable_photo_is_an_error_with_a_report(config, tmp_path):
     (tmp_path / "walls").mkdir()
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
-    with pytest.raises(
-        ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': Expected a face"
-    ):
+    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': No face"):
         prepare(replace(config, photos=str(tmp_path / "walls")), quiet)
     assert json.loads((Path(config.out) / "report.json").read_text())["skipped"] == {"no face": 1}
 

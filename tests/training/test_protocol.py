@@ -20,6 +20,7 @@ from face2diffusion.training.evaluation.protocol import (
     scan,
     write_manifest,
 )
+from PIL.PngImagePlugin import PngImageFile
 
 GRAY = np.full((32, 32, 3), 128, np.uint8)
 PROTOCOL = Protocol(("alice", "bob"), (0, 39), 2, 32)
@@ -108,6 +109,25 @@ def test_a_scan_tells_what_is_there_missing_broken_and_foreign(tmp_path: Path) -
     assert (manifest["expected"], manifest["present"]) == (10, 3)
     assert manifest["missing"] == [slot.name for slot in found.missing]
     assert manifest["generation"] == {"steps": 30}
+
+
+def test_a_scan_decodes_no_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scorer decodes each, once; a checksum tells a damaged one before."""
+    protocol = Protocol(("ann",), (0,), 2, 16)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for slot in protocol.slots():
+        save_png(tmp_path / slot.name, noise, {RECORD: "made of"})
+    content = bytearray((tmp_path / "ann/0/1.png").read_bytes())
+    content[-100] ^= 1  # inside the pixels
+    (tmp_path / "ann/0/1.png").write_bytes(content)
+
+    def load(self: PngImageFile) -> None:
+        raise AssertionError("a PNG was decoded")
+
+    monkeypatch.setattr(PngImageFile, "load", load)
+    found = scan(tmp_path, protocol)
+    assert {slot.name: record for slot, record in found.present.items()} == {"ann/0/0.png": "made of"}
+    assert [slot.name for slot in found.broken] == ["ann/0/1.png"]
 
 
 def test_a_folder_without_a_picture_to_score_is_refused(tmp_path: Path) -> None:

@@ -351,9 +351,7 @@ def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, det
 
 
 def test_weights_in_the_wrong_slot_are_named(weights: Path, detector_file: Path) -> None:
-    with pytest.raises(
-        ValueError, match="Expected weights of FaceNet, got '.*': this is SphereFace's network"
-    ):
+    with pytest.raises(ValueError, match="the weights of FaceNet: this is SphereFace's network"):
         load_scorer(facenet=weights / "sphere20a.pth", detector=detector_file)
     with pytest.raises(ValueError, match="Expected a CLIP model in '.*siglip', got one of type 'siglip'"):
         load_scorer(clip=weights / "siglip")

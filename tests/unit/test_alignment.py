@@ -8,11 +8,10 @@ from face2diffusion.f2d.face.alignment import (
     ARCFACE_TEMPLATE,
     align_face,
     crop_aligned,
-    crop_ffhq,
-    ffhq_quad,
     five_landmarks,
     similarity_transform,
 )
+from face2diffusion.f2d.face.ffhq import crop_ffhq, ffhq_quad
 from PIL import Image
 
 

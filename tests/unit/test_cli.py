@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
-from face2diffusion.f2d import FaceEncoder, FaceIdentity
+from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -61,11 +62,12 @@ def test_encode_writes_what_the_library_computes(files, encode, tmp_path):
     assert stored["face"].shape == (112, 112, 3)
     assert stored["face"].dtype == torch.uint8
     assert torch.equal(stored["v_id"], expected.v_id)
-    assert torch.equal(FaceIdentity.load(identity, encoder).v_id, expected.v_id)
+    assert torch.equal(encoder.load_identity(identity).v_id, expected.v_id)
 
 
 def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path):
-    crop = FaceEncoder.load(files / "msid.pt", files / "mapping.pt").find(astronaut(), landmarks=POINTS).crop
+    encoder = FaceEncoder.load(files / "msid.pt", files / "mapping.pt")
+    crop = encoder.crop_face(astronaut(), choice=FaceChoice(landmarks=POINTS)).crop
     Image.fromarray(crop).save(tmp_path / "face.png")
     encode[1] = str(tmp_path / "face.png")
     plain, expressive = str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")
@@ -265,10 +267,10 @@ BAD = {
         ["{photo}", "--out", "s.safetensors"],
         "Add --detector with a YuNet .onnx file, --landmarks or --aligned",
     ),
-    "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "which is square, got 512x256 px"),
+    "not square": (["{wide}", "--aligned", "--out", "s.safetensors"], "is square; this one has 512x256 px"),
     "landmarks outside the photo": (
         ["{photo}", "--landmarks", "1,1 1,1 1,1 1,1 1,1", "--out", "s.safetensors"],
-        "at different places",
+        "coincide",
     ),
     "a bad target": (
         ["{photo}", "--aligned", "--out", "s.pt"],

@@ -9,9 +9,16 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder, FaceExpression
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, ffhq_landmarks
+from face2diffusion.f2d.face.alignment import (
+    ARCFACE_TEMPLATE,
+    EXPRESSION_SIZE,
+    align_expression,
+    expression_landmarks,
+    fit_expression_crop,
+)
 from face2diffusion.f2d.face.detection import Face
-from face2diffusion.f2d.networks.expression import CROP_SIZE, align_expression, expression_landmarks, fit_crop
+from face2diffusion.f2d.face.ffhq import ffhq_landmarks
+from face2diffusion.f2d.options import FaceChoice
 
 
 class FixedDetector:
@@ -44,10 +51,10 @@ def test_loaded_network_is_frozen_and_in_evaluation_mode(encoder: FaceEncoder) -
 
 def test_batch_of_two_equals_two_batches_of_one(encoder: FaceEncoder, portrait: np.ndarray) -> None:
     faces = [portrait[:224, :224], portrait[100:324, 100:324]]
-    both = encoder.encode_expression(faces)
+    both = encoder.embed_expression(faces)
     assert both.shape == (2, 64)
     torch.testing.assert_close(
-        both, torch.cat([encoder.encode_expression([face]) for face in faces]), rtol=1e-4, atol=1e-5
+        both, torch.cat([encoder.embed_expression([face]) for face in faces]), rtol=1e-4, atol=1e-5
     )
     assert not torch.allclose(both[0], both[1], rtol=1e-2)
 
@@ -66,20 +73,20 @@ def test_68_landmarks_of_a_detector_are_used_for_the_expression(
     face = Face(np.array([150.0, 60, 100, 120]), landmarks + 9, 0.9, points)  # its five are elsewhere
     crop = (
         FaceEncoder(encoder.msid, encoder.mapper, encoder.expression, FixedDetector(face))
-        .find_expression(portrait)
+        .crop_expression(portrait)
         .crop
     )
     np.testing.assert_array_equal(crop, align_expression(portrait, landmarks))
 
 
 def test_face_has_the_same_size_in_the_crop_whatever_the_photos(landmarks: np.ndarray) -> None:
-    small, large = fit_crop(landmarks, 512, 512), fit_crop(landmarks * 4, 2048, 2048)
+    small, large = fit_expression_crop(landmarks, 512, 512), fit_expression_crop(landmarks * 4, 2048, 2048)
     np.testing.assert_allclose(place(small, landmarks, 512), place(large, landmarks * 4, 2048), atol=1.5)
 
 
 def test_face_lies_in_the_middle_of_the_crop(landmarks: np.ndarray) -> None:
-    points = place(fit_crop(landmarks, 512, 512), landmarks, 512)
-    assert (points > 0.2 * CROP_SIZE).all() and (points < 0.8 * CROP_SIZE).all()
+    points = place(fit_expression_crop(landmarks, 512, 512), landmarks, 512)
+    assert (points > 0.2 * EXPRESSION_SIZE).all() and (points < 0.8 * EXPRESSION_SIZE).all()
     assert points.mean(0) == pytest.approx([112, 112], abs=15)
 
 
@@ -121,17 +128,17 @@ def test_full_strength_is_the_mappers_own_answer(
 
 def test_aligned_pictures_need_no_detector(encoder: FaceEncoder, portrait: np.ndarray) -> None:
     square = portrait[:200, 120:320]
-    found = encoder.find_expression(square, "FFHQ")
-    assert found.faces == []
+    found = encoder.crop_expression(square, "FFHQ")
+    assert found.faces == ()
     np.testing.assert_array_equal(
-        found.crop, encoder.find_expression(square, landmarks=ffhq_landmarks(200)).crop
+        found.crop, encoder.crop_expression(square, choice=FaceChoice(landmarks=ffhq_landmarks(200))).crop
     )
     template = ARCFACE_TEMPLATE * (200 / 112)
     np.testing.assert_array_equal(
-        encoder.find_expression(square, "112 px").crop,
-        encoder.find_expression(square, landmarks=template).crop,
+        encoder.crop_expression(square, "112 px").crop,
+        encoder.crop_expression(square, choice=FaceChoice(landmarks=template)).crop,
     )
-    with pytest.raises(ValueError, match="which is square"):
-        encoder.find_expression(portrait[:100], "FFHQ")
-    with pytest.raises(ValueError, match="Expected the alignment to be one of"):
-        encoder.find_expression(square, "ffhq")
+    with pytest.raises(ValueError, match="square; this one has 512x100 px"):
+        encoder.crop_expression(portrait[:100], "FFHQ")
+    with pytest.raises(ValueError, match="'ffhq'.*one of detect, FFHQ, 112 px"):
+        encoder.crop_expression(square, "ffhq")

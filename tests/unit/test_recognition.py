@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, align_face
-from face2diffusion.f2d.face.detection import Face, NoFaceError
+from face2diffusion.f2d.face.detection import Face, NoFaceError, find_faces
 from face2diffusion.f2d.networks import recognition
-from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, find_faces, load_recognizer
+from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, load_recognizer
 from support import recognition as published
 from support.official import write_msid
 
@@ -137,7 +137,7 @@ def test_facenet_cuts_the_box_at_the_border_and_refuses_one_outside(
     np.testing.assert_array_equal(
         beyond, network.crop(portrait, Face(np.array([0.0, 0, 100, 100]), landmarks, 1.0))
     )
-    with pytest.raises(ValueError, match=r"Expected a face inside the 512x512 px photo, got the box \[600"):
+    with pytest.raises(ValueError, match=r"outside the 512x512 px photo: its box is \[600"):
         network.crop(portrait, Face(np.array([600.0, 20, 50, 50]), landmarks, 1.0))
 
 
@@ -168,13 +168,13 @@ class Code:
 def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
     file = published.write_sphereface(tmp_path / "sphere20a.pth")
     with pytest.raises(
-        ValueError, match="Expected weights of FaceNet, got '.*sphere20a.pth': this is SphereFace's network"
+        ValueError, match="sphere20a.pth' does not hold the weights of FaceNet: this is SphereFace's network"
     ):
         load_recognizer(file, "FaceNet")
     msid = write_msid(tmp_path / "msid.pt", patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(
         ValueError,
-        match="Expected weights of AdaFace, SphereFace or FaceNet, got '.*msid.pt': this is an MSID encoder",
+        match="msid.pt' does not hold the weights of AdaFace, SphereFace or FaceNet: this is an MSID encoder",
     ):
         load_recognizer(msid)
 

@@ -11,10 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.face.alignment import align_face, similarity_transform
+from face2diffusion.f2d.face.alignment import (
+    align_expression,
+    align_face,
+    fit_expression_crop,
+    similarity_transform,
+)
 from face2diffusion.f2d.identity import FaceExpression
 from face2diffusion.f2d.image import to_unit
-from face2diffusion.f2d.networks.expression import align_expression, fit_crop
 from PIL import Image
 from torch import Tensor
 
@@ -272,7 +276,7 @@ def test_expression_crop_has_the_measured_numbers(
     size: tuple[int, int],
     corner: tuple[int, int],
 ) -> None:
-    crop = fit_crop(points, *photo_size)
+    crop = fit_expression_crop(points, *photo_size)
     np.testing.assert_allclose(crop.shift, shift, atol=1e-3)
     assert crop.scale == pytest.approx(scale, abs=1e-4)
     assert (crop.width, crop.height) == size
@@ -280,7 +284,7 @@ def test_expression_crop_has_the_measured_numbers(
 
 
 def test_expression_crop_puts_the_landmarks_where_the_authors_do() -> None:
-    crop = fit_crop(POINTS, 423, 594)
+    crop = fit_expression_crop(POINTS, 423, 594)
     zoom = 102 / crop.scale
     x, y = POINTS[:, 0] * zoom - crop.left, 224 - 1 - (POINTS[:, 1] * zoom - crop.top)
     expected = [(73.041, 134.558), (130.793, 136.950), (85.003, 100.722), (75.776, 73.473), (134.805, 77.987)]

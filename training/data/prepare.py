@@ -7,11 +7,11 @@
 The same command resumes: whole shards stay, the others are made anew, with the same bytes.
 
 photo (H, W, 3) uint8, and its mirror image
-  -> detection    five landmarks (5, 2) px       once; mirrored with the photo
-  -> align_ffhq   picture (S, S, 3)   -> VAE     latent_mean, latent_std (C, h, w)
-                                      -> parser  mask (h, w)    once; mirrored with the picture
-  -> align_face   face (112, 112, 3)  -> MSID    v_id (I)
-  -> align_expression  (224, 224, 3)  -> f_exp   v_exp (64)
+  -> locate_face       five landmarks (5, 2) px  once; mirrored with the photo
+  -> align_ffhq        (S, S, 3)     -> VAE      latent_mean, latent_std (C, h, w)
+                                     -> parser   mask (h, w)    once; mirrored with the crop
+  -> align_face        (112, 112, 3) -> MSID     v_id (I)
+  -> align_expression  (224, 224, 3) -> f_exp    v_exp (64)
 
 With `layout="fastcomposer"` the folder is FastComposer's edition of FFHQ [mit-han-lab/fastcomposer]: beside each photo `00000/00000123.jpg`
 lie `00000123.npy`, an (H, W) integer map of segments, and `00000123.json` with `segments`, each with its `id` in the map and its
@@ -37,7 +37,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -46,20 +45,14 @@ from ...f2d.checkpoint import read
 from ...f2d.device import best_device
 from ...f2d.diffusion.folder import load_vae
 from ...f2d.diffusion.vae import encode_images
-from ...f2d.encoder import load_detector
-from ...f2d.face.alignment import align_face, crop_ffhq, ffhq_landmarks
-from ...f2d.face.detection import Detector, Face, NoFaceError, choose_face, sort_faces
-from ...f2d.face.ffhq import align_ffhq, align_ffhq_mask, mirror, mirror_landmarks
+from ...f2d.face.cropping import LocatedFace, locate_face
+from ...f2d.face.detection import Detector, NoFaceError, load_detector
+from ...f2d.face.ffhq import align_ffhq_mask, resize_ffhq, resize_ffhq_mask
 from ...f2d.files import fingerprint, hash_file
-from ...f2d.image import Photo, load_photo, to_signed, to_unit
-from ...f2d.networks.expression import (
-    EXPRESSION_DIM,
-    ExpressionNetwork,
-    align_expression,
-    expression_landmarks,
-    load_expression,
-)
+from ...f2d.image import Photo, load_photo, mirror, to_signed, to_unit
+from ...f2d.networks.expression import EXPRESSION_DIM, ExpressionNetwork, load_expression
 from ...f2d.networks.msid import MSIDEncoder, load_msid
+from ...f2d.options import FaceChoice
 from ..config import PrepareConfig
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .parsing import FaceParser, check_classes, load_parser
@@ -201,9 +194,9 @@ class Cutter:
         self._threads = threading.local()  # OpenCV's detector serves one thread only
 
     @property
-    def _detector(self) -> Detector:
+    def _detector(self) -> Detector | None:
         if not hasattr(self._threads, "detector"):
-            self._threads.detector = load_detector(self.config.detector)
+            self._threads.detector = load_detector(self.config.detector) if self.config.detector else None
         return self._threads.detector
 
     def cut(self, name: str) -> Crops | Skipped:
@@ -225,60 +218,45 @@ class Cutter:
             photo = load_photo(path)
         except (ValueError, OSError) as error:
             raise _Unusable("unreadable", error) from error
-        face = self._find_face(photo)
+        face = self._locate(photo)
         try:
-            return self._crop(photo, face, path)
+            return self._crop(face, path)
         except _Unusable:
             raise
         except (ValueError, cv2.error) as error:
             raise _Unusable("cannot be aligned", error) from error
 
-    def _find_face(self, photo: Photo) -> Face | None:
-        if not self.config.detector:
-            return None
-        try:
-            return choose_face(sort_faces(self._detector.detect(photo, self.config.min_score), "largest"), 0)
-        except NoFaceError as error:
-            raise _Unusable("no face", error) from error
-
-    def _crop(self, photo: Photo, face: Face | None, path: Path) -> Crops:
+    def _locate(self, photo: Photo) -> LocatedFace:
         height, width = photo.shape[:2]
-        size = self.config.image_size
         if self.config.aligned and height != width:
             raise _Unusable(
                 "not square",
                 f"Expected an FFHQ crop, which is square, got {width}x{height} px. Leave --aligned out for photos.",
             )
-        landmarks = ffhq_landmarks(width) if face is None else np.asarray(face.landmarks, np.float64)
-        corners = (
-            landmarks if face is None or face.landmarks68 is None else expression_landmarks(face.landmarks68)
-        )
-        mirrored = mirror(photo)
-        if face is None:  # the square says where the face is
-            faces = crop_ffhq(photo, self.face_size), crop_ffhq(mirrored, self.face_size)
-        else:
-            faces = (
-                align_face(photo, landmarks, self.face_size),
-                align_face(mirrored, mirror_landmarks(landmarks, width), self.face_size),
-            )
+        choice = FaceChoice(min_score=self.config.min_score)
+        try:
+            return locate_face(self._detector, photo, "detect" if self.config.detector else "FFHQ", choice)
+        except NoFaceError as error:
+            raise _Unusable("no face", error) from error
+
+    def _crop(self, face: LocatedFace, path: Path) -> Crops:
+        both, size = (face, face.mirrored()), self.config.image_size
+        faces = both[0].align_face(self.face_size), both[1].align_face(self.face_size)
         expressions = None
         if self.config.expression:
-            expressions = (
-                align_expression(photo, corners),
-                align_expression(mirrored, mirror_landmarks(corners, width)),
+            expressions = both[0].align_expression(), both[1].align_expression()
+        region = None
+        if self.config.layout == "fastcomposer":
+            person = self._person(path, face.photo, face.landmarks)
+            region = (
+                resize_ffhq_mask(person, size)
+                if self.config.aligned
+                else align_ffhq_mask(person, face.landmarks, size)
             )
-        region = self._person(path, photo, landmarks) if self.config.layout == "fastcomposer" else None
-        if not self.config.aligned:
-            picture = align_ffhq(photo, landmarks, size)
-            region = None if region is None else align_ffhq_mask(region, landmarks, size)
-        else:
-            picture = np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS))
-            region = None if region is None else _resize_mask(region, size)
-        notes = (
-            {"landmarks": landmarks.round(2).tolist(), "score": round(face.score, 4)}
-            if face is not None
-            else {}
-        )
+        picture = resize_ffhq(face.photo, size) if self.config.aligned else face.align_ffhq(size)
+        notes: dict[str, Any] = {}
+        if face.chosen is not None:
+            notes = {"landmarks": face.landmarks.round(2).tolist(), "score": round(face.chosen.score, 4)}
         return Crops(picture, faces, expressions, region, notes)
 
     def _person(self, path: Path, photo: Photo, landmarks: np.ndarray) -> np.ndarray:
@@ -305,10 +283,6 @@ class Cutter:
                 "no identity region", f"Expected a person where the face is, got none in '{path.stem}.npy'"
             )
         return labels == ids[int(np.argmax(hits))]
-
-
-def _resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    return cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.5
 
 
 def list_photos(folder: str | os.PathLike) -> list[str]:

@@ -143,6 +143,7 @@ def score(
                 prompt=replace_placeholders(slot.text, [PLACEHOLDER], CLASS_WORDS),
                 base=str(images / base.name if base in inventory.present else picture),
                 base_prompt=replace_placeholders(BASE_PROMPT, [PLACEHOLDER], CLASS_WORDS),
+                face=references.faces.get(slot.identity),
             )
         )
     scores = scorer.score(requests, progress)
@@ -209,7 +210,8 @@ def _draw(
         inventory = scan(images, protocol)
         records = {slot: painter.record(slot, references.hashes[slot.identity]) for slot in inventory.present}
         todo = plan(inventory, records, images)
-        generation = describe(painter, next(iter(references.crops.values())))
+        first = next(iter(references.crops))
+        generation = describe(painter, references.crops[first], references.faces.get(first))
         write_manifest(images, config.method, protocol, inventory, generation=generation)
         log(
             f"Drawing {len(todo)} pictures on {processes.device} x {processes.world}; {len(inventory.present)} were there."

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from ...f2d.diffusion.pipeline import F2DPipeline, GenerationConfig
 from ...f2d.encoder import FaceEncoder
-from ...f2d.face.detection import NoFaceError
+from ...f2d.face.detection import Face, NoFaceError
 from ...f2d.files import fingerprint
 from ...f2d.image import Photo, load_photo, save_png
+from ...f2d.options import Alignment, FaceChoice
 from ..config import EvaluateConfig
 from .protocol import BASE, BASE_SEED, RECORD, Inventory, Slot
 from .references import References
@@ -67,7 +68,7 @@ class ImageGenerator:
             "base_sha256": _pipeline_fingerprint(self.pipeline),
             "msid_sha256": self.encoder.msid_fingerprint,
             "mapper_sha256": fingerprint(self.encoder.mapper.state_dict()),
-            "detector": Path(config.detector).name,  # "" = the crop's place in FFHQ's square
+            "detector": _name_detector(config),  # "" = the crop's place in FFHQ's square
             "sampler": "Euler ancestral",
             **asdict(self.settings),
         }
@@ -92,26 +93,29 @@ class ImageGenerator:
             ensure_ascii=False,
         )
 
-    def meet(self, face: str, face_hash: str) -> None:
+    def meet(self, face: str, face_hash: str, located: Face | None = None) -> None:
         """Encode a face, once; what is drawn next shows it.
 
         Args:
             face: file of its FFHQ crop.
             face_hash: of its pixels.
+            located: where the face lies in it; None = it is looked for.
 
         Raises:
             ValueError: the detector finds no face in it.
         """
         if face_hash == self._met:
             return
-        words = self.encoder.words(self.encoder.identity([self._crop(load_photo(face))]))
+        words = self.encoder.words(self.encoder.identify_crops([self._crop(load_photo(face), located)]))
         self.pipeline.subjects.clear()
         self.pipeline.add_subject(words, positional=self.encoder.mapper.config.positional)
         self._met = face_hash
 
-    def _crop(self, face: Photo) -> Photo:
-        alignment = "FFHQ" if self.encoder.detector is None else "detect"
-        return self.encoder.find(face, alignment, min_score=self.min_score).crop
+    def _crop(self, face: Photo, located: Face | None = None) -> Photo:
+        alignment: Alignment = "FFHQ" if self.encoder.detector is None else "detect"
+        landmarks = None if located is None else located.landmarks
+        choice = FaceChoice(min_score=self.min_score, landmarks=landmarks)
+        return self.encoder.crop_face(face, alignment, choice).crop
 
     def draw(self, slots: Sequence[Slot], face_hash: str, folder: Path) -> None:
         """Draw pictures of one batch of the face that was met last.
@@ -137,24 +141,30 @@ class ImageGenerator:
                 folder / slot.name, picture.image, {**picture.text, RECORD: self.record(slot, face_hash)}
             )
 
-    def encoding_seconds(self, face: str) -> float:
+    def encoding_seconds(self, face: str, located: Face | None = None) -> float:
         """Measure how long an aligned face takes to become S* (Table 2): identity encoder and mapper, the median of some runs.
 
         Args:
             face: file of an FFHQ crop.
+            located: where the face lies in it; None = it is looked for.
 
         Returns:
             Seconds.
         """
-        crop = self._crop(load_photo(face))
+        crop = self._crop(load_photo(face), located)
         seconds = []
         for _ in range(_WARM_UP + _TIMED):
             start = time.perf_counter()
             self.encoder.words(
-                self.encoder.identity([crop])
+                self.encoder.identify_crops([crop])
             )  # the words come back to the CPU, so the GPU has finished
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[_WARM_UP:]))
+
+
+def _name_detector(config: EvaluateConfig) -> str:
+    name = Path(config.detector).name
+    return name if config.aligned or not name else f"{name} in the photo"
 
 
 def _pipeline_fingerprint(pipeline: F2DPipeline) -> str:
@@ -238,7 +248,8 @@ def generate(
             identity = slots[0].identity
             if identity not in failed:
                 try:
-                    painter.meet(references.crops[identity], references.hashes[identity])
+                    face, face_hash = references.crops[identity], references.hashes[identity]
+                    painter.meet(face, face_hash, references.faces.get(identity))
                     painter.draw(slots, references.hashes[identity], folder)
                 except NoFaceError as error:
                     failed[identity] = str(error)
@@ -246,10 +257,10 @@ def generate(
     return failed
 
 
-def describe(painter: ImageGenerator, face: str) -> dict[str, Any]:
+def describe(painter: ImageGenerator, face: str, located: Face | None = None) -> dict[str, Any]:
     """Tell what the manifest says of the painter: what it is made of, its parameters, and its time for one face."""
     return {
         **painter.source,
         "parameters": painter.parameters,
-        "encoding_seconds": painter.encoding_seconds(face),
+        "encoding_seconds": painter.encoding_seconds(face, located),
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...f2d.ranking import check_scores, harmonic_mean, positive_cosine
+from ...f2d.ranking import geometric_mean, harmonic_mean, positive_cosine
 
 __all__ = [
     "clip_score",
@@ -85,18 +85,3 @@ def siglip_score(image: Tensor, text: Tensor, scale: float, bias: float) -> Tens
         shape (B,), in (0, 1).
     """
     return torch.sigmoid(scale * torch.nn.functional.cosine_similarity(image, text, dim=-1) + bias)
-
-
-def geometric_mean(scores: Tensor) -> Tensor:
-    """Compute the geometric mean of each picture's scores, gMean; 0 where one of them is 0.
-
-    Args:
-        scores: shape (..., M), not negative.
-
-    Returns:
-        shape (...).
-
-    Raises:
-        ValueError: a negative score, or none at all.
-    """
-    return check_scores(scores).log().mean(-1).exp()

@@ -16,15 +16,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ...f2d.encoder import load_detector
-from ...f2d.face.detection import Detector, choose_face, sort_faces
-from ...f2d.face.ffhq import align_ffhq
+from ...f2d.face.cropping import locate_face
+from ...f2d.face.detection import Detector, Face, find_faces, load_detector
 from ...f2d.files import hash_file
 from ...f2d.image import Photo, load_photo, save_png
+from ...f2d.options import FaceChoice
 from ..config import EvaluateConfig
 from ..data.face_datasets import PICTURES
 from .protocol import RECORD
 
+_FACE = "face"  # entry of a crop: where the face lies in it
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
@@ -34,6 +35,9 @@ class References:
 
     crops: dict[str, str]  # file of each identity's FFHQ crop
     hashes: dict[str, str]  # SHA-256 of its pixels
+    faces: dict[str, Face] = field(
+        default_factory=dict
+    )  # where the detector found the face, in the crop's px
     skipped: dict[str, str] = field(default_factory=dict)  # files without a usable face, and why
 
 
@@ -134,37 +138,46 @@ def prepare_references(
     chosen = list_faces(config.faces, config.identities, config.seed)
     crops: dict[str, str] = {}
     hashes: dict[str, str] = {}
+    faces: dict[str, Face] = {}
     skipped: dict[str, str] = {}
-    detector = None if config.aligned else _load_detector(config)
+    detector = _load_detector(config)
     for identity, path in chosen.items():
         try:
-            crop = path if detector is None else Path(out) / f"{identity}.png"
-            picture = _read_aligned(path) if detector is None else _cut(path, crop, detector, config)
+            crop = path if config.aligned else Path(out) / f"{identity}.png"
+            read = _read_aligned if config.aligned else _cut
+            picture, face = read(path, crop, detector, config)
         except ValueError as error:  # also of NoFaceError
             skipped[identity] = str(error)
         else:
             crops[identity], hashes[identity] = str(crop), hashlib.sha256(picture.tobytes()).hexdigest()
+            if face is not None:
+                faces[identity] = face
     if not crops:
         identity, why = next(iter(skipped.items()))
         raise ValueError(
             f"Expected faces in '{config.faces}', got none that can be used of {len(skipped)} (the first: {identity}: {why})"
         )
-    where = "" if detector is None else f"; FFHQ crops -> {out}"
+    where = "" if config.aligned else f"; FFHQ crops -> {out}"
     log(f"Faces: {len(crops)} of {len(chosen)}{where}")
     for identity, why in skipped.items():
         log(f"Left out {identity}: {why}")
-    return References(crops, hashes, skipped)
+    return References(crops, hashes, faces, skipped)
 
 
-def _load_detector(config: EvaluateConfig) -> Detector:
+def _load_detector(config: EvaluateConfig) -> Detector | None:
     if not config.detector:
+        if config.aligned:
+            return None
         raise ValueError(
             "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned where the faces are FFHQ crops."
         )
     return load_detector(config.detector, config.device or "cpu")
 
 
-def _read_aligned(path: Path) -> Photo:
+def _read_aligned(
+    path: Path, crop: Path, detector: Detector | None, config: EvaluateConfig
+) -> tuple[Photo, Face | None]:
+    """Read an FFHQ crop and look for the face in it; a face that is needed and missing is told where it is needed."""
     if path.name.lower().endswith(VIDEOS):
         raise ValueError(f"Expected an FFHQ crop, got the video '{path}'. Leave --aligned out.")
     picture = load_photo(path)
@@ -172,10 +185,14 @@ def _read_aligned(path: Path) -> Photo:
         raise ValueError(
             f"Expected an FFHQ crop, which is square, got '{path}' with {picture.shape[1]}x{picture.shape[0]} px. Leave --aligned out."
         )
-    return picture
+    found = find_faces(detector, picture, config.min_score)[:1] if detector is not None else []
+    return picture, (found[0] if found else None)
 
 
-def _cut(path: Path, crop: Path, detector: Detector, config: EvaluateConfig) -> Photo:
+def _cut(
+    path: Path, crop: Path, detector: Detector | None, config: EvaluateConfig
+) -> tuple[Photo, Face | None]:
+    """Find the face in a photo, once, and write its FFHQ crop with the face's place in it."""
     record = json.dumps(
         {
             "source": hash_file(path),
@@ -188,18 +205,20 @@ def _cut(path: Path, crop: Path, detector: Detector, config: EvaluateConfig) -> 
     if (done := _read_crop(crop, record)) is not None:
         return done
     photo = read_face(path, config.frame)
-    face = choose_face(sort_faces(detector.detect(photo, config.min_score), "largest"), 0)
-    picture = align_ffhq(photo, np.asarray(face.landmarks, np.float64), config.face_size)
-    save_png(crop, picture, {RECORD: record})
-    return picture
+    located = locate_face(detector, photo, choice=FaceChoice(min_score=config.min_score))
+    picture, face = located.align_ffhq(config.face_size), located.face_in_ffhq(config.face_size)
+    save_png(crop, picture, {RECORD: record, _FACE: face.to_json()})
+    return picture, face
 
 
-def _read_crop(crop: Path, record: str) -> Photo | None:
+def _read_crop(crop: Path, record: str) -> tuple[Photo, Face] | None:
     """Read a crop that is whole and was made from the same file in the same way."""
     try:
         with Image.open(crop) as image:
             image.load()
-            same = getattr(image, "text", {}).get(RECORD) == record
-            return np.asarray(image.convert("RGB")) if same else None
+            text = getattr(image, "text", {})
+            if text.get(RECORD) != record:
+                return None
+            return np.asarray(image.convert("RGB")), Face.from_json(text[_FACE])
     except Exception:  # missing, or damaged in any way: it is made anew
         return None

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...f2d.encoder import load_detector
-from ...f2d.face.detection import Detector
+from ...f2d.face.detection import Detector, Face, find_faces, load_detector
 from ...f2d.files import fingerprint, hash_file
 from ...f2d.image import load_photo
-from ...f2d.networks.recognition import FaceRecognizer, find_faces, load_recognizer
+from ...f2d.networks.recognition import FaceRecognizer, load_recognizer
 from .metrics import clip_score, directional_clip_score, identity_score, siglip_score
 from .text import TextEvaluator, load_text_evaluator
 
@@ -54,6 +54,7 @@ class Request:
     prompt: str  # p, with class words in place of the placeholder: "A photo of a person as a chef"
     base: str = ""  # path of y_r: the picture of "A photo of S*" with the same identity (for dCLIP only)
     base_prompt: str = "A photo of a person"  # p_r
+    face: Face | None = None  # where the face lies in the reference; None = it is looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +152,12 @@ class Scorer:
             wanted["CLIP"] += [request.base for request in requests]
         references = dict.fromkeys(request.reference for request in requests) if identity else {}
         files = dict.fromkeys([*references, *(path for paths in wanted.values() for path in paths)])
+        faces = {request.reference: request.face for request in requests if request.face is not None}
         hashes = _hash_files(list(files), progress)
-        self._embed({name: list(references) for name in identity}, hashes, progress, "references")
+        hashes |= {
+            path: f"{hashes[path]} {_hash_face(face)}" for path, face in faces.items() if path in hashes
+        }
+        self._embed({name: list(references) for name in identity}, hashes, progress, "references", faces)
         self._check_references(list(references), identity, hashes)
         self._embed(wanted, hashes, progress, "pictures")
         texts = self._embed_texts(requests)
@@ -197,7 +202,12 @@ class Scorer:
             yield dict(zip(self.metrics, row, strict=True))
 
     def _embed(
-        self, wanted: Mapping[str, Sequence[str]], hashes: Mapping[str, str], progress: bool, what: str
+        self,
+        wanted: Mapping[str, Sequence[str]],
+        hashes: Mapping[str, str],
+        progress: bool,
+        what: str,
+        faces: Mapping[str, Face] = MappingProxyType({}),
     ) -> None:
         """Embed what is not in the cache yet; each batch is written as a whole."""
         todo: dict[str, set[str]] = {}  # judges by picture, pictures of one content together
@@ -218,7 +228,11 @@ class Scorer:
         ):
 
             def begin(batch: Sequence[str]) -> list:
-                return [pool.submit(self._prepare, path_of[content], todo[content]) for content in batch]
+                paths = {content: path_of[content] for content in batch}
+                return [
+                    pool.submit(self._prepare, path, todo[content], faces.get(path))
+                    for content, path in paths.items()
+                ]
 
             begun = begin(batches[0]) if batches else []
             try:
@@ -233,10 +247,10 @@ class Scorer:
                 for future in begun:
                     future.cancel()
 
-    def _prepare(self, path: str, names: Iterable[str]) -> dict[str, Any]:
+    def _prepare(self, path: str, names: Iterable[str], face: Face | None = None) -> dict[str, Any]:
         """Read one picture, and give each judge its input; None where there is no face for it."""
         photo = load_photo(path)
-        faces = None
+        faces = None if face is None else [face]
         inputs: dict[str, Any] = {}
         for name in names:
             network = self._judges[name].network
@@ -380,6 +394,10 @@ def _hash_picture(path: str) -> str:
         raise ValueError(
             f"Expected a picture at '{path}', got something that cannot be read ({error.strerror}). Check the path."
         ) from error
+
+
+def _hash_face(face: Face) -> str:
+    return hashlib.sha256(face.to_json().encode()).hexdigest()
 
 
 def load_scorer(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ....f2d.face.alignment import ffhq_landmarks
+from ....f2d.face.alignment import align_expression
+from ....f2d.face.ffhq import ffhq_landmarks
 from ....f2d.image import to_unit
-from ....f2d.networks.expression import EXPRESSION_DIM, ExpressionConfig, ExpressionNetwork, align_expression
+from ....f2d.networks.expression import EXPRESSION_DIM, ExpressionConfig, ExpressionNetwork
 from ...engine.fit import FitConfig, fit
 from ..world.render import SIZE
 from ..world.samples import balanced_facts, drawing

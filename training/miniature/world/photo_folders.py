@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ....f2d.face.alignment import crop_ffhq
+from ....f2d.face.ffhq import crop_ffhq
 from ....f2d.image import Photo
 from ....f2d.miniature.prompts import SceneAttributes
 from ...config import IDENTITY_CLASSES

@@ -1,0 +1,119 @@
+"""The face cropper: one detection, every crop, and the same face in the mirror image and in its FFHQ crop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from face2diffusion.f2d.face.alignment import align_expression, align_face, expression_landmarks
+from face2diffusion.f2d.face.cropping import LocatedFace, locate_face
+from face2diffusion.f2d.face.detection import Face, YuNet
+from face2diffusion.f2d.face.ffhq import align_ffhq, crop_ffhq, ffhq_landmarks, resize_ffhq
+from face2diffusion.f2d.image import mirror
+from face2diffusion.f2d.options import FaceChoice
+
+
+class Counting:
+    """Finds two faces, and counts how often it is asked."""
+
+    def __init__(self, *faces: Face) -> None:
+        self.faces, self.calls = list(faces), 0
+
+    def detect(self, photo: np.ndarray, min_score: float = 0.6) -> list[Face]:
+        self.calls += 1
+        return [face for face in self.faces if face.score >= min_score]
+
+
+@pytest.fixture
+def detector(landmarks: np.ndarray) -> Counting:
+    left = Face(np.array([20.0, 30, 40, 40]), landmarks * 0.4, 0.7)
+    return Counting(left, Face(np.array([170.0, 60, 90, 110]), landmarks, 0.9))
+
+
+def test_one_detection_serves_all_crops(
+    detector: Counting, portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
+    face = locate_face(detector, portrait)
+    np.testing.assert_array_equal(face.align_face(112), align_face(portrait, landmarks))
+    np.testing.assert_array_equal(face.align_expression(), align_expression(portrait, landmarks))
+    np.testing.assert_array_equal(face.align_ffhq(64), align_ffhq(portrait, landmarks, 64))
+    face.mirrored().align_face(112)
+    assert detector.calls == 1 and len(face.faces) == 2 and face.chosen is face.faces[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "place"),
+    [
+        (FaceChoice(), 1),
+        (FaceChoice(index=1), 0),
+        (FaceChoice("left to right"), 0),
+        (FaceChoice("left to right", 1), 1),
+        (FaceChoice("left to right", 0, 0.8), 1),
+    ],
+)
+def test_choice_names_the_face(
+    detector: Counting, portrait: np.ndarray, choice: FaceChoice, place: int
+) -> None:
+    assert locate_face(detector, portrait, choice=choice).chosen is detector.faces[place]
+
+
+def test_given_landmarks_need_no_detector_and_count_more_than_the_alignment(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
+    for alignment in ("detect", "FFHQ", "112 px"):
+        face = locate_face(None, portrait, alignment, FaceChoice(landmarks=landmarks.tolist()))
+        np.testing.assert_array_equal(face.align_face(112), align_face(portrait, landmarks))
+
+
+def test_68_landmarks_have_other_eyes_for_the_expression(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+    points = np.repeat(landmarks.mean(0)[None], 68, axis=0)
+    points[36:42], points[42:48], points[30], points[48], points[54] = landmarks
+    points[[36, 39]] += 3
+    face = locate_face(None, portrait, choice=FaceChoice(landmarks=points))
+    np.testing.assert_array_equal(
+        face.align_expression(), align_expression(portrait, expression_landmarks(points))
+    )
+    assert (face.align_expression() != align_expression(portrait, face.landmarks)).any()
+
+
+def test_aligned_images_are_cut_without_landmarks(portrait: np.ndarray) -> None:
+    face = locate_face(None, portrait, "FFHQ")
+    np.testing.assert_array_equal(face.align_face(112), crop_ffhq(portrait))
+    np.testing.assert_array_equal(face.align_expression(), align_expression(portrait, ffhq_landmarks(512)))
+    np.testing.assert_array_equal(face.align_ffhq(64), resize_ffhq(portrait, 64))
+    assert face.faces == () and face.chosen is None
+    crop = portrait[50:162, 160:272]
+    assert locate_face(None, crop, "112 px").align_face(112) is crop
+    with pytest.raises(ValueError, match="already aligned"):
+        face.face_in_ffhq(64)
+
+
+def test_mirror_image_shows_the_same_face(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+    face = locate_face(None, portrait, choice=FaceChoice(landmarks=landmarks))
+    other = face.mirrored()
+    np.testing.assert_array_equal(other.photo, mirror(portrait))
+    for cut in (LocatedFace.align_face, LocatedFace.align_expression):
+        crop, flipped = cut(face).astype(float), mirror(cut(other)).astype(float)
+        shared = np.corrcoef(crop.ravel(), flipped.ravel())[0, 1]
+        assert shared > 0.9 > np.corrcoef(crop.ravel(), cut(other).astype(float).ravel())[0, 1]
+    np.testing.assert_array_equal(other.mirrored().align_face(), face.align_face())
+
+
+def test_face_is_found_again_where_its_ffhq_crop_says(detector_file, portrait: np.ndarray) -> None:
+    detector = YuNet(detector_file)
+    face = locate_face(detector, portrait)
+    told = face.face_in_ffhq(512)
+    found = locate_face(detector, face.align_ffhq(512)).chosen
+    eyes = np.hypot(*(found.landmarks[1] - found.landmarks[0]))
+    assert np.hypot(*(told.landmarks - found.landmarks).T).max() < 0.1 * eyes
+    low, high = np.maximum(told.box[:2], found.box[:2]), told.box[:2] + told.box[2:]
+    common = np.prod(np.minimum(high, found.box[:2] + found.box[2:]) - low)
+    assert common / (np.prod(told.box[2:]) + np.prod(found.box[2:]) - common) > 0.6
+    assert told.score == face.chosen.score
+
+
+def test_face_comes_back_from_json(landmarks: np.ndarray) -> None:
+    for fine in (None, np.arange(136.0).reshape(68, 2)):
+        face = Face(np.array([1.5, 2, 3, 4]), landmarks.astype(np.float32), 0.75, fine)
+        back = Face.from_json(face.to_json())
+        for key, value in vars(face).items():
+            np.testing.assert_array_equal(getattr(back, key), value)
