@@ -73,7 +73,7 @@ def make_step(config, batches):
     cache = LatentCache(config.cache)
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
     mapper = training.build_mapper(config, cache, diffusion.word_dim)
-    optimizer = training.make_optimizer(mapper, config)
+    optimizer = training.make_optimizer(mapper.parameters(), config)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -240,7 +240,7 @@ def test_the_papers_run_on_a_gpu(tmp_path):
     )
     frozen = FrozenDiffusion(config.base, config.prompt, config.class_prompt).to("cuda", torch.bfloat16)
     mapper = training.build_mapper(config, LatentCache(config.cache), frozen.word_dim).cuda()
-    optimizer = training.make_optimizer(mapper, config)
+    optimizer = training.make_optimizer(mapper.parameters(), config)
     samples = training.MapperDataset(LatentCache(config.cache), config, frozen.steps)
     inputs = {
         name: tensor.cuda()

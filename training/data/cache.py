@@ -330,6 +330,13 @@ class LatentCache:
         """Fingerprint of the VAE."""
         return self.info.vae
 
+    def fingerprint(self) -> str:
+        """Hash what the cache holds, wherever it lies: SHA-256 in hexadecimal."""
+        digest = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode())
+        for index in self._indices:
+            digest.update(index["sha256"].encode())
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         """Number of photos."""
         return self._ends[-1] if self._ends else 0

@@ -43,7 +43,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ...f2d.checkpoint import read
-from ...f2d.device import best_device
 from ...f2d.encoder import load_detector
 from ...f2d.face.alignment import align_face, crop_ffhq, ffhq_landmarks
 from ...f2d.face.detection import Detector, Face, NoFaceError, choose_face, sort_faces
@@ -59,6 +58,7 @@ from ...f2d.networks.expression import (
 )
 from ...f2d.networks.msid import MSIDEncoder, load_msid
 from ..config import PrepareConfig
+from ..engine.processes import read_environment
 from ..mapper.denoising import encode_images, load_vae
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .parsing import FaceParser, check_classes, load_parser
@@ -367,9 +367,10 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
         OSError: no space is left, or the folder cannot be written to; finished shards stay.
     """
     _check(config)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    processes = read_environment(config.device)
+    rank, world = processes.rank, processes.world
     out, photos = Path(config.out), list_photos(config.photos)
-    encoders = FrozenEncoders.load(config, config.device or _device())
+    encoders = FrozenEncoders.load(config, processes.device)
     info = _describe(config, encoders, photos)
     begin_cache(out, info)
     if world == 1:  # a killed run leaves its temporary file
@@ -523,11 +524,6 @@ def _fingerprint(network: torch.nn.Module | None) -> str:
 
 def _file_hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if os.path.isfile(path) else path
-
-
-def _device() -> str:
-    device = best_device()
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
 def _is_whole(out: Path, shard: int) -> bool:
