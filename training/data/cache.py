@@ -165,15 +165,15 @@ def write_shard(
             )
             notes = {"name": photo.name, **photo.notes}
             _add(archive, f"{photo.number:08d}.json", json.dumps(notes).encode())
-    content = buffer.getbuffer()
+    shard = buffer.getbuffer()
     index = {
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(shard),
+        "sha256": hashlib.sha256(shard).hexdigest(),
         "count": len(photos),
         "members": members,
         "skipped": [asdict(photo) for photo in skipped],
     }
-    write_file(path, content)
+    write_file(path, shard)
     write_json(path.with_suffix(".json"), index)
     return path
 
@@ -215,9 +215,10 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
             f"Expected a cache of format {FORMAT} or older, got '{folder}' of format {values['format']}. Update Face2Diffusion."
         )
     try:
-        return CacheInfo(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return CacheInfo(**settings)
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected the description of a cache in '{file}', got something else ({error}). Prepare it again."

@@ -178,8 +178,9 @@ class FrozenEncoders:
             mask = self.parser.identity_mask(
                 to_unit([crops.picture for crops in batch]).to(self.device), classes
             )
-        if batch[0].region is not None:
-            mask = mask & torch.from_numpy(np.stack([crops.region for crops in batch])).to(self.device)
+        regions = [crops.region for crops in batch if crops.region is not None]
+        if regions:
+            mask = mask & torch.from_numpy(np.stack(regions)).to(self.device)
         return functional.adaptive_avg_pool2d(mask[:, None].float(), size // self.shrink)[:, 0].half()
 
 

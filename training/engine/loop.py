@@ -8,7 +8,7 @@ of processes changes nothing but rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -137,6 +137,7 @@ class TrainingLoop:
                     self._train_step(batches)
                     self._save_and_notify()
         finally:
+            batches.close()  # ends the loader processes
             self.progress.close()
         weights = self.run.folder / f"{self.task.kind}-{self.step:08d}.safetensors"
         if self.processes.any(self._saved_step != self.step or not weights.exists()):
@@ -156,10 +157,10 @@ class TrainingLoop:
             every=self.config.log_every,
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         """Yield this process's micro-batches from the next step on."""
         if self.task.samples is None:
-            return repeat({})
+            yield from repeat({})
         sampler = ResumableBatchSampler(
             self.config.batch_size,
             self.step,
@@ -168,7 +169,7 @@ class TrainingLoop:
             self.processes.world,
             self.config.accumulate,
         )
-        return load_batches(self.task.samples, sampler, self.config.workers, self.processes.on_gpu)
+        yield from load_batches(self.task.samples, sampler, self.config.workers, self.processes.on_gpu)
 
     # --- A step ---
 

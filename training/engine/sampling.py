@@ -9,7 +9,7 @@ import cv2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .signals import ignore_signals
+from .signals import outlive_signals
 
 Batch = dict[str, Tensor]
 
@@ -73,10 +73,12 @@ def load_batches(
     options: dict[str, Any] = {"batch_sampler": batch_sampler, "worker_init_fn": _start_worker}
     try:
         yield from DataLoader(samples, num_workers=workers, pin_memory=pin_memory, **options)
+        return
     except ValueError as error:  # a worker's error comes with its whole traceback in the message
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    raise ValueError(message)  # not from the error, whose traceback would keep the workers alive
 
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
-    ignore_signals()
+    outlive_signals()

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_GRACE = 20  # seconds that a loader process goes on serving after a SIGTERM
 
 
 class StopSignal:
@@ -29,7 +30,11 @@ class StopSignal:
         self._before = {}
 
 
-def ignore_signals() -> None:
-    """Leave signals to the main process; for loader processes, which a signal to the whole group would end before the last step."""
-    for number in _STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals() -> None:
+    """Serve the last steps of a main process that was asked to stop; for loader processes, which such a signal reaches too.
+
+    Ctrl-C on a terminal and the SIGTERM of a cluster's scheduler go to all processes of a job.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

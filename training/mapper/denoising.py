@@ -53,15 +53,17 @@ class FrozenDiffusion(nn.Module):
         from transformers import AutoTokenizer, CLIPTextModel
 
         super().__init__()
+        self.prompt_ids: Tensor
+        self.class_states: Tensor
         check_base(base)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(
             base, subfolder="tokenizer", local_files_only=True
         )
-        self.text_encoder = CLIPTextModel.from_pretrained(
+        self.text_encoder: Any = CLIPTextModel.from_pretrained(
             base, subfolder="text_encoder", local_files_only=True
         )
         self.unet: Any = UNet2DConditionModel.from_pretrained(base, subfolder="unet", local_files_only=True)
-        self.schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler", local_files_only=True)
+        self.schedule: Any = DDPMScheduler.from_pretrained(base, subfolder="scheduler", local_files_only=True)
         self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
         if self.schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(

@@ -27,7 +27,7 @@ from ..engine.optimizer import make_optimizer
 from ..engine.precision import autocast, compute_dtype
 from ..engine.processes import Processes, start_processes
 from ..engine.run_folder import Run
-from ..engine.sampling import Batch, ResumableBatchSampler
+from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
 from ..losses import cgdr_loss, masked_loss, reconstruction_loss
 from .dataset import MapperDataset
