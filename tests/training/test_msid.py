@@ -231,7 +231,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Pa
     parts = sorted((tmp_path / "run").glob("state-00000024-*-of-2.pt"))
     assert [len(torch.load(file, weights_only=True)["weight"]) for file in parts] == [3, 3]
     for name in ("weight", "exp_avg"):
-        assert torch.allclose(rows(tmp_path / "run", name), rows(unbroken.parent, name), atol=1e-5)
+        assert torch.allclose(rows(tmp_path / "run", name), rows(unbroken.parent, name), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
