@@ -191,8 +191,13 @@ class Run:
         self._save_tensors(_state_name(step), state)
 
     def _save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
-        with atomic_file(self.folder / name) as temporary:
-            torch.save(dict(tensors), temporary)
+        with atomic_file(self.folder / name) as temporary, open(temporary, "wb") as file:
+            try:
+                torch.save(dict(tensors), file)
+            except RuntimeError as error:  # PyTorch's writer hides what the disk reported
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def save(
         self,
