@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 _LFS_MAGIC = b"version https://git-lfs"
+TEMPORARY = ".f2d-"  # how the names of unfinished files begin
 
 
 def check_file(path: str | os.PathLike, what: str) -> str:
@@ -63,6 +64,9 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     """Give a temporary name in the target's folder, and move it to the target when the block has succeeded.
 
+    The file's bytes are on the disk before the target has its name, and the name before this returns, so that files which are
+    written one after the other survive a power failure in that order.
+
     Args:
         path: the target; it is never seen half written, and an existing file survives a failure.
 
@@ -76,7 +80,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     if os.path.isdir(path):
         raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".f2d-{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
+    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
     try:
         os.makedirs(folder, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -90,7 +94,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
         os.chmod(
             temporary, permissions
         )  # safetensors exchanges the file for one of its own, which only its owner may read
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync_folder(folder)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder."
@@ -98,6 +104,21 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def _sync(path: str) -> None:
+    """Wait until a file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    """Wait until a folder's names are on the disk, where the system can: Windows and some network file systems cannot."""
+    with contextlib.suppress(OSError):
+        _sync(path)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:

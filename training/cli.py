@@ -1,6 +1,6 @@
 """The command `f2d-train`: a cache of frozen features, the mapper, the identity encoder, and their evaluation.
 
-accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper ...     runs the same on many GPUs
+torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper ...     runs the same on many GPUs, as does `accelerate launch`
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -25,22 +24,6 @@ from .config import (
     ReportConfig,
 )
 
-_EPILOG = """examples:
-  f2d-train prepare --photos ffhq --base sd-v1-4 --msid msid.pt --expression epoch_20.pth --parser face-parsing --aligned --out cache
-  f2d-train mapper --cache cache --base sd-v1-4 --out runs/cgdr --precision bf16
-  f2d-train mapper --preset reconstruction --cache cache --base sd-v1-4 --out runs/reconstruction
-  accelerate launch --num_processes 8 -m face2diffusion.training.cli mapper --cache cache --base sd-v1-4 --out runs/cgdr
-  f2d-train msid --data ms1m-retinaface-t1 --out runs/msid
-  f2d-train evaluate --method F2D --faces ffpp --detector yunet.onnx --images eval/f2d --base sd-v1-4 --msid msid.pt --mapper mapping.pt --adaface adaface_ir101.ckpt --sphereface sphere20a_20171020.pth --facenet 20180402-114759-vggface2.pt --clip CLIP-ViT-H-14-laion2B-s32B-b79K --siglip siglip-large-patch16-384 --out eval/f2d.json
-  f2d-train evaluate --method ELITE --faces eval/faces --aligned --detector yunet.onnx --images elite --adaface adaface_ir101.ckpt --out eval/elite.json
-  accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp --images eval/f2d --out eval/f2d.json ...
-  f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
-  f2d-train miniature --out runs/miniature
-  f2d-train miniature report --out runs/miniature
-  f2d-train miniature exam --out runs/exam
-"""
-
-
 _PRESETS = {**PRESETS, "small": MINIATURE_SMALL}
 
 
@@ -56,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     run, config_class = options.pop("run"), options.pop("config_class")
     dry, preset = options.pop("dry_run"), options.pop("preset", "")
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if value is not None
+    }
     try:
         config = config_class(**{**_PRESETS.get(preset, {}), **given})
         if dry:
@@ -64,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         run(config, preset)
     except KeyboardInterrupt:
-        return _fail(KeyboardInterrupt("Interrupted; the same command goes on."), 130)
+        return _fail(KeyboardInterrupt("Interrupted. Rerun the command to resume."), 130)
     except (
         FloatingPointError,
         ConnectionError,
@@ -82,7 +69,9 @@ def _fail(error: BaseException, code: int) -> int:
 
 
 def _log(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+    from .engine.processes import read_environment
+
+    if read_environment().first:  # one process logs for all
         print(message, flush=True)
 
 
@@ -90,74 +79,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="f2d-train",
         description="Train and evaluate Face2Diffusion: the paper's run is the default of every option.",
-        epilog=_EPILOG,
+        epilog=_examples(*(config_class for _, config_class, _, _ in _COMMANDS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _command(
-        commands, "prepare", PrepareConfig, _prepare, "turn photos into a cache of everything that is frozen"
-    )
-    mapper = _command(
-        commands,
-        "mapper",
-        MapperTrainingConfig,
-        _mapper,
-        "train the mapper on a cache; the same command resumes",
-    )
-    mapper.add_argument(
+    parsers = {name: _command(commands, name, *rest) for name, *rest in _COMMANDS}
+    parsers["mapper"].add_argument(
         "--preset",
         choices=list(PRESETS),
         default="cgdr",
         help="a row of Tables 3 to 5 (default: cgdr, the paper's run)",
     )
-    _command(
-        commands,
-        "msid",
-        MSIDTrainingConfig,
-        _msid,
-        "pre-train the identity encoder; the same command resumes",
-    )
-    _command(
-        commands,
-        "evaluate",
-        EvaluateConfig,
-        _evaluate,
-        "draw and score one method by the paper's protocol; the same command resumes",
-    )
-    _command(
-        commands,
-        "report",
-        ReportConfig,
-        _report,
-        "make the paper's tables and plots of one or more evaluations",
-    )
-    miniature = _command(
-        commands,
-        "miniature",
-        MiniatureConfig,
-        _miniature,
-        "train the miniature from nothing; the same command resumes",
-    )
-    miniature.add_argument(
+    parsers["miniature"].add_argument(
         "--preset",
         choices=["shipped", "small"],
         default="shipped",
-        help="small: for tests (default: shipped)",
+        help="sizes of everything; small: for tests (default: shipped)",
     )
     return parser
 
 
+def _examples(*config_classes: Any) -> str:
+    return "examples:\n" + "\n".join(f"  {line}" for one in config_classes for line in one.examples)
+
+
 def _command(
-    commands: Any, name: str, config_class: type, run: Callable, summary: str
+    commands: Any, name: str, config_class: Any, run: Callable, summary: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog="examples:\n" + "\n".join(line for line in _EPILOG.splitlines() if f" {name} " in line),
+        epilog=_examples(config_class),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hints = get_type_hints(config_class)
+    shared = parser.add_argument_group("options of every training")
     for field in dataclasses.fields(config_class):
         if field.name == "stage":
             parser.add_argument(
@@ -168,25 +125,36 @@ def _command(
                 help=field.metadata["help"],
             )
             continue
-        _option(parser, field.name, hints[field.name], field.default, field.metadata["help"])
+        _option(
+            parser if field.name in vars(config_class)["__annotations__"] else shared,
+            field,
+            hints[field.name],
+        )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.set_defaults(run=run, config_class=config_class)
     return parser
 
 
-def _option(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, note: str) -> None:
+def _option(parser: argparse._ActionsContainer, field: dataclasses.Field, kind: Any) -> None:
     """Add one field of a config as an option; fields that are not given keep the config's or the preset's value."""
-    flag = f"--{name.replace('_', '-')}"
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    text = f"{note}{' ' if note else ''}(default: {shown if shown != '' else 'none'})".replace("%", "%%")
+    flag = f"--{field.name.replace('_', '-')}"
+    text = f"{field.metadata['help']}{_shown(field.default)}".replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif get_origin(kind) is Literal:
         parser.add_argument(flag, choices=get_args(kind), help=text)
+    elif field.metadata.get("repeat"):
+        item = get_args(kind)[0]
+        parser.add_argument(flag, type=item, action="append", metavar=item.__name__.upper(), help=text)
     elif get_origin(kind) is tuple:
         parser.add_argument(flag, type=_list_of(get_args(kind)[0]), metavar="A,B,...", help=text)
     else:
         parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
+
+
+def _shown(default: Any) -> str:
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f" (default: {shown})" if shown else ""
 
 
 def _list_of(kind: type) -> Callable[[str], tuple]:
@@ -211,8 +179,9 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
         got = tuple(cache.depths), tuple(cache.normed)
         if got != wanted:
             raise ValueError(
-                f"Expected a cache of depths {wanted[0]} with norms at {wanted[1]} for --preset {preset}, got {got[0]} with norms at {got[1]}. "
-                "Prepare one with ArcFace's weights (`f2d convert arcface.pt arcface.safetensors --depths ...`)."
+                f"The cache '{config.cache}' has depths {got[0]} with norms at {got[1]}, but --preset {preset} needs "
+                f"{wanted[0]} with norms at {wanted[1]}. Prepare one with ArcFace's weights "
+                "(`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
     _log(f"Weights -> {train_mapper(config, _log)}")
 
@@ -236,8 +205,10 @@ def _report(config: ReportConfig, preset: str) -> None:
 
 
 def _miniature(config: MiniatureConfig, preset: str) -> None:
+    from .engine.processes import require_one_process
     from .miniature.recipe import Miniature
 
+    require_one_process("`f2d-train miniature`")
     if config.stage == "exam":
         from .miniature.study.held_out import write_exam
 
@@ -255,6 +226,25 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
     else:
         _log(f"Models -> {miniature.train()}")
 
+
+_COMMANDS: tuple[tuple[str, Any, Callable, str], ...] = (
+    (
+        "prepare",
+        PrepareConfig,
+        _prepare,
+        "turn photos into a cache of all frozen features; the same command resumes",
+    ),
+    ("mapper", MapperTrainingConfig, _mapper, "train the mapper on a cache; the same command resumes"),
+    ("msid", MSIDTrainingConfig, _msid, "pre-train the identity encoder; the same command resumes"),
+    (
+        "evaluate",
+        EvaluateConfig,
+        _evaluate,
+        "generate and score the images of one method by the paper's protocol; the same command resumes",
+    ),
+    ("report", ReportConfig, _report, "make the paper's tables and plots of one or more evaluations"),
+    ("miniature", MiniatureConfig, _miniature, "train the miniature from scratch; the same command resumes"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,6 +25,7 @@ from face2diffusion.training.config import IDENTITY_CLASSES, MapperTrainingConfi
 from face2diffusion.training.data.cache import LatentCache
 from face2diffusion.training.data.face_datasets import open_faces
 from face2diffusion.training.data.parsing import load_parser
+from face2diffusion.training.engine.sampling import ResumableBatchSampler
 from face2diffusion.training.losses import arcface_loss
 from face2diffusion.training.mapper import train as training
 from face2diffusion.training.mapper.denoising import FrozenDiffusion
@@ -78,7 +79,7 @@ def make_step(config, batches):
     cache = LatentCache(config.cache)
     diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
     mapper = training.build_mapper(config, cache, diffusion.word_dim)
-    optimizer = training.make_optimizer(mapper, config)
+    optimizer = training.make_optimizer(mapper.parameters(), config)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -146,7 +147,7 @@ def test_a_step_is_near_its_floor(config):
 def test_the_loader_is_faster_than_the_steps(config):
     config = replace(config, steps=200)
     samples = training.MapperDataset(LatentCache(config.cache), config, 1000)
-    numbers = training.ResumableBatchSampler(config.batch_size, 0, config.steps, 0, 1)
+    numbers = ResumableBatchSampler(config.batch_size, 0, config.steps, 0, 1)
     start = time.perf_counter()
     count = sum(len(batch["latent"]) for batch in DataLoader(samples, batch_sampler=numbers, num_workers=0))
     rate = count / (time.perf_counter() - start)
@@ -255,7 +256,7 @@ def test_the_papers_run_on_a_gpu(tmp_path):
     )
     frozen = FrozenDiffusion(config.base, config.prompt, config.class_prompt).to("cuda", torch.bfloat16)
     mapper = training.build_mapper(config, LatentCache(config.cache), frozen.word_dim).cuda()
-    optimizer = training.make_optimizer(mapper, config)
+    optimizer = training.make_optimizer(mapper.parameters(), config)
     samples = training.MapperDataset(LatentCache(config.cache), config, frozen.steps)
     inputs = {
         name: tensor.cuda()

@@ -16,7 +16,11 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["face2diffusion.training.msid.train", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
+    [
+        "face2diffusion.training.mapper.train",
+        "face2diffusion.training.msid.train",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    ]
 )
 
 
@@ -94,66 +98,78 @@ def run(job: Callable, *arguments: Any, world: int = 2) -> list[Any]:
 
 # --- Jobs ---
 
+Trained = tuple[Path, list[str]]  # the weight file, and what the process logged
 
-def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Path:
-    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that
-    is logged.
-    """
+
+def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Trained:
+    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that is logged."""
     from face2diffusion.training.config import MSIDTrainingConfig
-    from face2diffusion.training.msid import train as msid
+    from face2diffusion.training.engine import processes
+    from face2diffusion.training.msid.train import train_msid
 
     if hang:
-        msid.HANG = timedelta(seconds=hang)
-    return msid.train_msid(MSIDTrainingConfig(**settings), log=lambda message: time.sleep(pause))
+        processes.HANG = timedelta(seconds=hang)
+    lines: list[str] = []
+
+    def log(message: str) -> None:
+        lines.append(message)
+        time.sleep(pause)
+
+    return train_msid(MSIDTrainingConfig(**settings), log), lines
+
+
+def train_mapper(settings: dict[str, Any]) -> Trained:
+    """Run `f2d-train mapper`."""
+    from face2diffusion.training.config import MapperTrainingConfig
+    from face2diffusion.training.mapper.train import train_mapper
+
+    lines: list[str] = []
+    return train_mapper(MapperTrainingConfig(**settings), lines.append), lines
+
+
+def world_of(answers: list[Trained]) -> int:
+    """The number of processes that worked together: the first one logs it, and all others are silent."""
+    (_, first), *others = answers
+    assert not any(lines for _, lines in others), "only the first process of a run logs"
+    (line,) = [line for line in first if " on cpu" in line]
+    return int(line.split(", ")[1].split()[0])
 
 
 def classify(batches: list[tuple[Any, Any]], classes: int, sample_rate: float, margin: float) -> list[tuple]:
     """Losses, gradients of the features and of the own rows of W, for some batches in float64."""
-    import torch.distributed as dist
-    from face2diffusion.training.msid.partial_fc import ShardedClassifier
+    from face2diffusion.training.engine.processes import start_processes
+    from face2diffusion.training.msid.classifier import ShardedClassifier
 
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("gloo")
-    classifier = ShardedClassifier(
-        classes, batches[0][0].shape[1], 64.0, margin, sample_rate, 3, rank, world
-    ).double()
-    found = []
-    for step, (features, labels) in enumerate(batches):
-        size = len(features) // world
-        own = features[rank * size : (rank + 1) * size].clone().requires_grad_()
-        classifier.weight.grad = None
-        loss = classifier(own, labels[rank * size : (rank + 1) * size], step)
-        loss.backward()
-        found.append((loss.item(), own.grad.numpy(), classifier.weight.grad.numpy()))
-    if world > 1:
-        dist.destroy_process_group()
-    return found
+    with start_processes("cpu") as processes:
+        rank, world = processes.rank, processes.world
+        width = batches[0][0].shape[1]
+        classifier = ShardedClassifier(classes, width, 64.0, margin, sample_rate, 3, rank, world).double()
+        found = []
+        for step, (features, labels) in enumerate(batches):
+            size = len(features) // world
+            own = features[rank * size : (rank + 1) * size].clone().requires_grad_()
+            classifier.weight.grad = None
+            loss = classifier(own, labels[rank * size : (rank + 1) * size], step)
+            loss.backward()
+            found.append((loss.item(), own.grad.numpy(), classifier.weight.grad.numpy()))
+        return found
 
 
 def normalize(batch: Any, weights: Any) -> tuple:
     """Output, gradient, running mean and variance of batch normalization in training mode, in float32."""
     import torch
-    import torch.distributed as dist
-    from face2diffusion.training.msid.partial_fc import synchronize_norms
+    from face2diffusion.training.engine.processes import start_processes
+    from face2diffusion.training.msid.batch_norm import synchronize_norms
     from torch import nn
 
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("gloo")
-    norm = nn.Sequential(nn.BatchNorm1d(batch.shape[1]))
-    synchronize_norms(norm)
-    norm[0].weight.data.copy_(torch.linspace(0.5, 2, batch.shape[1]))
-    size = len(batch) // world
-    own = batch[rank * size : (rank + 1) * size].clone().requires_grad_()
-    output = norm(own)
-    (output * weights[rank * size : (rank + 1) * size]).sum().backward()
-    found = (
-        output.detach().numpy(),
-        own.grad.numpy(),
-        norm[0].running_mean.numpy(),
-        norm[0].running_var.numpy(),
-    )
-    if world > 1:
-        dist.destroy_process_group()
-    return found
+    with start_processes("cpu") as processes:
+        norm = nn.Sequential(nn.BatchNorm1d(batch.shape[1]))
+        synchronize_norms(norm)
+        norm[0].weight.data.copy_(torch.linspace(0.5, 2, batch.shape[1]))
+        size = len(batch) // processes.world
+        mine = slice(processes.rank * size, (processes.rank + 1) * size)
+        own = batch[mine].clone().requires_grad_()
+        output = norm(own)
+        (output * weights[mine]).sum().backward()
+        statistics = norm[0].running_mean.numpy(), norm[0].running_var.numpy()
+        return output.detach().numpy(), own.grad.numpy(), *statistics

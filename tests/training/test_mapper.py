@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,16 @@ from face2diffusion.f2d.networks.mapping import load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
 from face2diffusion.training.data.cache import LatentCache
+from face2diffusion.training.engine.seeds import derive_seed
+from face2diffusion.training.mapper import sample_sheets
 from face2diffusion.training.mapper import train as training
 from face2diffusion.training.mapper.dataset import MapperDataset
 from face2diffusion.training.mapper.denoising import FrozenDiffusion
+from face2diffusion.training.mapper.dropout import sampled_dropout
 from face2diffusion.training.mapper.train import train_mapper
 from PIL import Image
 from safetensors.torch import load_file
+from support import processes
 from support.cache import write_cache
 from support.official import write_mapper
 from support.random_pipeline import random_pipeline
@@ -187,7 +192,7 @@ def test_the_learning_rate_rises_and_falls(config):
 
 def test_the_optimizer_takes_the_learning_rate(config):
     train_mapper(replace(config, decay=4), quiet)
-    state = torch.load(Path(config.out) / "state-00000004-0.pt", weights_only=True)
+    state = torch.load(Path(config.out) / "state-00000004.pt", weights_only=True)
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(config.lr / 4)
 
 
@@ -198,7 +203,7 @@ def test_the_run_folder(config):
     run = Path(config.out)
     assert file.name == "mapper-00000005.safetensors"
     assert sorted(path.name for path in run.glob("*.safetensors")) == [file.name], "the last one is kept"
-    assert [path.name for path in run.glob("state-*")] == ["state-00000005-0.pt"]
+    assert sorted(path.name for path in run.glob("state-*")) == ["state-00000004.pt", "state-00000005.pt"]
     assert json.loads((run / "config.json").read_text())["lr"] == config.lr
     assert list((run / "tensorboard").iterdir())
     assert Image.open(run / "samples" / "00000005.png").width > 3 * 64
@@ -216,7 +221,7 @@ def test_the_loader_node_takes_the_checkpoint_as_it_is(config, folder):
 
 def test_settings_of_a_run_cannot_change(config):
     train_mapper(config, quiet)
-    with pytest.raises(ValueError, match=r"lr 0.001, not 0.1\), got others"):
+    with pytest.raises(ValueError, match=r"other settings: lr 0.001, not 0.1"):
         train_mapper(replace(config, lr=0.1, steps=8), quiet)
 
 
@@ -224,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, folder, tmp_path):
     write_cache(tmp_path / "bad", count=2, latent=float("nan"), vae=LatentCache(config.cache).vae)
     with pytest.raises(
         FloatingPointError,
-        match=r"got nan at step 0; photos \[.*\] of the cache; last good checkpoint: none yet",
+        match=r"loss is nan at step 0 .*\(photos of the cache \d, .*; rank 0\).*No checkpoint yet",
     ):
         train_mapper(replace(config, cache=str(tmp_path / "bad")), quiet)
     assert not (tmp_path / "run" / "checkpoint.json").exists()
@@ -250,9 +255,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     [
         ({"cache": "nowhere"}, "nowhere"),
         ({"base": "nowhere"}, "Expected --base with a Stable Diffusion 1.x or 2.x folder"),
-        ({"out": ""}, "Expected --out with a run folder"),
-        ({"batch_size": 3, "accumulate": 2}, "divisible by processes x accumulate = 2, got 3"),
+        ({"out": ""}, "--out is missing"),
+        (
+            {"batch_size": 3, "accumulate": 2},
+            r"batch size 3 is not divisible by processes x accumulate = 1 x 2",
+        ),
         ({"prompt": "A photo"}, "once in the training prompt"),
+        ({"sample_prompts": ("S*", "A photo")}, r"S\*"),
+        ({"sample_prompts": ("S* " + 80 * "very ",)}, "at most 75 tokens"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):
@@ -291,17 +301,31 @@ def test_training_can_start_from_a_mapper_that_fits(config, tmp_path):
     assert_equal(trained, torch.load(tmp_path / "fits.pt"), 1e-6)
     with pytest.raises(
         ValueError,
-        match=r"Expected --init with \(identity, expression, word\) widths \(1536, 64, 768\), got \(1536, 64, 1024\)",
+        match=r"widths \(1536, 64, 1024\), but .* need \(1536, 64, 768\)",
     ):
         train_mapper(replace(config, init=str(tmp_path / "wide.pt"), out=str(tmp_path / "other")), quiet)
 
 
 def test_the_command_shows_its_configuration(capsys, tmp_path):
     assert (
-        main(["mapper", "--preset", "masked", "--lr", "0.5", "--sample-prompts", "S*,a S*", "--dry-run"]) == 0
+        main(
+            [
+                "mapper",
+                "--preset",
+                "masked",
+                "--lr",
+                "0.5",
+                "--sample-prompts",
+                "S*, old",
+                "--sample-prompts",
+                "a S*",
+                "--dry-run",
+            ]
+        )
+        == 0
     )
     shown = json.loads(capsys.readouterr().out)
-    expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*", "a S*"]}
+    expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*, old", "a S*"]}
     assert shown == expected
     assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", str(tmp_path / "x")]) == 2
 
@@ -327,13 +351,180 @@ def command(config: MapperTrainingConfig, processes: int = 1) -> list[str]:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def relative_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """How far weights are apart, in relation to the second."""
+    one, other = (torch.cat([tensors[name].flatten() for name in second]) for tensors in (first, second))
+    return ((one - other).norm() / other.norm()).item()
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(config, tmp_path):
-    config = replace(config, dropout=0.0, lr=1e-4)
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_processes_train_what_one_does(config, tmp_path, world):
+    """With the default dropout, whose masks follow the samples."""
+    config = replace(config, steps=20, save_every=20)
+    assert config.dropout == MapperTrainingConfig().dropout > 0
     alone = weights_of(config)
+    start = training.build_mapper(config, LatentCache(config.cache), 768).state_dict()
+    together = processes.run(
+        processes.train_mapper, asdict(replace(config, out=str(tmp_path / "together"))), world=world
+    )
+    assert processes.world_of(together) == world
+    moved = relative_difference(start, alone)
+    difference = relative_difference(load_file(together[0][0]), alone)
+    print(f"{world} processes: {difference:.1e}, where training moved the weights by {moved:.1e}")
+    assert difference < 1e-4 < 1e-2 < moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 4])
+def test_a_run_resumes_with_another_number_of_processes(config, tmp_path, world):
+    unbroken = weights_of(config)
+    begun = asdict(replace(config, out=str(tmp_path / "half"), steps=2))
+    assert processes.world_of(processes.run(processes.train_mapper, begun)) == 2
+    resumed = processes.run(processes.train_mapper, {**begun, "steps": 4}, world=world)
+    assert processes.world_of(resumed) == world
+    assert "step 2 of 4" in "".join(resumed[0][1])
+    assert relative_difference(load_file(resumed[0][0]), unbroken) < 1e-4
+
+
+@pytest.mark.slow
+def test_torchrun_starts_processes_that_know_each_other(config):
+    done = subprocess.run(
+        command(config, 2), check=True, capture_output=True, text=True, timeout=180, env=ENVIRONMENT
+    )
+    lines = done.stdout.splitlines()
+    assert sum("step 0 of 4, 2 processes on cpu" in line for line in lines) == 1, done.stdout
+    assert sum("step 4/4" in line for line in lines) == 1
+
+
+@pytest.mark.slow
+def test_processes_share_the_samples(config, tmp_path):
+    config = replace(config, steps=1, sample_every=1, sample_steps=1, sample_faces=2)
+    train_mapper(config, quiet)
     together = replace(config, out=str(tmp_path / "together"))
-    subprocess.run(command(together, 2), check=True, capture_output=True, timeout=180, env=ENVIRONMENT)
-    assert_equal(load_file(tmp_path / "together" / "mapper-00000004.safetensors"), alone, 1e-5)
+    answers = processes.run(processes.train_mapper, asdict(together))
+    assert processes.world_of(answers) == 2
+    sheets = [
+        np.asarray(Image.open(Path(run.out) / "samples" / "00000001.png")) for run in (config, together)
+    ]
+    assert sheets[0].shape == sheets[1].shape
+    assert np.abs(sheets[0].astype(int) - sheets[1]).mean() < 1
+
+
+# --- Dropout ---
+
+
+def test_dropout_follows_the_sample(config):
+    """The same sample loses the same units in any batch, others lose others, and a share of `p` is lost."""
+    mapper = training.build_mapper(replace(config, hidden_dim=2000), LatentCache(config.cache), 768).train()
+    seeds = torch.tensor([derive_seed(0, 2, number) for number in range(64)])
+    kept: list[torch.Tensor] = []
+    linear = mapper.i2t_first.layers[1][0]  # sees what the first dropout has left
+    linear.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0] != 0))
+    x = torch.ones(64, 1536)
+    for rows in (slice(0, 64), slice(10, 12)):
+        with sampled_dropout(mapper, seeds[rows]):
+            mapper(x[rows])
+    entire, part = kept
+    assert torch.equal(entire[10:12], part)
+    assert not torch.equal(entire[0], entire[1])
+    assert entire.float().mean().item() == pytest.approx(0.9, abs=0.005)
+    rates = entire.float().mean(dim=0)  # of each unit
+    assert rates.std().item() == pytest.approx((0.09 / 64) ** 0.5, rel=0.1)
+    with sampled_dropout(mapper.eval(), seeds):
+        assert torch.equal(mapper(x), mapper(x))
+
+
+def test_dropout_keeps_the_mean():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.25)).train()
+    with sampled_dropout(network, torch.arange(100)):
+        dropped = network(torch.ones(100, 400))
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+
+
+# --- Precision ---
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_resumes_to_the_bit(config, tmp_path, precision):
+    config = replace(config, precision=precision)
+    unbroken = weights_of(config)
+    half = replace(config, out=str(tmp_path / "half"))
+    train_mapper(replace(half, steps=2), quiet)
+    state = torch.load(tmp_path / "half" / "state-00000002.pt", weights_only=True)
+    assert bool(state["scaler"]) is (precision == "fp16")
+    assert_equal(weights_of(half), unbroken)
+
+
+def test_only_the_unet_is_in_half_precision(config, monkeypatch):
+    """The text encoder is exact, and autocast is over before the U-Net, which needs none."""
+    seen = {}
+
+    def watch(self, *args):
+        seen.update(autocast=torch.is_autocast_enabled("cpu"), states=args[2].dtype)
+        return predict(self, *args)
+
+    predict = FrozenDiffusion._predict
+    monkeypatch.setattr(FrozenDiffusion, "_predict", watch)
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    diffusion.place("cpu", torch.bfloat16)
+    assert diffusion.unet.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in diffusion.text_encoder.parameters()} == {torch.float32}
+    cache, config = LatentCache(config.cache), replace(config, precision="bf16")
+    samples = MapperDataset(cache, config, diffusion.steps)
+    batch = torch.utils.data.default_collate([samples[number] for number in range(2)])
+    training.compute_loss(diffusion, training.build_mapper(config, cache, 768), batch, config)
+    assert seen == {"autocast": False, "states": torch.float32}
+
+
+def test_a_model_that_predicts_the_sample_is_refused(config, folder, tmp_path):
+    shutil.copytree(folder / "sd", tmp_path / "sd")
+    file = tmp_path / "sd" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(ValueError, match='predicts "sample".*epsilon, v_prediction'):
+        train_mapper(replace(config, base=str(tmp_path / "sd")), quiet)
+
+
+# --- What may differ when a run resumes ---
+
+
+def test_paths_may_change_but_not_what_lies_there(config, folder, tmp_path):
+    train_mapper(replace(config, steps=2), quiet)
+    moved = replace(config, cache=str(tmp_path / "moved"), base=str(tmp_path / "sd"), accumulate=2)
+    shutil.copytree(folder / "cache", tmp_path / "moved")
+    shutil.copytree(folder / "sd", tmp_path / "sd")
+    assert train_mapper(moved, quiet).name == "mapper-00000004.safetensors"
+    write_cache(tmp_path / "other", count=6, seed=1, vae=LatentCache(config.cache).vae)
+    with pytest.raises(ValueError, match=r"other settings: cache \w{8}, not \w{8}\."):
+        train_mapper(replace(config, cache=str(tmp_path / "other"), steps=6), quiet)
+
+
+# --- Samples ---
+
+
+def test_failing_samples_are_logged_and_the_run_goes_on(config, monkeypatch):
+    lines: list[str] = []
+    saved = []
+
+    def fail(self, jobs, weights):
+        saved.append(json.loads((Path(config.out) / "checkpoint.json").read_text())["step"])
+        raise torch.OutOfMemoryError("no memory is left")
+
+    monkeypatch.setattr(sample_sheets.SampleSheets, "_generate", fail)
+    train_mapper(replace(config, sample_every=1, save_every=100), lines.append)
+    assert saved == [1, 2, 3, 4], "saved before it is sampled"
+    assert sum("Sampling failed" in line and "no memory is left" in line for line in lines) == 4
+    assert json.loads((Path(config.out) / "checkpoint.json").read_text())["step"] == 4
+
+
+def test_samples_are_generated_with_the_averaged_weights(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        sample_sheets.SampleSheets, "_generate", lambda self, jobs, weights: seen.append(dict(weights)) or []
+    )
+    averaged = weights_of(replace(config, ema=0.5, sample_every=4, sample_faces=0))
+    assert_equal(seen[0], averaged)
 
 
 def wait_for(path: Path, process: subprocess.Popen, timeout: float = 90) -> None:
@@ -351,12 +542,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path):
     endless = replace(config, steps=100_000, out=str(tmp_path / "run"))
     process = subprocess.Popen(command(endless), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     for line in process.stdout:
-        if line.startswith("step 3/"):
+        if "step 3/" in line:
             process.send_signal(signal.SIGTERM)
             break
     rest = process.stdout.read()
     assert process.wait(60) == 0
-    assert "the same command goes on" in rest
+    assert "Rerun the command to resume" in rest
     saved = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     assert saved["step"] >= 3
     unbroken = weights_of(replace(config, steps=saved["step"] + 2, out=str(tmp_path / "unbroken")))

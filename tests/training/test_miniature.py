@@ -404,7 +404,7 @@ def line(out: Path, steps: int) -> torch.nn.Module:
         lr=0.1,
         warmup=1,
         weight_decay=0.0,
-        bf16=False,
+        precision="no",
         device="cpu",
         save_every=10,
     )
@@ -449,6 +449,6 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path):
     network = torch.nn.Linear(1, 1)
-    config = FitConfig(out=str(tmp_path / "run"), steps=3, batch_size=1, lr=0.1, bf16=False, device="cpu")
+    config = FitConfig(out=str(tmp_path / "run"), steps=3, batch_size=1, lr=0.1, precision="no", device="cpu")
     with pytest.raises(FloatingPointError, match="Expected a finite loss, got nan at step 0"):
         fit(network, lambda step: network.weight.sum() * float("nan"), config, quiet)

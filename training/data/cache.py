@@ -154,15 +154,15 @@ def write_shard(
             )
             notes = {"name": photo.name, **photo.notes}
             _add(archive, f"{photo.number:08d}.json", json.dumps(notes).encode())
-    content = buffer.getbuffer()
+    shard = buffer.getbuffer()
     index = {
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(shard),
+        "sha256": hashlib.sha256(shard).hexdigest(),
         "count": len(photos),
         "members": members,
         "skipped": [asdict(photo) for photo in skipped],
     }
-    write_bytes(path, content)
+    write_bytes(path, shard)
     write_json(path.with_suffix(".json"), index, indent=1)
     return path
 
@@ -204,9 +204,10 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
             f"Expected a cache of format {FORMAT} or older, got '{folder}' of format {values['format']}. Update Face2Diffusion."
         )
     try:
-        return CacheInfo(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        )
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return CacheInfo(**settings)
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected the description of a cache in '{file}', got something else ({error}). Prepare it again."
@@ -318,6 +319,13 @@ class LatentCache:
     def vae(self) -> str:
         """Fingerprint of the VAE."""
         return self.info.vae
+
+    def fingerprint(self) -> str:
+        """Hash what the cache holds, wherever it lies: SHA-256 in hexadecimal."""
+        digest = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode())
+        for index in self._indices:
+            digest.update(index["sha256"].encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Number of photos."""

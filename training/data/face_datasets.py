@@ -11,6 +11,7 @@ is a head of 24 bytes (flag, label, id, id2), `flag` more labels, and a JPEG. Re
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import mmap
 import os
@@ -38,6 +39,7 @@ _PART = struct.Struct("<II")  # magic, kind << 29 | length
 _LENGTH = (1 << 29) - 1
 _CHUNK = 1 << 20  # records whose labels are read at once
 _TAR_END = 1024  # bytes of zeros after the last member
+_COMPARED = 64  # faces whose files go into a fingerprint
 _ORDER, _FLIP = range(100, 102)  # what a seed is for
 
 
@@ -62,6 +64,17 @@ class FaceSet(ABC):
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes, str]:
         """Read a face's file, and the name of the place where it lies, for messages."""
+
+    def fingerprint(self) -> str:
+        """Hash the labels, the names of the identities, and the files of faces spread over the set: SHA-256 in hexadecimal.
+
+        It does not depend on where the faces lie.
+        """
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest.update(self.labels.tobytes())
+        for index in np.linspace(0, len(self) - 1, min(_COMPARED, len(self))).astype(int):
+            digest.update(hashlib.sha256(self.encoded(int(index))[0]).digest())
+        return digest.hexdigest()
 
     def load(self, index: int, size: int) -> np.ndarray:
         """Read and decode a face.

@@ -42,7 +42,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ...f2d.checkpoint import read
-from ...f2d.device import best_device
 from ...f2d.diffusion.folder import load_vae
 from ...f2d.diffusion.vae import encode_images
 from ...f2d.face.cropping import LocatedFace, locate_face
@@ -54,6 +53,7 @@ from ...f2d.networks.expression import EXPRESSION_DIM, ExpressionNetwork, load_e
 from ...f2d.networks.msid import MSIDEncoder, load_msid
 from ...f2d.options import FaceChoice
 from ..config import PrepareConfig
+from ..engine.processes import read_environment
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .parsing import FaceParser, check_classes, load_parser
 
@@ -172,8 +172,9 @@ class FrozenEncoders:
             mask = self.parser.identity_mask(
                 to_unit([crops.picture for crops in batch]).to(self.device), classes
             )
-        if batch[0].region is not None:
-            mask = mask & torch.from_numpy(np.stack([crops.region for crops in batch])).to(self.device)
+        regions = [crops.region for crops in batch if crops.region is not None]
+        if regions:
+            mask = mask & torch.from_numpy(np.stack(regions)).to(self.device)
         return functional.adaptive_avg_pool2d(mask[:, None].float(), size // self.shrink)[:, 0].half()
 
 
@@ -342,9 +343,10 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
         OSError: no space is left, or the folder cannot be written to; finished shards stay.
     """
     _check(config)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    processes = read_environment(config.device)
+    rank, world = processes.rank, processes.world
     out, photos = Path(config.out), list_photos(config.photos)
-    encoders = FrozenEncoders.load(config, config.device or _device())
+    encoders = FrozenEncoders.load(config, processes.device)
     info = _describe(config, encoders, photos)
     begin_cache(out, info)
     if world == 1:  # a killed run leaves its temporary file
@@ -494,11 +496,6 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
 
 def _fingerprint(network: torch.nn.Module | None) -> str:
     return fingerprint(network.state_dict()) if network is not None else ""
-
-
-def _device() -> str:
-    device = best_device()
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
 def _is_whole(out: Path, shard: int) -> bool:

@@ -1,24 +1,28 @@
-"""The optimizer of the mapper and of the miniature's networks."""
+"""The optimizer of every training."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from ..config import TrainingConfig
 
-def make_optimizer(network: nn.Module, config: Any) -> torch.optim.Optimizer:
-    """Make AdamW for a network; in one fused pass over the weights where torch has it.
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: TrainingConfig, fused: bool | None = None
+) -> torch.optim.Optimizer:
+    """Make AdamW.
 
     Args:
-        network: all its parameters are trained.
+        parameters: what is trained.
         config: of the run, with `lr` and `weight_decay`.
+        fused: update in one pass over the weights; None = where torch has it.
 
     Returns:
         The optimizer.
     """
-    fused = torch.cuda.is_available() or not torch.backends.mps.is_available()
-    return torch.optim.AdamW(
-        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
-    )
+    if fused is None:
+        fused = torch.cuda.is_available() or not torch.backends.mps.is_available()
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)

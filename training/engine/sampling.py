@@ -1,8 +1,17 @@
-"""Which samples a process sees in which step."""
+"""Which samples a process sees in which step, and how they are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+
+import cv2
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .signals import outlive_signals
+
+Batch = dict[str, Tensor]
 
 
 class ResumableBatchSampler:
@@ -27,7 +36,7 @@ class ResumableBatchSampler:
         parts = world * accumulate
         if batch_size % parts:
             raise ValueError(
-                f"Expected a batch size divisible by processes x accumulate = {parts}, got {batch_size}. Change one of them."
+                f"The batch size {batch_size} is not divisible by processes x accumulate = {world} x {accumulate}. Change one of them."
             )
         self.batch_size, self.size, self.accumulate = batch_size, batch_size // parts, accumulate
         self.first_step, self.steps, self.rank, self.world = first_step, steps, rank, world
@@ -42,3 +51,34 @@ class ResumableBatchSampler:
     def __len__(self) -> int:
         """Number of micro-batches."""
         return (self.steps - self.first_step) * self.accumulate
+
+
+def load_batches(
+    samples: Dataset, batch_sampler: ResumableBatchSampler, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Load this process's micro-batches one after the other.
+
+    Args:
+        samples: by number; each a dict of tensors.
+        batch_sampler: which numbers.
+        workers: loader processes; 0 = in this process.
+        pin_memory: for copies to a GPU.
+
+    Yields:
+        The samples' tensors, stacked.
+
+    Raises:
+        ValueError: a sample is damaged.
+    """
+    options: dict[str, Any] = {"batch_sampler": batch_sampler, "worker_init_fn": _start_worker}
+    try:
+        yield from DataLoader(samples, num_workers=workers, pin_memory=pin_memory, **options)
+        return
+    except ValueError as error:  # a worker's error comes with its whole traceback in the message
+        message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    raise ValueError(message)  # not from the error, whose traceback would keep the workers alive
+
+
+def _start_worker(number: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads
+    outlive_signals()

@@ -10,7 +10,7 @@ from ..config import MapperTrainingConfig
 from ..data.cache import LatentCache
 from ..engine.seeds import derive_seed
 
-_PERMUTATION, _SAMPLE = range(2)  # what a seed is for; 2 is dropout
+_PERMUTATION, _SAMPLE, _DROPOUT = range(3)  # what a seed is for
 
 
 class MapperDataset(Dataset):
@@ -31,8 +31,8 @@ class MapperDataset(Dataset):
         """Make the sample with a number: a photo of the epoch's order, and all its random draws.
 
         Returns:
-            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (), and with expressions `v_exp` (E)
-            and `keep` ().
+            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (), `dropout_seed` (), and with
+            expressions `v_exp` (E) and `keep` ().
         """
         epoch, place = divmod(number, len(self.cache))
         if self._order[0] != epoch:
@@ -52,6 +52,7 @@ class MapperDataset(Dataset):
             "v_id": item["v_id"].float(),
             "mask": item["mask"].float()[None],
             "index": torch.tensor(index),
+            "dropout_seed": torch.tensor(derive_seed(self.config.seed, _DROPOUT, number)),
         }
         if self.config.expression_guidance:
             sample |= {"v_exp": item["v_exp"].float(), "keep": torch.tensor(keep)}

@@ -25,7 +25,9 @@ from ...f2d.diffusion.folder import (
 from ...f2d.diffusion.text_encoder import PromptEncoder
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import Positional
-from ...f2d.prompt.injection import PLACEHOLDER, insertion_rows, isolate
+from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, insertion_rows, isolate, replace_placeholders
+
+_PREDICTED = ("epsilon", "v_prediction")
 
 
 class FrozenDiffusion(nn.Module):
@@ -55,7 +57,14 @@ class FrozenDiffusion(nn.Module):
         check_folder(base)
         self.tokenizer, self.schedule = load_tokenizer(base), load_noise_schedule(base)
         self.text_encoder, self.unet = load_text_encoder(base), load_unet(base)
+        self.prompt_ids: Tensor
+        self.class_states: Tensor
         self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
+        if self.schedule.config.prediction_type not in _PREDICTED:
+            raise ValueError(
+                f"'{base}' predicts \"{self.schedule.config.prediction_type}\", which the losses do not know. "
+                f"Use a model that predicts one of {', '.join(_PREDICTED)}."
+            )
         if self.unet.config.cross_attention_dim != self.word_dim:
             raise ValueError(
                 f"The U-Net is for text {self.unet.config.cross_attention_dim} wide, the text encoder is "
@@ -86,6 +95,11 @@ class FrozenDiffusion(nn.Module):
         """T: number of timesteps."""
         return self.schedule.config.num_train_timesteps
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raise a ValueError unless a prompt has S* in it and fits the text encoder."""
+        replace_placeholders(prompt, [PLACEHOLDER], CLASS_WORDS)
+        self.prompts.pad(self.prompts.content_ids(isolate(prompt, [PLACEHOLDER])))
+
     def encode(self, words: Tensor) -> Tensor:
         """Encode the prompt with the words of S* in it; gradients flow into the words.
 
@@ -115,7 +129,7 @@ class FrozenDiffusion(nn.Module):
         return noisy, noise
 
     def predict(self, noisy: Tensor, time: Tensor, words: Tensor) -> Tensor:
-        """Predict the noise from the prompt with S* (Eq. 5).
+        """Predict the noise from the prompt with S* (Eq. 5); the U-Net computes in its own dtype.
 
         Args:
             noisy: shape (B, C, H, W).
@@ -125,12 +139,26 @@ class FrozenDiffusion(nn.Module):
         Returns:
             shape (B, C, H, W).
         """
-        return self.unet(noisy, time, self.encode(words)).sample
+        return self._predict(noisy, time, self.encode(words))
 
     @torch.no_grad()
     def predict_class(self, noisy: Tensor, time: Tensor) -> Tensor:
         """Predict the noise from the class prompt, without a graph (Eq. 6); shapes as in `predict`."""
-        return self.unet(noisy, time, self.class_states.expand(len(noisy), -1, -1)).sample
+        return self._predict(noisy, time, self.class_states.expand(len(noisy), -1, -1))
+
+    def _predict(self, noisy: Tensor, time: Tensor, states: Tensor) -> Tensor:
+        dtype = self.unet.dtype
+        return self.unet(noisy.to(dtype), time, states.to(dtype)).sample
+
+    def place(self, device: str, dtype: torch.dtype) -> None:
+        """Move everything to a device, and the U-Net alone to a dtype: the text encoder is small, and stays exact.
+
+        Args:
+            device: "cuda", "cpu", ...
+            dtype: of the U-Net.
+        """
+        self.to(device)
+        nn.Module.to(self.unet, dtype=dtype)  # diffusers' own warns of modules that are not there
 
     def fingerprint(self) -> str:
         """Hash the U-Net's and text encoder's weights."""

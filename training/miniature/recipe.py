@@ -92,7 +92,7 @@ class Miniature:
             batch_size=batch_size,
             lr=lr,
             seed=self.config.seed,
-            bf16=self.config.bf16,
+            precision="bf16" if self.config.bf16 else "no",
         )
 
     def _once(self, name: str, network: nn.Module, train: Callable[[], nn.Module]) -> nn.Module:

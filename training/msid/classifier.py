@@ -10,6 +10,7 @@ exact; gradients of what lies before the features (the encoder) have to be summe
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import TrainingConfig
+from ..engine.optimizer import make_optimizer
 from ..engine.seeds import derive_seed
 from ..losses import arcface_loss
+from .collectives import gather, gather_features, reduce
 
 _INITIAL_STD = 0.01  # of W, as insightface
 _INITIAL_BLOCK = 1024  # rows drawn from one seed, so that W does not depend on the number of processes
@@ -58,11 +62,11 @@ class ShardedClassifier(nn.Module):
         super().__init__()
         if classes < 2:
             raise ValueError(
-                f"Expected at least 2 classes to tell apart, got {classes}. Train on photos of more people."
+                f"There is nothing to tell apart with {classes} class(es). Train on photos of at least 2 people."
             )
         if not 0 < sample_rate <= 1:
             raise ValueError(
-                f"Expected a sample rate above 0 and up to 1, got {sample_rate}. Use 1 for all classes."
+                f"The sample rate {sample_rate} is not above 0 and up to 1. Use 1 for all classes."
             )
         self.classes, self.scale, self.margin, self.sample_rate = classes, scale, margin, sample_rate
         self.seed, self.rank, self.world = seed, rank, world
@@ -82,7 +86,7 @@ class ShardedClassifier(nn.Module):
         Returns:
             scalar, the same on every process: the mean over the B samples.
         """
-        features, labels = gather_features(features), _gather(labels)  # (B, C), (B,)
+        features, labels = gather_features(features), gather(labels)  # (B, C), (B,)
         own = (labels >= self.first) & (labels < self.first + self.count)
         labels = torch.where(own, labels - self.first, -1)  # (B,) into own rows
         weight: Tensor = self.weight  # (k, C)
@@ -109,6 +113,51 @@ class ShardedClassifier(nn.Module):
         return keep.nonzero().squeeze(1), places
 
 
+class ClassifierTraining:
+    """A classifier with its optimizer, as the part of a training that is divided among the processes."""
+
+    def __init__(self, classifier: ShardedClassifier, config: TrainingConfig) -> None:
+        """Make the optimizer.
+
+        Args:
+            classifier: on its device.
+            config: of the run.
+        """
+        self.classifier = classifier
+        on_gpu = classifier.weight.is_cuda
+        self.optimizer = make_optimizer(classifier.parameters(), config, fused=on_gpu)
+
+    def state(self) -> dict[str, Any]:
+        """Return this process's rows of W and of AdamW's moments."""
+        (state,) = self.optimizer.state_dict()["state"].values() or ({},)
+        return {"classes": self.classifier.classes, "weight": self.classifier.weight.detach(), **state}
+
+    def load(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Take the own rows out of the states of all processes that there were, in order.
+
+        Args:
+            parts: of `state`; tensors of shape (k, C).
+        """
+        optimizer = self.optimizer.state_dict()
+        moments = {
+            name: self._own_rows(parts, name) for name in ("exp_avg", "exp_avg_sq") if name in parts[0]
+        }
+        if moments:
+            optimizer["state"] = {0: {"step": parts[0]["step"].clone(), **moments}}
+        self.optimizer.load_state_dict(optimizer)
+        with torch.no_grad():
+            self.classifier.weight.copy_(self._own_rows(parts, "weight"))
+
+    def _own_rows(self, parts: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+        first, last = self.classifier.first, self.classifier.first + self.classifier.count
+        rows, start = [parts[0][name][:0]], 0
+        for part in parts:
+            tensor = part[name]  # (k, C); only what is taken is read from the file
+            rows.append(tensor[max(first - start, 0) : max(last - start, 0)])
+            start += len(tensor)
+        return torch.cat(rows)
+
+
 def _initial_rows(seed: int, first: int, count: int, width: int) -> Tensor:
     """Draw rows [first, first + count) of the initial W, (count, width), which are the same whatever the number of processes."""
     blocks = [torch.empty(0, width)]
@@ -118,45 +167,6 @@ def _initial_rows(seed: int, first: int, count: int, width: int) -> Tensor:
         start = block * _INITIAL_BLOCK
         blocks.append(rows[max(first - start, 0) : first + count - start])
     return torch.cat(blocks)
-
-
-def is_distributed() -> bool:
-    """Tell whether there are other processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """Put the tensors of all processes, each (b, ...), one after another: (B, ...); without gradient."""
-    if not is_distributed():
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
-def gather_features(features: Tensor) -> Tensor:
-    """Put the features of all processes one after another; gradient flows back to each process's own.
-
-    Args:
-        features: shape (b, C).
-
-    Returns:
-        shape (B, C); the same tensor where there is one process.
-    """
-    return _GatherFeatures.apply(features) if is_distributed() else features
-
-
-class _GatherFeatures(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, features: Tensor) -> Tensor:  # (b, C) -> (B, C)
-        context.size = len(features)
-        return _gather(features)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # (B, C) -> (b, C)
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)  # what all shards want of each feature
-        return gradient[dist.get_rank() * context.size :][: context.size]
 
 
 class _ShardedCrossEntropy(torch.autograd.Function):
@@ -170,13 +180,13 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         lowest = logits.new_full(
             (len(logits), 1), torch.finfo(logits.dtype).min
         )  # a process may have no class at all
-        largest = _reduce(
+        largest = reduce(
             torch.cat([logits, lowest], dim=1).amax(dim=1, keepdim=True), dist.ReduceOp.MAX
         )  # (B, 1)
         softmax = (logits - largest).exp()  # (B, k), still to be divided
         true = logits.new_zeros(len(logits))  # (B,)
         true[rows] = logits[rows, labels[rows]]
-        total, true = _reduce(torch.stack([softmax.sum(dim=1), true]), dist.ReduceOp.SUM)  # (B,), (B,)
+        total, true = reduce(torch.stack([softmax.sum(dim=1), true]))  # (B,), (B,)
         context.save_for_backward(softmax.div_(total[:, None]), rows, labels)
         return (total.log() + largest[:, 0] - true).mean()
 
@@ -187,66 +197,3 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         own = softmax * gradient  # (B, k)
         own[rows, labels[rows]] -= gradient
         return own, None
-
-
-def _reduce(tensor: Tensor, operation: Any) -> Tensor:
-    if is_distributed():
-        dist.all_reduce(tensor, operation)
-    return tensor
-
-
-class SynchronizedBatchNorm(nn.BatchNorm1d):
-    """Batch normalization over the batch of all processes, on any device; tensor names as `nn.BatchNorm1d`."""
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    momentum: float
-
-    @torch.compiler.disable
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize.
-
-        Args:
-            x: shape (b, C); b is the same on every process.
-
-        Returns:
-            shape (b, C).
-        """
-        if not (self.training and is_distributed()):
-            return super().forward(x)
-        dtype, x = x.dtype, x.float()
-        world = dist.get_world_size()
-        size = len(x) * world
-        mean = _sum(x.mean(dim=0)) / world  # (C,)
-        variance = _sum((x - mean).square().mean(dim=0)) / world  # (C,)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * size / max(size - 1, 1), self.momentum)
-        return ((x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(dtype)
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, tensor: Tensor) -> Tensor:
-        return _reduce(tensor.clone(), dist.ReduceOp.SUM)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        return _reduce(gradient.clone(), dist.ReduceOp.SUM)
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    return _Sum.apply(tensor)
-
-
-def synchronize_norms(module: nn.Module) -> None:
-    """Make every batch normalization in a module one over all processes; weights stay as they are.
-
-    Args:
-        module: changed in place.
-    """
-    for child in module.modules():
-        if type(child) is nn.BatchNorm1d:
-            child.__class__ = SynchronizedBatchNorm
