@@ -1,6 +1,7 @@
 """Who is it, and what is to be seen: networks that judge the miniature's pictures.
 
-They are trained apart from the encoder under test (`training.miniature.judges`): on other people, with another architecture and loss.
+They are trained apart from the encoder under test (`training.miniature.models.train_evaluators`): on other people, with
+another architecture and loss.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from face2diffusion.training.config import ReportConfig
 from face2diffusion.training.evaluation import fid
 from face2diffusion.training.evaluation.protocol import Protocol, Slot
 from face2diffusion.training.evaluation.results import Results
-from face2diffusion.training.report.report import report
+from face2diffusion.training.report.evaluation_report import write_evaluation_report
 from PIL import Image
 from support.identities import write_folders
 
@@ -70,7 +70,7 @@ def pages(*results: Path, **settings: Any) -> tuple[str, str]:
     """The Markdown and the HTML page of some results."""
     out = results[0].parent / "report"
     settings = {"draws": 200, **settings}
-    page = report(
+    page = write_evaluation_report(
         ReportConfig(results=tuple(map(str, results)), out=str(out), **settings), lambda message: None
     )
     return (out / "report.md").read_text(), page.read_text()
@@ -353,7 +353,7 @@ def test_bad_orders_are_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         pages(tmp_path / "none.json")
     with pytest.raises(ValueError, match="Expected --results"):
-        report(ReportConfig(out="x"))
+        write_evaluation_report(ReportConfig(out="x"))
 
 
 # --- FID -------------------------------------------------------------------------------------------------------------------------

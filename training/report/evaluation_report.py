@@ -25,7 +25,7 @@ TITLE = "Face2Diffusion: evaluation"
 _LISTED = 12  # gaps that are named
 
 
-def report(config: ReportConfig, log: Callable[[str], None] = print) -> Path:
+def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = print) -> Path:
     """Write `report.html`, `report.md` and the Markdown page's pictures.
 
     Args:
