@@ -1,7 +1,8 @@
-"""One page for one or more evaluations, in Markdown and in HTML, from their JSONs alone; the grids need the pictures too.
+"""One page for one or more evaluations, in Markdown and HTML, from their JSON files.
 
 f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
-f2d-train report --results eval/f2d.json --encoders msid.pt --triplets vggface2 --out eval/report     (with Fig. 4)
+f2d-train report --results eval/f2d.json --encoders msid.pt --triplets vggface2 --out eval/report (with Fig.
+4)
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ from ..config import ReportConfig
 from ..evaluation.protocol import PROMPTS
 from ..evaluation.results import Results, check_comparable
 from ..msid.verification import verify
-from .figures import best_of, grids, verification
+from .figures import report_image_grids, report_upper_bound, report_verification
 from .pages import Block, Cell, Figure, Heading, Row, Table, Text, to_html, to_markdown
-from .tables import Measured, ablations, comparison, costs, locations, summary
+from .tables import (
+    Measured,
+    compare_ablations,
+    compare_costs,
+    compare_locations,
+    compare_methods,
+    summarize,
+)
 
 TITLE = "Face2Diffusion: evaluation"
-_LISTED = 12  # gaps that are named
+_LISTED = 12  # gaps named per kind
 
 
 def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = print) -> Path:
-    """Write `report.html`, `report.md` and the Markdown page's pictures.
+    """Write `report.html`, `report.md` and the Markdown page's figures.
 
     Args:
         config: of the report.
@@ -37,7 +45,7 @@ def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = p
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: no results, a damaged or foreign file, or two results of one method.
+        ValueError: no results, a damaged or unknown file, or two results of one method.
         OSError: the folder cannot be written to.
     """
     _check(config)
@@ -45,11 +53,12 @@ def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = p
     twice = [name for name, count in Counter(one.method for one in results).items() if count > 1]
     if twice:
         raise ValueError(
-            f"Expected each method once, got '{twice[0]}' twice. Name them apart with --method, or leave one out."
+            f"Two results have the method '{twice[0]}'. Name them apart with --method of `f2d-train "
+            "evaluate`, or omit one."
         )
-    encoders = _verifications(config, log)
+    encoders = _collect_verifications(config, log)
     log(f"Bootstrap over identities, {config.draws} draws ...")
-    blocks = build(results, encoders, config)
+    blocks = build_blocks(results, encoders, config)
     out = Path(config.out)
     for block in blocks:
         if isinstance(block, Figure):
@@ -59,10 +68,10 @@ def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = p
     return out / "report.html"
 
 
-def build(
+def build_blocks(
     results: Sequence[Results], encoders: Sequence[tuple[dict[str, Any], bytes]], config: ReportConfig
 ) -> list[Block]:
-    """Make the page.
+    """Build the page.
 
     Args:
         results: of the methods.
@@ -75,87 +84,95 @@ def build(
     measured = [Measured.of(one, config.draws) for one in results]
     differences = check_comparable(results)
     return [
-        *summary(measured, differences),
-        *comparison(measured, not differences),
-        *costs(measured, not differences),
-        *ablations(measured),
-        *locations(measured),
-        *best_of(measured, config.draws),
-        *verification(encoders),
-        *grids(results, config),
-        *gaps(measured),
-        *methods(measured),
+        *summarize(measured, differences),
+        *compare_methods(measured, not differences),
+        *compare_costs(measured, not differences),
+        *compare_ablations(measured),
+        *compare_locations(measured),
+        *report_upper_bound(measured, config.draws),
+        *report_verification(encoders),
+        *report_image_grids(results, config),
+        *report_gaps(measured),
+        *report_setup(measured),
     ]
 
 
-def gaps(measured: Sequence[Measured]) -> list[Block]:
-    """What is missing; nothing where nothing is."""
+def report_gaps(measured: Sequence[Measured]) -> list[Block]:
+    """List missing and unusable inputs; no block if there are none."""
     blocks: list[Block] = []
-    for one in measured:
+    for method in measured:
         for what, meaning in (
-            ("missing", "pictures that are not there"),
-            ("broken", "pictures that cannot be used"),
-            ("unexpected", "pictures that the protocol does not know, not scored"),
-            ("skipped", "faces without a usable photo, left out"),
+            ("missing", "missing images"),
+            ("broken", "damaged images"),
+            ("unexpected", "images outside the protocol, not scored"),
+            ("skipped", "faces without a usable photo, skipped"),
         ):
-            if listed := one.results.gaps[what]:
-                named = [
+            if listed := method.results.gaps[what]:
+                names = [
                     f"{name} ({listed[name]})" if isinstance(listed, dict) else str(name)
                     for name in list(listed)[:_LISTED]
                 ]
                 more = f", and {len(listed) - _LISTED} more in the JSON" if len(listed) > _LISTED else ""
-                blocks.append(Text(f"{one.name}, {meaning} ({len(listed)}): {', '.join(named)}{more}."))
+                blocks.append(Text(f"{method.name}, {meaning} ({len(listed)}): {', '.join(names)}{more}."))
     return [Heading("Gaps"), *blocks] if blocks else []
 
 
-def methods(measured: Sequence[Measured]) -> list[Block]:
-    """How it was measured: judges, protocol, machines."""
+def report_setup(measured: Sequence[Measured]) -> list[Block]:
+    """Describe how each method was measured: evaluators, protocol and machine."""
     blocks: list[Block] = [Heading("How it was measured")]
-    for scorer in {json.dumps(one.results.scorer): one.results.scorer for one in measured}.values():
-        names = ", ".join(one.name for one in measured if one.results.scorer == scorer)
-        rows = tuple(Row((Cell(judge), Cell(weights))) for judge, weights in scorer.items())
-        blocks.append(Table(("Evaluator", "weights"), rows, caption=f"Judges of {names}", words=True))
-    for one in measured:
-        protocol, machine = one.results.protocol, one.results.details.get("machine") or {}
-        generation = one.results.details.get("generation")
+    for scorer in {json.dumps(method.results.scorer): method.results.scorer for method in measured}.values():
+        names = ", ".join(method.name for method in measured if method.results.scorer == scorer)
+        rows = tuple(Row((Cell(evaluator), Cell(weights))) for evaluator, weights in scorer.items())
+        blocks.append(Table(("Evaluator", "weights"), rows, caption=f"Evaluators of {names}", words=True))
+    for method in measured:
+        protocol, machine = method.results.protocol, method.results.details.get("machine") or {}
+        generation = method.results.details.get("generation")
         blocks.append(
             Text(
-                f"{one.name}: {len(protocol.identities)} identities × {len(protocol.prompts)} prompts of Table 7 × {protocol.images_per_prompt} "
-                f"pictures of {protocol.size} px, {'drawn by this project' if generation else 'drawn elsewhere'}, scored on "
+                f"{method.name}: {len(protocol.identities)} identities × {len(protocol.prompts)} prompts of "
+                f"Table 7 × {protocol.images_per_prompt} images of {protocol.size} px, generated "
+                f"{'by this project' if generation else 'elsewhere'}, scored on "
                 f"{machine.get('device', 'an unknown machine')} with torch {machine.get('torch', '?')}."
             )
         )
         if generation:
             settings = {name.replace("_", " "): value for name, value in generation.items() if value != ""}
             rows = tuple(Row((Cell(name), Cell(str(value)))) for name, value in settings.items())
-            blocks.append(Table(("Setting", "value"), rows, caption=f"How {one.name} was drawn", words=True))
+            blocks.append(
+                Table(("Setting", "value"), rows, caption=f"How {method.name} was generated", words=True)
+            )
     return blocks
 
 
 def _check(config: ReportConfig) -> None:
     if not config.results:
         raise ValueError(
-            "Expected --results with JSONs of `f2d-train evaluate`, got none. Name them, with commas between."
+            "--results is missing. Set it to one or more JSON files of `f2d-train evaluate`, separated by "
+            "commas."
         )
     if not config.out:
-        raise ValueError("Expected --out with a folder for the pages, got none. Name it.")
+        raise ValueError("--out is missing. Set it to a folder for the pages.")
     if config.draws < 1 or config.grid_identities < 0:
         raise ValueError(
-            f"Expected --draws from 1 and --grid-identities from 0, got {config.draws} and {config.grid_identities}."
+            f"--draws {config.draws} or --grid-identities {config.grid_identities} is out of range. Use at "
+            "least 1 draw and 0 identities."
         )
     wrong = [prompt for prompt in config.grid_prompts if not 0 <= prompt < len(PROMPTS)]
     if wrong:
         raise ValueError(
-            f"Expected --grid-prompts from 0 to {len(PROMPTS) - 1}, got {wrong[0]}. Name places in Table 7."
+            f"--grid-prompts has no prompt {wrong[0]}. Use places in Table 7, from 0 to {len(PROMPTS) - 1}."
         )
     if config.encoders and not config.triplets:
         raise ValueError(
-            "Expected --triplets with aligned faces for --encoders, got none. Name a folder with a folder for each identity."
+            "--encoders needs --triplets. Set it to a folder of aligned faces with one subfolder per "
+            "identity."
         )
 
 
-def _verifications(config: ReportConfig, log: Callable[[str], None]) -> list[tuple[dict[str, Any], bytes]]:
-    """Read the JSONs of `verification.report`, each with the histograms beside it, and verify further encoders."""
+def _collect_verifications(
+    config: ReportConfig, log: Callable[[str], None]
+) -> list[tuple[dict[str, Any], bytes]]:
+    """Verify the given encoders; returns their JSONs and histograms after those of --verification."""
     files = [Path(path) for path in config.verification]
     for number, encoder in enumerate(config.encoders):
         folder = Path(config.out) / f"encoder-{number}"
@@ -173,9 +190,7 @@ def _verifications(config: ReportConfig, log: Callable[[str], None]) -> list[tup
 
 def _read_verification(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"Expected an encoder's verification at '{path}', got no such file. Check the path."
-        )
+        raise FileNotFoundError(f"There is no verification.json at '{path}'. Check --verification.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         complete = found["triplets"] and all(
@@ -183,12 +198,11 @@ def _read_verification(path: Path) -> dict[str, Any]:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Expected an encoder's verification.json, got '{path}', which is damaged or something else ({error!r})."
+            f"'{path}' is damaged or not an encoder's verification.json ({error!r}). Verify the encoder "
+            "again with --encoders."
         ) from error
     if not complete:
-        raise ValueError(
-            f"Expected an encoder's verification.json, got '{path}' without triplets. Make it again."
-        )
+        raise ValueError(f"'{path}' lists no triplets. Verify the encoder again with --encoders.")
     return found
 
 

@@ -269,7 +269,7 @@ def _table(
 
 def _row(title: str, means: Sequence[Mean], ranks: Sequence[int]) -> Row:
     cells = [
-        Cell(f"{mean.value:.3f}", place, f"{mean.low:.3f} to {mean.high:.3f}") if mean.pictures else Cell("–")
+        Cell(f"{mean.value:.3f}", place, f"{mean.low:.3f} to {mean.high:.3f}") if mean.samples else Cell("–")
         for mean, place in zip(means, ranks, strict=True)
     ]
     return Row((Cell(title), *cells), "measured")
