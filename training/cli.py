@@ -199,9 +199,9 @@ def _evaluate(config: EvaluateConfig, preset: str) -> None:
 
 
 def _report(config: ReportConfig, preset: str) -> None:
-    from .report.report import report
+    from .report.evaluation_report import write_evaluation_report
 
-    _log(f"Report -> {report(config, _log)}")
+    _log(f"Report -> {write_evaluation_report(config, _log)}")
 
 
 def _miniature(config: MiniatureConfig, preset: str) -> None:
@@ -210,19 +210,23 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
 
     require_one_process("`f2d-train miniature`")
     if config.stage == "exam":
-        from .miniature.study.held_out import write_exam
+        from .miniature.study.held_out_evaluation import write_held_out_evaluation
 
-        _log(f"Page -> {write_exam(config, _log)}")
+        _log(f"Page -> {write_held_out_evaluation(config, _log)}")
         return
     miniature = Miniature(config, _log)
     if config.stage == "report":
-        from .miniature.study.report import SEEDS, write_report
+        from .miniature.study.miniature_report import SEEDS, write_miniature_report
 
-        _log(f"Page -> {write_report(miniature, config.seeds or SEEDS)}")
+        _log(f"Page -> {write_miniature_report(miniature, config.seeds or SEEDS)}")
     elif config.stage == "ship":
-        _log(f"Weights -> {miniature.ship()}")
+        from .miniature.shipping import ship_weights
+
+        _log(f"Weights -> {ship_weights(miniature)}")
     elif config.stage == "unpack":
-        _log(f"Models -> {miniature.unpack()}")
+        from .miniature.shipping import unpack_weights
+
+        _log(f"Models -> {unpack_weights(miniature)}")
     else:
         _log(f"Models -> {miniature.train()}")
 

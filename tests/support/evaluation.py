@@ -1,4 +1,4 @@
-"""A small evaluation: made-up faces, a Stable Diffusion of random weights, an evaluator without weights."""
+"""A small evaluation: made-up faces, a Stable Diffusion of random weights, and a scorer without weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 from support.identities import draw
 from support.official import write_mapper, write_msid
 
-SIZE = 64  # px, of pictures
+SIZE = 64  # px, of the images
 METRICS = ("AdaFace", "SphereFace", "FaceNet", "CLIP", "dCLIP", "SigLIP")
 
 
 class HashScorer:
-    """Scores in [0, 1] that follow from the pixels and the texts alone."""
+    """Scores in [0, 1] that depend on pixels and texts alone."""
 
     metrics = METRICS
     description = {"all": "SHA-256 of pixels and texts"}
@@ -42,7 +42,7 @@ def load_hash_scorer(**weights: Any) -> HashScorer:
 
 
 def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
-    """Squares that stand for FFHQ crops."""
+    """Write squares in place of FFHQ crops."""
     for place, name in enumerate(names):
         save_png(
             folder / f"{name}.png", cv2.resize(draw(place, 0), (128, 128), interpolation=cv2.INTER_CUBIC)
@@ -51,9 +51,7 @@ def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, str]:
-    """A small msid.pt, a mapping.pt for it and a Stable Diffusion in diffusers layout, as options of an
-    EvaluateConfig.
-    """
+    """Write a small msid.pt, its mapping.pt and a Stable Diffusion in diffusers' layout; returns evaluate's options."""
     from support.random_pipeline import random_pipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +62,10 @@ def write_models(folder: Path) -> dict[str, str]:
 
 
 def evaluate(settings: dict[str, Any]) -> tuple[Path, list[str]]:
-    """Run `f2d-train evaluate` with the judge above; gives its result and what it said."""
+    """Run `f2d-train evaluate` with HashScorer; returns the results' path and the log."""
     from face2diffusion.training.config import EvaluateConfig
     from face2diffusion.training.evaluation import evaluate as module
 
-    said: list[str] = []
+    logged: list[str] = []
     with mock.patch.object(module, "load_scorer", load_hash_scorer):
-        return module.evaluate(EvaluateConfig(**settings), said.append), said
+        return module.evaluate(EvaluateConfig(**settings), logged.append), logged

@@ -1,4 +1,4 @@
-"""Drawing into the layout: what stays, what is drawn again, what is refused; faces from photos and videos."""
+"""Generation into the layout: what is kept, generated again and refused; faces from photos and videos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from face2diffusion.f2d.networks.recognition import SphereFace
 from face2diffusion.training.config import EvaluateConfig
 from face2diffusion.training.evaluation import generate as module
 from face2diffusion.training.evaluation import references
-from face2diffusion.training.evaluation.generate import ImageGenerator, batches, generate, plan
+from face2diffusion.training.evaluation.generate import (
+    ImageGenerator,
+    generate_images,
+    group_batches,
+    list_missing,
+)
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
 from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
 from face2diffusion.training.evaluation.scoring import Evaluator, Request, Scorer
@@ -56,33 +61,33 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def painter(settings: dict) -> ImageGenerator:
+def generator(settings: dict) -> ImageGenerator:
     return ImageGenerator(EvaluateConfig(**settings), "cpu")
 
 
-def draw(painter: ImageGenerator, settings: dict, folder: Path) -> int:
-    """Draw what is missing of PROTOCOL; gives how many pictures that were."""
+def generate(generator: ImageGenerator, settings: dict, folder: Path) -> int:
+    """Generate what is missing of PROTOCOL; returns the number of images."""
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
     inventory = scan(folder, PROTOCOL)
-    todo = plan(
+    todo = list_missing(
         inventory,
-        {slot: painter.record(slot, found.hashes[slot.identity]) for slot in inventory.present},
+        {slot: generator.record(slot, found.hashes[slot.identity]) for slot in inventory.present},
         folder,
     )
-    assert generate(painter, batches(todo, painter.batch_size), found, folder) == {}
+    assert generate_images(generator, group_batches(todo, generator.batch_size), found, folder) == {}
     return len(todo)
 
 
-def test_pictures_are_what_the_pipeline_draws_and_say_how(
-    painter: ImageGenerator, settings: dict, tmp_path: Path
+def test_images_equal_the_pipelines_and_hold_a_record(
+    generator: ImageGenerator, settings: dict, tmp_path: Path
 ) -> None:
-    assert draw(painter, settings, tmp_path) == 4
+    assert generate(generator, settings, tmp_path) == 4
     assert scan(tmp_path, PROTOCOL).missing == ()
-    pictures = painter.pipeline.generate(
-        "A photo of S* sipping coffee at a café terrace", painter.settings, 0, 2, 2, progress=False
+    generated = generator.pipeline.generate(
+        "A photo of S* sipping coffee at a café terrace", generator.settings, 0, 2, 2, progress=False
     )
-    assert np.array_equal(load_photo(tmp_path / "alice/13/1.png"), pictures[1].image)
-    (base,) = painter.pipeline.generate("A photo of S*", painter.settings, 0, progress=False)
+    assert np.array_equal(load_photo(tmp_path / "alice/13/1.png"), generated[1].image)
+    (base,) = generator.pipeline.generate("A photo of S*", generator.settings, 0, progress=False)
     assert np.array_equal(load_photo(tmp_path / "alice/base/0.png"), base.image)
     text = Image.open(tmp_path / "alice/13/2.png").text
     record = json.loads(text[RECORD])
@@ -95,63 +100,69 @@ def test_pictures_are_what_the_pipeline_draws_and_say_how(
     assert "café terrace" in text["parameters"]
 
 
-def test_whole_pictures_stay_and_only_the_others_are_drawn_with_the_same_bytes(
-    painter: ImageGenerator, settings: dict, tmp_path: Path
+def test_intact_images_are_kept_and_others_generated_with_the_same_bytes(
+    generator: ImageGenerator, settings: dict, tmp_path: Path
 ) -> None:
-    draw(painter, settings, tmp_path)
+    generate(generator, settings, tmp_path)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.png")}
     (tmp_path / "alice/13/1.png").write_bytes(before[tmp_path / "alice/13/1.png"][0][:100])
     (tmp_path / "alice/13/2.png").unlink()
-    assert draw(painter, settings, tmp_path) == 2
+    assert generate(generator, settings, tmp_path) == 2
     for path, (content, time) in before.items():
         assert path.read_bytes() == content
         assert (path.stat().st_mtime_ns == time) == (path.name == "0.png")
-    assert draw(painter, settings, tmp_path) == 0
+    assert generate(generator, settings, tmp_path) == 0
 
 
-def test_pictures_of_another_run_stop_this_one(
-    painter: ImageGenerator, settings: dict, tmp_path: Path
+def test_images_of_another_run_stop_this_one(
+    generator: ImageGenerator, settings: dict, tmp_path: Path
 ) -> None:
-    draw(painter, settings, tmp_path)
+    generate(generator, settings, tmp_path)
     other = ImageGenerator(EvaluateConfig(**{**settings, "steps": 3}), "cpu")
-    with pytest.raises(ValueError, match=r"got 4 of another \(the first: alice/base/0.png: steps 2, not 3\)"):
-        draw(other, settings, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"4 image\(s\) of another run \(first: alice/base/0.png: steps 2, not 3\)"
+    ):
+        generate(other, settings, tmp_path)
     foreign = Slot("alice", 13, 0)
-    with pytest.raises(ValueError, match="does not say how it was made"):
-        plan(Inventory({foreign: ""}, {}, (), ()), {foreign: painter.record(foreign, "")}, tmp_path)
+    with pytest.raises(ValueError, match="without a record"):
+        list_missing(Inventory({foreign: ""}, {}, (), ()), {foreign: generator.record(foreign, "")}, tmp_path)
 
 
 def test_the_face_is_encoded_once_for_all_its_prompts(
-    painter: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met: list[dict] = []
-    monkeypatch.setattr(painter, "_met", "")
-    monkeypatch.setattr(painter.pipeline, "add_subject", lambda *arguments, **options: met.append(options))
-    monkeypatch.setattr(painter, "draw", lambda slots, face_hash, folder: None)
+    subjects: list[dict] = []
+    monkeypatch.setattr(generator, "_subject", "")
+    monkeypatch.setattr(
+        generator.pipeline, "add_subject", lambda *arguments, **options: subjects.append(options)
+    )
+    monkeypatch.setattr(generator, "generate", lambda slots, face_hash, folder: None)
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
-    generate(painter, batches(sorted(Protocol(("alice", "bob"), (0, 1, 2), 2).slots()), 2), found, tmp_path)
-    assert met == [{"positional": "replace"}] * 2
+    generate_images(
+        generator, group_batches(sorted(Protocol(("alice", "bob"), (0, 1, 2), 2).slots()), 2), found, tmp_path
+    )
+    assert subjects == [{"positional": "replace"}] * 2
 
 
-def test_a_face_that_the_detector_misses_is_told_and_the_others_are_drawn(
-    painter: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missed_face_is_reported_and_the_others_are_generated(
+    generator: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meet(face: str, face_hash: str, located: Face | None) -> None:
+    def set_subject(face: str, face_hash: str, located: Face | None) -> None:
         if Path(face).stem == "alice":
             raise NoFaceError("Expected a face, got none.")
 
-    drawn = []
-    monkeypatch.setattr(painter, "meet", meet)
-    monkeypatch.setattr(painter, "draw", lambda slots, face_hash, folder: drawn.extend(slots))
+    generated: list[Slot] = []
+    monkeypatch.setattr(generator, "set_subject", set_subject)
+    monkeypatch.setattr(generator, "generate", lambda slots, face_hash, folder: generated.extend(slots))
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
-    failed = generate(
-        painter, batches(sorted(Protocol(("alice", "bob"), (0,), 2).slots()), 2), found, tmp_path
+    failed = generate_images(
+        generator, group_batches(sorted(Protocol(("alice", "bob"), (0,), 2).slots()), 2), found, tmp_path
     )
     assert failed == {"alice": "Expected a face, got none."}
-    assert [slot.name for slot in drawn] == ["bob/0/0.png", "bob/0/1.png"]
+    assert [slot.name for slot in generated] == ["bob/0/0.png", "bob/0/1.png"]
 
 
-def test_batches_are_the_same_whatever_is_missing() -> None:
+def test_batches_do_not_depend_on_what_is_missing() -> None:
     slots = [
         Slot("a", BASE, 0),
         Slot("a", 0, 1),
@@ -160,20 +171,26 @@ def test_batches_are_the_same_whatever_is_missing() -> None:
         Slot("a", 1, 0),
         Slot("b", 1, 0),
     ]
-    assert [[slot.seed for slot in batch] for batch in batches(slots, 2)] == [[0], [1], [2, 3], [0], [0]]
+    assert [[slot.seed for slot in batch] for batch in group_batches(slots, 2)] == [
+        [0],
+        [1],
+        [2, 3],
+        [0],
+        [0],
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [({"msid": ""}, "Expected --msid with --base"), ({"draw_batch": 0}, "draw-batch of at least 1")],
+    [({"msid": ""}, "--base needs --msid"), ({"draw_batch": 0}, "--draw-batch 0 .* at least 1")],
 )
-def test_what_cannot_draw_is_refused(settings: dict, change: dict, match: str) -> None:
+def test_invalid_settings_are_refused(settings: dict, change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ImageGenerator(EvaluateConfig(**{**settings, **change}), "cpu")
 
 
-def test_encoding_time_and_parameters_for_table_2(painter: ImageGenerator, settings: dict) -> None:
-    found = module.describe(painter, str(Path(settings["faces"]) / "alice.png"))
+def test_encoding_time_and_parameters_for_table_2(generator: ImageGenerator, settings: dict) -> None:
+    found = module.describe_generator(generator, str(Path(settings["faces"]) / "alice.png"))
     assert found["parameters"] == 313_408  # 2 x (320*128 + 128*128 + 128*768 + biases) + 64
     assert 0 < found["encoding_seconds"] < 1
 
@@ -190,36 +207,36 @@ def write_video(path: Path, frames: int = 9) -> Path:
 
 
 @pytest.mark.parametrize(("frame", "level"), [(0.0, 20), (0.5, 100), (1.0, 180)])
-def test_the_middle_frame_is_taken_of_a_video(tmp_path: Path, frame: float, level: int) -> None:
+def test_the_middle_frame_of_a_video_is_read(tmp_path: Path, frame: float, level: int) -> None:
     video = write_video(tmp_path / "clip.avi")
     assert abs(float(read_face(video, frame).mean()) - level) < 3
 
 
-def test_a_damaged_video_is_told(tmp_path: Path) -> None:
+def test_a_damaged_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(ValueError, match=r"clip\.mp4', which breaks off or is damaged"):
+    with pytest.raises(ValueError, match=r"clip\.mp4' cannot be read"):
         read_face(tmp_path / "clip.mp4")
 
 
-def test_faces_of_photos_and_videos_are_cut_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_of_photos_and_videos_are_cropped_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "_load_detector", lambda config: Detector())
     photo = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
     save_png(tmp_path / "faces/alice.png", photo)
     save_png(tmp_path / "faces/deep/dark.png", np.zeros((160, 160, 3), np.uint8))
     write_video(tmp_path / "faces/bob.avi")
     config = EvaluateConfig(faces=str(tmp_path / "faces"), face_size=64, detector="yunet.onnx")
-    said: list[str] = []
-    found = prepare_references(config, tmp_path / "crops", said.append)
+    logged: list[str] = []
+    found = prepare_references(config, tmp_path / "crops", logged.append)
     assert list(found.crops) == ["alice", "bob"]
     assert found.skipped == {"dark": "Expected a face, got none."}
     assert np.array_equal(load_photo(found.crops["alice"]), align_ffhq(photo, LANDMARKS, 64))
-    assert any("dark" in message for message in said)
+    assert any("dark" in message for message in logged)
     times = {path: Path(path).stat().st_mtime_ns for path in found.crops.values()}
-    assert prepare_references(config, tmp_path / "crops", said.append).hashes == found.hashes
+    assert prepare_references(config, tmp_path / "crops", logged.append).hashes == found.hashes
     assert {path: Path(path).stat().st_mtime_ns for path in times} == times
     Path(found.crops["bob"]).write_bytes(b"half")
     save_png(tmp_path / "faces/alice.png", photo[::-1])
-    again = prepare_references(config, tmp_path / "crops", said.append)
+    again = prepare_references(config, tmp_path / "crops", logged.append)
     assert again.hashes["bob"] == found.hashes["bob"]
     assert again.hashes["alice"] != found.hashes["alice"]
 
@@ -273,27 +290,25 @@ def test_identities_are_drawn_at_random_but_always_the_same(tmp_path: Path) -> N
     assert len(list_faces(tmp_path, 0)) == len(list_faces(tmp_path, 100)) == 20
 
 
-def test_bad_faces_are_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="Expected --faces with a folder"):
+def test_invalid_faces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         list_faces(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(ValueError, match="Expected photos or videos"):
+    with pytest.raises(ValueError, match="no photos or videos"):
         list_faces(tmp_path)
     save_png(tmp_path / "wide.png", np.zeros((16, 32, 3), np.uint8))
     with pytest.raises(
-        ValueError, match=r"got none that can be used of 1 \(the first: wide: Expected an FFHQ crop"
+        ValueError, match=r"None of the 1 files .*first: wide: .* 32x16 px, but FFHQ crops are square"
     ):
         prepare_references(EvaluateConfig(faces=str(tmp_path), aligned=True), "", print)
-    with pytest.raises(ValueError, match="Expected --detector"):
+    with pytest.raises(ValueError, match="needs --detector"):
         prepare_references(EvaluateConfig(faces=str(tmp_path)), tmp_path / "crops", print)
     save_png(tmp_path / "more/wide.png", np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="one file for each identity"):
+    with pytest.raises(ValueError, match="would be one identity"):
         list_faces(tmp_path)
 
 
-def test_a_portrait_goes_the_whole_way_with_a_real_detector(
-    settings: dict, detector_file: Path, tmp_path: Path
-) -> None:
+def test_a_portrait_with_a_real_detector(settings: dict, detector_file: Path, tmp_path: Path) -> None:
     data = pytest.importorskip(
         "skimage.data", reason="needs scikit-image for a portrait: pip install scikit-image"
     )
@@ -310,9 +325,9 @@ def test_a_portrait_goes_the_whole_way_with_a_real_detector(
     found = prepare_references(config, tmp_path / "crops", lambda message: None)
     crop = load_photo(found.crops["eileen"])
     assert crop.shape == (512, 512, 3)
-    painter = ImageGenerator(config, "cpu")
-    aligned = painter._crop(crop).astype(float)  # found in the FFHQ crop, or in the photo: one face
-    direct = painter.encoder.crop_face(data.astronaut()).crop.astype(float)
+    generator = ImageGenerator(config, "cpu")
+    aligned = generator._crop(crop).astype(float)  # the same face, detected in the FFHQ crop or in the photo
+    direct = generator.encoder.find(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
-    assert generate(painter, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
+    assert generate_images(generator, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
     assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)

@@ -17,7 +17,7 @@ from face2diffusion.training.evaluation.metrics import (
 scipy_stats = pytest.importorskip("scipy.stats", reason="needs SciPy: pip install scipy")
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+def sample(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -27,7 +27,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("score", [identity_score, clip_score])
 def test_cosines_below_zero_count_as_zero(score) -> None:
-    first, second = draw(20, 5), draw(20, 5, seed=1)
+    first, second = sample(20, 5), sample(20, 5, seed=1)
     expected = [max(cosine(a, b), 0) for a, b in zip(first.numpy(), second.numpy(), strict=True)]
     assert 0 in expected
     np.testing.assert_allclose(score(first, second), expected, atol=1e-12)
@@ -36,7 +36,7 @@ def test_cosines_below_zero_count_as_zero(score) -> None:
 
 
 def test_dclip_compares_directions_of_normalized_embeddings() -> None:
-    image, base, text, base_text = (draw(20, 6, seed=seed) for seed in range(4))
+    image, base, text, base_text = (sample(20, 6, seed=seed) for seed in range(4))
     expected = []
     for row in zip(*(x.numpy() for x in (image, base, text, base_text)), strict=True):
         y, y_r, p, p_r = (x / np.linalg.norm(x) for x in row)
@@ -46,13 +46,13 @@ def test_dclip_compares_directions_of_normalized_embeddings() -> None:
 
 
 def test_dclip_without_a_difference_is_zero() -> None:
-    image, base, text, base_text = (draw(3, 6, seed=seed) for seed in range(4))
+    image, base, text, base_text = (sample(3, 6, seed=seed) for seed in range(4))
     assert directional_clip_score(base, base, text, base_text).tolist() == [0, 0, 0]
     assert directional_clip_score(image, base, text, text).tolist() == [0, 0, 0]
 
 
 def test_siglip_is_the_sigmoid_of_the_scaled_cosine() -> None:
-    image, text = draw(20, 6), draw(20, 6, seed=1)
+    image, text = sample(20, 6), sample(20, 6, seed=1)
     logits = [118.2 * cosine(a, b) - 12.7 for a, b in zip(image.numpy(), text.numpy(), strict=True)]
     scores = siglip_score(image, text, 118.2, -12.7)
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-9)
@@ -80,7 +80,7 @@ def test_means_by_hand(case: str) -> None:
 
 
 def test_means_equal_scipy_row_by_row() -> None:
-    scores = draw(50, 6).abs()
+    scores = sample(50, 6).abs()
     scores[::7, 2] = 0
     np.testing.assert_allclose(harmonic_mean(scores), scipy_stats.hmean(scores.numpy(), axis=1), rtol=1e-12)
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""The prompts of Table 7, the layout, and what a scan says of a folder."""
+"""The prompts of Table 7, the layout, and the scan of a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from face2diffusion.training.evaluation.protocol import (
     RECORD,
     Protocol,
     Slot,
-    check_some,
+    check_not_empty,
     divide,
     scan,
     write_manifest,
@@ -44,14 +44,14 @@ def test_table_7() -> None:
     ]  # fmt: skip
 
 
-def test_the_papers_protocol_has_16000_pictures() -> None:
+def test_the_papers_protocol_has_16000_images() -> None:
     protocol = Protocol(tuple(f"{number:03d}" for number in range(100)))
     assert len(list(protocol.slots())) == 16_000
     assert len({slot.name for slot in [*protocol.slots(), *protocol.base_slots()]}) == 16_100
 
 
 @pytest.mark.parametrize("slot", [Slot("alice", 0, 3), Slot("b.ob (2)", 39, 10), Slot("é", BASE, 0)])
-def test_names_are_read_back(slot: Slot) -> None:
+def test_names_are_parsed(slot: Slot) -> None:
     assert Slot.parse(slot.name) == slot
 
 
@@ -67,26 +67,31 @@ def test_names_are_read_back(slot: Slot) -> None:
         "alice/x/0.png",
     ],
 )
-def test_other_names_are_none_of_the_layout(name: str) -> None:
+def test_other_names_are_outside_the_layout(name: str) -> None:
     assert Slot.parse(name) is None
 
 
 @pytest.mark.parametrize(
     ("prompts", "count", "match"),
-    [((), 4, "each once"), ((40,), 4, "0 to 39"), ((1, 1), 4, "each once"), ((1,), 0, "at least 1")],
+    [
+        ((), 4, "each once"),
+        ((40,), 4, "40.*0 to 39"),
+        ((1, 1), 4, "each once"),
+        ((1,), 0, "0 images.*at least 1"),
+    ],
 )
-def test_a_protocol_makes_sense(prompts: tuple[int, ...], count: int, match: str) -> None:
+def test_invalid_protocols_are_refused(prompts: tuple[int, ...], count: int, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Protocol(("alice",), prompts, count)
 
 
-def test_a_scan_tells_what_is_there_missing_broken_and_foreign(tmp_path: Path) -> None:
+def test_a_scan_finds_present_missing_broken_and_unexpected_images(tmp_path: Path) -> None:
     put(tmp_path, "alice/0/0.png", "alice/39/1.png", "alice/base/0.png", "bob/0/0.png", "bob/0/1.png")
     put(tmp_path, "alice/0/7.png", "carol/0/0.png", "bob/40/0.png")
     whole = (tmp_path / "bob/0/0.png").read_bytes()
     (tmp_path / "bob/0/0.png").write_bytes(whole[: len(whole) - 40])
     save_png(tmp_path / "bob/0/1.png", GRAY[:16, :16])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     found = scan(tmp_path, PROTOCOL)
     assert found.present == {
         slot: slot.name for slot in (Slot("alice", BASE, 0), Slot("alice", 0, 0), Slot("alice", 39, 1))
@@ -98,9 +103,9 @@ def test_a_scan_tells_what_is_there_missing_broken_and_foreign(tmp_path: Path) -
         "bob/39/1.png",
         "bob/base/0.png",
     ]
-    assert {slot.name: why.partition(",")[0] for slot, why in found.broken.items()} == {
-        "bob/0/0.png": "Expected a whole picture",
-        "bob/0/1.png": "Expected 32x32 px",
+    assert {slot.name: why.partition(" (")[0] for slot, why in found.broken.items()} == {
+        "bob/0/0.png": "damaged",
+        "bob/0/1.png": "16x16 px, not 32x32 px",
     }
     assert found.unexpected == ("alice/0/7.png", "bob/40/0.png", "carol/0/0.png")
     manifest = json.loads(
@@ -130,20 +135,20 @@ def test_a_scan_decodes_no_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [slot.name for slot in found.broken] == ["ann/0/1.png"]
 
 
-def test_a_folder_without_a_picture_to_score_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_an_image_to_score_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "alice/base/0.png")
-    with pytest.raises(ValueError, match=r"identity/prompt_index/seed\.png in .*, got none\. "):
-        check_some(scan(tmp_path, PROTOCOL), tmp_path)
+    with pytest.raises(ValueError, match=r"no image to score\. Name images identity/prompt_index/seed\.png"):
+        check_not_empty(scan(tmp_path, PROTOCOL), tmp_path)
     put(tmp_path, "alice/chef/0.png")
-    with pytest.raises(ValueError, match=r"got 1 other picture\(s\) \(the first: alice/chef/0.png\)"):
-        check_some(scan(tmp_path, PROTOCOL), tmp_path)
+    with pytest.raises(ValueError, match=r"1 other image\(s\) \(first: alice/chef/0.png\)"):
+        check_not_empty(scan(tmp_path, PROTOCOL), tmp_path)
     save_png(tmp_path / "alice/0/0.png", GRAY[:16])
-    with pytest.raises(ValueError, match=r"alice/0/0.png: Expected 32x32 px, got 32x16 px"):
-        check_some(scan(tmp_path, PROTOCOL), tmp_path)
+    with pytest.raises(ValueError, match=r"alice/0/0.png: 32x16 px, not 32x32 px"):
+        check_not_empty(scan(tmp_path, PROTOCOL), tmp_path)
 
 
 @pytest.mark.parametrize(("count", "world"), [(10, 3), (2, 4), (0, 2), (7, 1)])
-def test_processes_share_all_and_nothing_twice(count: int, world: int) -> None:
+def test_processes_divide_all_items_without_overlap(count: int, world: int) -> None:
     parts = [divide(list(range(count)), rank, world) for rank in range(world)]
     assert [item for part in parts for item in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -1,4 +1,4 @@
-"""Results on disk, and the pages that are made of them, by hand and by eye of a parser."""
+"""Results on disk, and the pages of a report, checked against hand-made scores and an HTML parser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from face2diffusion.training.config import ReportConfig
 from face2diffusion.training.evaluation import fid
 from face2diffusion.training.evaluation.protocol import Protocol, Slot
 from face2diffusion.training.evaluation.results import Results
-from face2diffusion.training.report.report import report
+from face2diffusion.training.report.evaluation_report import write_evaluation_report
 from PIL import Image
 from support.identities import write_folders
 
@@ -31,7 +31,7 @@ Make = Callable[..., Path]
 
 
 def by_hand(slot: Slot) -> dict[str, float]:
-    """Alice's first picture has 0.2 and 0.8 in turns, her second no face; all of Bob's have 0.5."""
+    """Alice's first image has 0.2 and 0.8 in turns, her second no face; all of Bob's have 0.5."""
     if slot.identity == "bob":
         return dict(HALF)
     scores = [0.2, 0.8] * 3 if slot.seed == 0 else [0, 0, 0, 0.5, 0.5, 0.5]
@@ -58,9 +58,9 @@ def make(tmp_path: Path) -> Make:
                 "generation": None,
             },
         }
-        pictures = tuple((slot, scores(slot)) for slot in protocol.slots())
+        images = tuple((slot, scores(slot)) for slot in protocol.slots())
         path = tmp_path / f"{method}.json"
-        Results(method, protocol, pictures=pictures, **{**fields, **changes}).save(path)
+        Results(method, protocol, images=images, **{**fields, **changes}).save(path)
         return path
 
     return write
@@ -70,7 +70,7 @@ def pages(*results: Path, **settings: Any) -> tuple[str, str]:
     """The Markdown and the HTML page of some results."""
     out = results[0].parent / "report"
     settings = {"draws": 200, **settings}
-    page = report(
+    page = write_evaluation_report(
         ReportConfig(results=tuple(map(str, results)), out=str(out), **settings), lambda message: None
     )
     return (out / "report.md").read_text(), page.read_text()
@@ -97,9 +97,7 @@ class Links(HTMLParser):
 
 
 def test_means_of_hand_made_scores(make: Make) -> None:
-    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the picture without a
-    face; Bob: 0.5.
-    """
+    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the image without a face; Bob: 0.5."""
     markdown, _ = pages(make())
     cells = row(markdown, "F2D (measured)")
     assert [float(cell.split()[0]) for cell in cells[1:]] == pytest.approx(
@@ -161,7 +159,7 @@ def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(ma
     assert "My &lt;b&gt;net&lt;/b&gt;" in html and "<b>net" not in html
 
 
-def test_the_label_clash_is_told(make: Make) -> None:
+def test_the_conflicting_column_titles_are_explained(make: Make) -> None:
     markdown, _ = pages(make())
     assert "0.2252, is what Table 1 calls gMean" in markdown
     assert row(markdown.partition("Table 3.")[2], "ArcFace |")[3:] == ["–", "0.2135"]
@@ -185,7 +183,7 @@ def test_measured_methods_are_ranked_among_themselves(make: Make) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"scorer": {"AdaFace": "ir50"}}, "judges"),
+        ({"scorer": {"AdaFace": "ir50"}}, "evaluators"),
         ({"faces": {"alice": "1", "bob": "3"}}, "faces"),
         ({"prompts": (2, 34)}, "prompts"),
         ({"metrics": METRICS[:3]}, "metrics"),
@@ -198,7 +196,7 @@ def test_methods_that_were_scored_otherwise_are_not_ranked(make: Make, change: d
     assert not [cell for name in "AB" for cell in row(markdown, f"{name} (measured)") if "(1)" in cell]
 
 
-def test_gaps_are_told_and_never_zero(make: Make) -> None:
+def test_gaps_are_listed_and_never_zero(make: Make) -> None:
     def without_base(slot: Slot) -> dict[str, float]:
         return {name: 0.5 for name in METRICS if slot.identity == "bob" or name != "dCLIP"}
 
@@ -211,7 +209,7 @@ def test_gaps_are_told_and_never_zero(make: Make) -> None:
     markdown, html = pages(make("A", without_base, gaps=gaps))
     assert [cell.split()[0] for cell in row(markdown, "A (measured)")[1:]] == ["0.5000"] * 8
     for page in (markdown, html):
-        assert "4 picture(s) of A lack a metric" in page
+        assert "4 image(s) of A lack a metric" in page
         for told in (
             "alice/base/0.png",
             "Expected 32x32 px, got 16x16 px",
@@ -238,7 +236,7 @@ def test_costs(make: Make) -> None:
     assert row(table, "Face2Diffusion")[1:] == ["**69.33** (1)", "1.20 × 10⁷ (2)", "**0.006 s** (1)"]
 
 
-def test_pages_need_nothing_else_and_are_made_again_the_same(make: Make, tmp_path: Path) -> None:
+def test_pages_are_self_contained_and_reproducible(make: Make, tmp_path: Path) -> None:
     results = make()
     for name in ("faces/alice.png", "images/alice/2/0.png"):
         save_png(tmp_path / name, np.full((32, 32, 3), 90, np.uint8))
@@ -254,9 +252,9 @@ def test_pages_need_nothing_else_and_are_made_again_the_same(make: Make, tmp_pat
     assert (markdown, html) == pages(results)
 
 
-def test_tables_are_made_without_the_pictures(make: Make) -> None:
+def test_tables_do_not_need_the_images(make: Make) -> None:
     markdown, _ = pages(make())
-    assert "The pictures are not on this machine" in markdown
+    assert "The images are not on this machine" in markdown
 
 
 def test_encoders_are_verified_or_read(make: Make, tmp_path: Path) -> None:
@@ -279,16 +277,16 @@ def test_encoders_are_verified_or_read(make: Make, tmp_path: Path) -> None:
     again = pages(make(), verification=(str(tmp_path / "report/encoder-0/verification.json"),))[0]
     assert again == markdown
     (tmp_path / "half.json").write_text('{"triplets": 5, "dep')
-    with pytest.raises(ValueError, match=r"half\.json', which is damaged or something else"):
+    with pytest.raises(ValueError, match=r"half\.json' is damaged or not an encoder's"):
         pages(make(), verification=(str(tmp_path / "half.json"),))
 
 
 def test_results_are_read_back(make: Make) -> None:
     path = make(scores=lambda slot: {"SigLIP": 1.23456789e-6, "AdaFace": 0.0})
     found = Results.load(path)
-    assert found.pictures[0] == (Slot("alice", 2, 0), {"SigLIP": 1.234568e-6, "AdaFace": 0.0})
+    assert found.images[0] == (Slot("alice", 2, 0), {"SigLIP": 1.234568e-6, "AdaFace": 0.0})
     assert found.protocol == Protocol(("alice", "bob"), PROMPTS, 2, 32)
-    assert sum('"picture"' in line for line in path.read_text().splitlines()) == 8  # a line each
+    assert sum('"picture"' in line for line in path.read_text().splitlines()) == 8  # one line per image
     before = path.read_text()
     found.save(path)
     assert path.read_text() == before
@@ -317,13 +315,13 @@ def damage(content: dict, change: str) -> Any:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ("foreign", "with None. Choose another file"),
-        ("list", "with None"),
+        ("foreign", "format None.*Choose a file of"),
+        ("list", "format None"),
         ("field", "KeyError"),
         ("score", "alice/2/0.png has AdaFace 3.0"),
         ("nan", "has AdaFace nan"),
         ("metric", "has Beauty 0.5"),
-        ("name", "no picture of the layout"),
+        ("name", "not a path of the layout"),
         ("twice", "listed twice"),
     ],
 )
@@ -334,29 +332,29 @@ def test_other_files_are_refused(make: Make, change: str, match: str) -> None:
         Results.load(path)
 
 
-def test_half_written_results_are_told(make: Make) -> None:
+def test_truncated_results_are_refused(make: Make) -> None:
     path = make()
     path.write_text(path.read_text()[:-200])
-    with pytest.raises(ValueError, match=r"F2D\.json', which breaks off or is no JSON"):
+    with pytest.raises(ValueError, match=r"F2D\.json' is truncated or not JSON"):
         Results.load(path)
 
 
-def test_bad_orders_are_refused(make: Make, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(make: Make, tmp_path: Path) -> None:
     one, two = make("A"), tmp_path / "two.json"
     two.write_text(one.read_text())
-    with pytest.raises(ValueError, match="got 'A' twice"):
+    with pytest.raises(ValueError, match="Two results have the method 'A'.*--method"):
         pages(one, two)
     for settings, match in (
-        ({"grid_prompts": (40,)}, "grid-prompts from 0 to 39"),
-        ({"draws": 0}, "--draws from 1"),
-        ({"encoders": ("msid.pt",)}, "Expected --triplets"),
+        ({"grid_prompts": (40,)}, "--grid-prompts has no prompt 40.*0 to 39"),
+        ({"draws": 0}, "--draws 0 .*at least 1"),
+        ({"encoders": ("msid.pt",)}, "needs --triplets"),
     ):
         with pytest.raises(ValueError, match=match):
             pages(one, **settings)
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="There are no results"):
         pages(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="Expected --results"):
-        report(ReportConfig(out="x"))
+    with pytest.raises(ValueError, match="--results is missing"):
+        write_evaluation_report(ReportConfig(out="x"))
 
 
 # --- FID ---
@@ -376,35 +374,35 @@ def test_fid_of_colors(tmp_path: Path) -> None:
         def __init__(self, name: str, features: list[str], **options: Any) -> None:
             super().__init__(name, features)
 
-        def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor]:
-            return (pictures.float().mean((2, 3)),)
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+            return (images.float().mean((2, 3)),)
 
     torch_fidelity.register_feature_extractor("color", Color)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
     chance = np.random.default_rng(0)
-    drawn, real = chance.integers(0, 100, (12, 3)), chance.integers(100, 250, (10, 3))
+    generated, real = chance.integers(0, 100, (12, 3)), chance.integers(100, 250, (10, 3))
     files = []
-    for folder, colors, shape in (("drawn", drawn, (32, 32, 3)), ("real", real, (40, 64, 3))):
+    for folder, colors, shape in (("generated", generated, (32, 32, 3)), ("real", real, (40, 64, 3))):
         for number, color in enumerate(colors):
             save_png(tmp_path / folder / f"{number}.png", np.full(shape, color, np.uint8))
         files.append(sorted((tmp_path / folder).iterdir()))
     found = fid.frechet_distance(files[0], tmp_path / "real", tmp_path / "weights.pth", 32, "cpu", 4, "color")
-    covariances = [np.cov(colors.T) for colors in (drawn, real)]
+    covariances = [np.cov(colors.T) for colors in (generated, real)]
     root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
     assert found == pytest.approx(
-        ((drawn.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4
+        ((generated.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4
     )
 
 
-def test_fid_tells_what_it_lacks(tmp_path: Path) -> None:
+def test_fid_names_missing_inputs(tmp_path: Path) -> None:
     pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
     with pytest.raises(
-        ValueError, match="Expected --fid-weights .* https://github.com/toshas/torch-fidelity"
+        ValueError, match="--fid-weights is missing.* https://github.com/toshas/torch-fidelity"
     ):
         fid.frechet_distance([], tmp_path, "", 32, "cpu")
     with pytest.raises(FileNotFoundError, match="weights.pth"):
         fid.frechet_distance([], tmp_path, tmp_path / "weights.pth", 32, "cpu")
-    with pytest.raises(ValueError, match=r"Expected real pictures in .*, got 0"):
-        fid.real_pictures(tmp_path)
-    with pytest.raises(FileNotFoundError, match="Expected --fid with a folder"):
-        fid.real_pictures(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds 0 images, but FID needs at least 2"):
+        fid.list_real_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        fid.list_real_images(tmp_path / "nowhere")

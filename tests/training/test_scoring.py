@@ -15,7 +15,8 @@ from face2diffusion.f2d.face.alignment import align_face
 from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.networks.recognition import SphereFace, load_recognizer
-from face2diffusion.training.evaluation.scoring import METRICS, Evaluator, Request, Scorer, load_scorer
+from face2diffusion.training.evaluation.load_scorer import load_scorer
+from face2diffusion.training.evaluation.scoring import METRICS, Evaluator, Request, Scorer
 from face2diffusion.training.evaluation.text import load_text_evaluator
 from PIL import Image
 from support import recognition as published
@@ -279,12 +280,12 @@ def bad(pictures: Path, tmp_path: Path, what: str) -> Request:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("missing", "Expected a picture at '.*gone.png', got no such file"),
+        ("missing", "There is no image at '.*gone.png'"),
         ("half", "Expected a whole picture, got '.*half.png'"),
         ("empty", "Expected a picture, got '.*empty.png' with 0 bytes"),
-        ("folder", "Expected a picture at '.*', got something that cannot be read"),
-        ("faceless", "Expected a face in each identity's photo, got none in '.*nobody.png'"),
-        ("no base", "Expected a picture at '', got no such file"),
+        ("folder", "cannot be read"),
+        ("faceless", "No face found in 1 of .*nobody.png'"),
+        ("no base", "There is no image at ''"),
     ],
 )
 def test_a_bad_picture_is_an_error_that_names_it(
@@ -298,32 +299,26 @@ def test_a_bad_picture_is_an_error_that_names_it(
 def test_damaged_weights_are_not_zeros(pictures: Path) -> None:
     network = SphereFace().eval()
     network.fc5.bias.data[3] = float("nan")
-    with pytest.raises(
-        ValueError, match="Expected finite features of '.*photo.png' from SphereFace, got NaN"
-    ):
+    with pytest.raises(ValueError, match="SphereFace returned NaN or infinity for '.*photo.png'"):
         Scorer([Evaluator(network)], Astronaut()).score(requests(pictures, "0"), progress=False)
 
 
 def test_a_cache_that_is_none_is_refused(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "scores.sqlite").write_text('{"scores": [' * 200)
-    with pytest.raises(
-        ValueError, match="Expected a score cache at '.*scores.sqlite', got another or a damaged file"
-    ):
+    with pytest.raises(ValueError, match="scores.sqlite' is damaged or not a score cache"):
         Scorer(judges(weights, "SigLIP"), cache=tmp_path / "scores.sqlite")
-    with pytest.raises(OSError, match="Expected a score cache that can be written at"):
+    with pytest.raises(OSError, match="cannot be written .*--cache"):
         Scorer(judges(weights, "SigLIP"), cache=tmp_path)
 
 
 def test_judges_that_do_not_fit_together_are_refused(weights: Path) -> None:
-    with pytest.raises(ValueError, match="Expected one judge of each name, got none"):
+    with pytest.raises(ValueError, match="No evaluator is given"):
         load_scorer()
-    with pytest.raises(ValueError, match="Expected one judge of each name, got SigLIP, SigLIP"):
+    with pytest.raises(ValueError, match="SigLIP, SigLIP are not unique"):
         Scorer(judges(weights, "SigLIP", "SigLIP"))
-    with pytest.raises(
-        ValueError, match="Expected a detector to find faces for the identity metrics, got none"
-    ):
+    with pytest.raises(ValueError, match="Set --detector to a YuNet"):
         load_scorer(sphereface=weights / "sphere20a.pth")
-    with pytest.raises(ValueError, match="Expected a batch size of 1 and more, got 0"):
+    with pytest.raises(ValueError, match="batch size 0 .*at least 1"):
         load_scorer(siglip=weights / "siglip", batch_size=0)
 
 
@@ -353,9 +348,9 @@ def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, det
 def test_weights_in_the_wrong_slot_are_named(weights: Path, detector_file: Path) -> None:
     with pytest.raises(ValueError, match="the weights of FaceNet: this is SphereFace's network"):
         load_scorer(facenet=weights / "sphere20a.pth", detector=detector_file)
-    with pytest.raises(ValueError, match="Expected a CLIP model in '.*siglip', got one of type 'siglip'"):
+    with pytest.raises(ValueError, match="siglip' has the type 'siglip', not CLIP"):
         load_scorer(clip=weights / "siglip")
-    with pytest.raises(FileNotFoundError, match="Expected a folder of SigLIP with config.json"):
+    with pytest.raises(FileNotFoundError, match="no config.json. Choose a folder of SigLIP"):
         load_scorer(siglip=weights)
 
 
@@ -371,14 +366,14 @@ def test_half_a_folder_is_refused(weights: Path, tmp_path: Path) -> None:
         copy("text") / "model.safetensors",
         {"format": "pt"},
     )
-    with pytest.raises(ValueError, match="Expected all weights of CLIP in '.*text', got none for"):
+    with pytest.raises(ValueError, match="CLIP in '.*text' lacks .* tensors"):
         load_text_evaluator(tmp_path / "text", "CLIP")
     (copy("plain") / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match="Expected a whole CLIP in '.*plain', got parts that cannot be read"):
+    with pytest.raises(ValueError, match="CLIP in '.*plain' cannot be read"):
         load_text_evaluator(tmp_path / "plain", "CLIP")
     (copy("cut") / "model.safetensors").write_bytes(b"\x08" * 64)
-    with pytest.raises(ValueError, match="Expected a whole CLIP in '.*cut', got parts that cannot be read"):
+    with pytest.raises(ValueError, match="CLIP in '.*cut' cannot be read"):
         load_text_evaluator(tmp_path / "cut", "CLIP")
     (copy("config") / "config.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match="Expected a model's config in"):
+    with pytest.raises(ValueError, match="config.json' is not a model's config"):
         load_text_evaluator(tmp_path / "config", "CLIP")

@@ -1,4 +1,4 @@
-"""Bootstrap, upper bound and ranks against what is known of them."""
+"""Bootstrap, upper bound and ranks against known values."""
 
 from __future__ import annotations
 
@@ -12,25 +12,19 @@ from face2diffusion.training.report.statistics import bootstrap, bootstrap_mean,
 
 
 def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
-    """Pictures of one identity that are all alike carry no more than one.
-
-    The error falls with identities, not with pictures.
-    """
+    """Identical images of one identity count as one: the error falls with identities, not with images."""
     chance = np.random.default_rng(0)
-    identities, pictures, spread = 400, 40, 0.1
-    values = np.repeat(0.3 + spread * chance.standard_normal(identities), pictures)
-    found = bootstrap_mean(values, np.repeat(np.arange(identities), pictures), draws=4000)
-    error = values.reshape(identities, pictures).mean(1).std() / math.sqrt(identities)
+    identities, images, spread = 400, 40, 0.1
+    values = np.repeat(0.3 + spread * chance.standard_normal(identities), images)
+    found = bootstrap_mean(values, np.repeat(np.arange(identities), images), draws=4000)
+    error = values.reshape(identities, images).mean(1).std() / math.sqrt(identities)
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
-    assert (found.pictures, found.identities) == (identities * pictures, identities)
+    assert (found.samples, found.identities) == (identities * images, identities)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """95 % of 300 experiments, less what the percentile method lacks for 40 identities.
-
-    Binomial 3 sigma is 3.8 %.
-    """
+def test_interval_has_its_nominal_coverage() -> None:
+    """95 % of 300 experiments, less what the percentile method lacks for 40 identities; binomial 3 sigma is 3.8 %."""
     chance, hits = np.random.default_rng(1), 0
     for _ in range(300):
         values = 0.2 + 0.05 * np.repeat(chance.standard_normal(40), 5) + 0.1 * chance.standard_normal(200)
@@ -39,10 +33,10 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.90 <= hits / 300 <= 0.985
 
 
-def test_gaps_are_left_out_and_not_counted_as_zero() -> None:
+def test_gaps_are_excluded_and_not_counted_as_zero() -> None:
     found = bootstrap_mean(np.array([0.2, math.nan, 0.4, 0.6]), np.array(["a", "a", "b", "b"]))
     assert found.value == pytest.approx(0.4)
-    assert (found.pictures, found.identities) == (3, 2)
+    assert (found.samples, found.identities) == (3, 2)
     assert bootstrap_mean(np.array([math.nan]), np.array(["a"])) is None
     assert math.isnan(bootstrap_mean(np.array([0.2, 0.3]), np.array(["a", "a"])).low)
 
@@ -52,7 +46,7 @@ def test_the_same_data_give_the_same_interval() -> None:
     assert bootstrap_mean(values, identities) == bootstrap_mean(values, identities)
 
 
-def test_what_is_no_mean_is_bootstrapped_over_identities() -> None:
+def test_any_statistic_is_bootstrapped_over_identities() -> None:
     values = np.random.default_rng(3).normal(5.0, 2.0, (400, 3))  # three of each identity
     value, low, high = bootstrap(lambda chosen: float(np.median(values[chosen])), 400)
     assert value == np.median(values)
@@ -78,17 +72,17 @@ def test_upper_bound_is_the_mean_over_all_choices(n: int) -> None:
     assert found.mean.value == pytest.approx(np.mean([max(choice) for choice in combinations(values, n)]))
 
 
-def test_pairs_with_fewer_pictures_than_n_are_left_out() -> None:
+def test_pairs_with_fewer_images_than_n_are_excluded() -> None:
     values, identities = np.array([0.1, 0.3, 0.5, math.nan]), np.array(["a", "a", "b", "b"])
     found = {
-        point.n: (point.mean.value, point.mean.pictures)
+        point.n: (point.mean.value, point.mean.samples)
         for point in upper_bound(values, identities, np.zeros(4), draws=1)
     }
     assert found == {1: (pytest.approx(0.35), 2), 2: (pytest.approx(0.3), 1)}
     assert upper_bound(np.array([math.nan]), np.array(["a"]), np.zeros(1)) == []
 
 
-def test_places_are_shared_by_equals_and_not_given_to_gaps() -> None:
+def test_equal_values_share_a_rank_and_gaps_have_none() -> None:
     assert rank({"a": 0.1, "b": 0.3, "c": 0.3, "d": math.nan, "f": 0.2}) == {"b": 1, "c": 1, "f": 3}
     assert rank({"a": 86.18, "b": 69.87, "c": 69.33}, places=2, lower_is_better=True) == {"c": 1, "b": 2}
 
@@ -109,7 +103,7 @@ def test_ranks_of_table_1_are_those_that_the_paper_prints() -> None:
         assert sorted(found, key=found.__getitem__) == list(methods), score
 
 
-def test_published_rows_hang_together() -> None:
+def test_published_rows_are_consistent() -> None:
     """The full model is the same in every table, and the ablations' last column is Table 1's gMean."""
     (ours,) = (row for row in METHODS if row.method == "Face2Diffusion")
     assert len(METHODS) == 12

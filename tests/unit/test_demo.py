@@ -12,8 +12,8 @@ from face2diffusion.f2d.cli import main
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import FILES, load_evaluators, portraits
 from face2diffusion.f2d.miniature.comfyui import CHECKPOINT, WORKFLOW, install
-from face2diffusion.training.miniature.recipe import PEOPLE
-from face2diffusion.training.miniature.world.samples import HELD_OUT, drawing
+from face2diffusion.training.miniature.shipping import PEOPLE
+from face2diffusion.training.miniature.world.samples import HELD_OUT_PEOPLE, render_sample
 from PIL import Image
 from safetensors import safe_open
 
@@ -65,7 +65,8 @@ def test_the_prompts_are_followed(scores):
 def test_the_verifier_recognizes_held_out_people():
     verifier, _ = load_evaluators()
     again = [
-        drawing(90_000_000 + number, HELD_OUT.start + number).picture.image for number, _ in PEOPLE.values()
+        render_sample(90_000_000 + number, HELD_OUT_PEOPLE[number]).rendering.image
+        for number, _ in PEOPLE.values()
     ]
     features = verifier.embed([*(load_photo(path) for path in portraits().values()), *again])
     same = features[: len(again)] @ features[len(again) :].T

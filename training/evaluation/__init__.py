@@ -1,1 +1,1 @@
-"""The paper's evaluation (Sec. 4.2)."""
+"""The paper's evaluation (Sec. 4.2): generates and scores the images of one method."""

@@ -1,11 +1,13 @@
-"""The whole evaluation of one method: faces, pictures, scores, results.
+"""The complete evaluation of one method: faces, images, scores, results.
 
-    f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 --msid msid.pt ... --out eval/f2d.json
-    f2d-train evaluate --method ELITE --faces eval/faces --aligned --images elite ... --out eval/elite.json     (another method)
-    accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate ...                             (many GPUs)
+    f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 --msid msid.pt ... --out
+    eval/f2d.json f2d-train evaluate --method ELITE --faces eval/faces --aligned --images elite ... --out
+    eval/elite.json accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate
+    ...
 
-With several processes both drawing and scoring are divided among them; process 0 cuts the faces and writes the results. The same command
-goes on after a kill: pictures that are whole stay, and what the judges have seen is remembered.
+The second line scores the images of another method. Several processes divide generation and scoring among
+themselves; process 0 crops the faces and writes the results. Rerun the command to resume: existing images and
+embeddings are kept.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import torch
 from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
 from ..engine.processes import Processes, start_processes
-from .fid import frechet_distance, real_pictures
-from .generate import ImageGenerator, batches, describe, generate, plan
+from .fid import frechet_distance, list_real_images
+from .generate import ImageGenerator, describe_generator, generate_images, group_batches, list_missing
+from .load_scorer import load_scorer
+from .metrics import METRICS
 from .protocol import (
     BASE,
     BASE_PROMPT,
@@ -34,82 +38,84 @@ from .protocol import (
     Inventory,
     Protocol,
     Slot,
-    check_some,
+    check_not_empty,
     divide,
     scan,
     write_manifest,
 )
 from .references import References, prepare_references
 from .results import Results
-from .scoring import METRICS, Request, Scorer, load_scorer
+from .scoring import Request, Scorer
 
-_BASED = "dCLIP"  # needs a base picture
-_FACE_JUDGES = ("adaface", "sphereface", "facenet")
-_PATIENCE = timedelta(days=7)  # for slower processes
-_JUDGES = (*_FACE_JUDGES, "clip", "siglip")
+_BASE_METRIC = "dCLIP"  # needs a base image
+_FACE_EVALUATORS = ("adaface", "sphereface", "facenet")
+_TIMEOUT = timedelta(days=7)  # until slower processes count as lost
+_EVALUATORS = (*_FACE_EVALUATORS, "clip", "siglip")
 
 
 def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path:
-    """Draw what is missing, score what is there, write the results.
+    """Generate missing images, score all, and write the results.
 
     Args:
         config: of the evaluation.
         log: called with each progress message.
 
     Returns:
-        The JSON of results; the manifest where no judges are named.
+        The JSON of the results; the manifest if no evaluator is given.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: bad settings, files that are something else, no face, or no picture to score.
-        OSError: something cannot be written; what is finished stays.
+        ValueError: an invalid setting or input file, or no face or no image to score.
+        OSError: an output cannot be written; earlier outputs are kept.
         ImportError: a package is missing.
-        ConnectionError: another process has died.
+        ConnectionError: another process crashed.
     """
     _check(config)
     out, images = Path(config.out), Path(config.images)
-    with start_processes(config.device, "gloo", _PATIENCE) as processes:
-        speak = log if processes.first else _silent
-        references = processes.share(
-            prepare_references(config, config.crops or out.parent / "faces", speak)
-            if processes.first
-            else None
-        )
+    with start_processes(config.device, "gloo", _TIMEOUT) as processes:
+        log = log if processes.first else _ignore
+        references = None
+        if processes.first:
+            references = prepare_references(config, config.crops or out.parent / "faces", log)
+        references = processes.share(references)
         protocol = Protocol(tuple(references.crops), config.prompts, config.images_per_prompt, config.size)
-        generation = (
-            _draw(config, protocol, references, processes, speak) if config.base else _recorded(images)
-        )
+        if config.base:
+            generation = _generate_missing(config, protocol, references, processes, log)
+        else:
+            generation = _read_generation(images)
         inventory = processes.share(scan(images, protocol) if processes.first else None)
         if config.base and processes.first:
             write_manifest(images, config.method, protocol, inventory, generation=generation)
-        check_some(inventory, images)
-        if not _named_judges(config):
-            speak("No judges are named, so nothing is scored.")
+        check_not_empty(inventory, images)
+        if not _given_evaluators(config):
+            log("No evaluator is given, so nothing is scored.")
             return images / MANIFEST
-        scorer = load_scorer(
-            **{name: getattr(config, name) or None for name in _JUDGES},
-            detector=config.detector or None,
-            device=processes.device,
-            batch_size=config.score_batch,
-            cache=config.cache or out.parent / processes.own("cache.sqlite"),
-        )
-        wanted = [slot for slot in protocol.slots() if slot in inventory.present]
-        mine = score(
-            scorer,
-            divide(wanted, processes.rank, processes.world),
-            inventory,
-            references,
-            images,
-            processes.first,
-        )
-        scores = [row for part in processes.gather(mine) for row in part]
+        scorer, scores = _score_all(config, protocol, references, inventory, processes)
         if processes.first:
-            results = _results(
-                config, protocol, references, inventory, scorer, wanted, scores, generation, processes
+            results = _build_results(
+                config, protocol, references, inventory, scorer, scores, generation, processes
             )
             results.save(out)
-            _tell_gaps(results, len(wanted), speak)
+            _log_gaps(results, log)
     return out
+
+
+def _score_all(
+    config: EvaluateConfig,
+    protocol: Protocol,
+    references: References,
+    inventory: Inventory,
+    processes: Processes,
+) -> tuple[Scorer, list[tuple[Slot, dict[str, float]]]]:
+    """Score all present images, each process its part; returns all scores in order."""
+    cache = config.cache or Path(config.out).parent / processes.own("cache.sqlite")
+    weights = {name: getattr(config, name) or None for name in (*_EVALUATORS, "detector")}
+    scorer = load_scorer(**weights, device=processes.device, batch_size=config.score_batch, cache=cache)
+    slots = [slot for slot in protocol.slots() if slot in inventory.present]
+    part = divide(slots, processes.rank, processes.world)
+    own = score(scorer, part, inventory, references, Path(config.images), processes.first)
+    scores = [row for rows in processes.gather(own) for row in rows]
+    return scorer, list(zip(slots, scores, strict=True))
 
 
 def score(
@@ -120,132 +126,131 @@ def score(
     images: Path,
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """Score pictures; the judges of text read the prompt with the class words in place of S*.
+    """Score images; the text evaluators read the prompt with the class words in place of S*.
 
     Args:
-        scorer: the judges.
-        slots: which pictures.
-        inventory: what there is; without the base picture of an identity there is no dCLIP.
+        scorer: the evaluators.
+        slots: of the images.
+        inventory: of the folder; identities without a base image get no dCLIP.
         references: the faces.
-        images: folder of the pictures.
+        images: folder of the images.
         progress: show a progress bar.
 
     Returns:
-        The scores by metric, one dict for each picture.
+        The scores by metric, one dict per image.
     """
     requests = []
     for slot in slots:
-        picture, base = images / slot.name, Slot(slot.identity, BASE, BASE_SEED)
+        image, base = images / slot.name, Slot(slot.identity, BASE, BASE_SEED)
         requests.append(
             Request(
-                image=str(picture),
+                image=str(image),
                 reference=references.crops[slot.identity],
                 prompt=replace_placeholders(slot.text, [PLACEHOLDER], CLASS_WORDS),
-                base=str(images / base.name if base in inventory.present else picture),
+                base=str(images / base.name if base in inventory.present else image),
                 base_prompt=replace_placeholders(BASE_PROMPT, [PLACEHOLDER], CLASS_WORDS),
                 face=references.faces.get(slot.identity),
             )
         )
     scores = scorer.score(requests, progress)
     return [
-        {name: value for name, value in row.items() if name != _BASED or request.base != request.image}
+        {name: value for name, value in row.items() if name != _BASE_METRIC or request.base != request.image}
         for request, row in zip(requests, scores, strict=True)
     ]
 
 
 def _check(config: EvaluateConfig) -> None:
+    """Check everything that would otherwise fail after hours of generation."""
     for name in ("method", "images", "faces", "out"):
         if not getattr(config, name):
-            raise ValueError(f"Expected --{name}, got none. Name it.")
+            raise ValueError(f"--{name} is missing. Set it.")
     if not config.out.endswith(".json"):
-        raise ValueError(f"Expected --out with a name that ends with .json, got '{config.out}'.")
+        raise ValueError(f"--out '{config.out}' does not end with .json. Name a JSON file.")
     if not config.base and not os.path.isdir(config.images):
         raise FileNotFoundError(
-            f"Expected --images with a folder of pictures, got '{config.images}', which is no folder. Check the path."
+            f"--images '{config.images}' is not a folder. Check the path, or set --base to generate images."
         )
-    if not config.base and not _named_judges(config):
-        raise ValueError(
-            f"Expected something to do, got neither --base to draw nor one of {', '.join(f'--{name}' for name in _JUDGES)} to score. Name one."
-        )
+    if not config.base and not _given_evaluators(config):
+        options = ", ".join(f"--{name}" for name in _EVALUATORS)
+        raise ValueError(f"There is nothing to do. Set --base to generate, or one of {options} to score.")
     if min(config.identities, config.face_size - 1, config.score_batch - 1) < 0 or not 0 <= config.frame <= 1:
         raise ValueError(
-            "Expected --identities from 0, --face-size and --score-batch from 1 and --frame in [0, 1], got "
-            f"{config.identities}, {config.face_size}, {config.score_batch} and {config.frame}."
+            f"--identities {config.identities}, --face-size {config.face_size}, --score-batch "
+            f"{config.score_batch} or --frame {config.frame} is out of range. Use --identities from 0, the "
+            "sizes from 1 and --frame in [0, 1]."
         )
     Protocol((), config.prompts, config.images_per_prompt)
-    for name in _named_judges(config):  # better now than after hours of drawing
+    for name in _given_evaluators(config):
         if not os.path.exists(getattr(config, name)):
-            raise FileNotFoundError(
-                f"Expected weights at --{name} '{getattr(config, name)}', got no such file or folder. Check the path."
-            )
-    if not config.detector and any(getattr(config, name) for name in _FACE_JUDGES):
-        raise ValueError("Expected --detector for the identity metrics, got none. Name a YuNet .onnx file.")
+            raise FileNotFoundError(f"--{name} '{getattr(config, name)}' does not exist. Check the path.")
+    if not config.detector and any(getattr(config, name) for name in _FACE_EVALUATORS):
+        raise ValueError("The identity metrics need a detector. Set --detector to a YuNet .onnx file.")
     if config.fid:
-        real_pictures(config.fid)
+        list_real_images(config.fid)
         if not os.path.isfile(config.fid_weights):
             raise FileNotFoundError(
-                f"Expected --fid-weights with torch-fidelity's InceptionV3, got '{config.fid_weights}'. Get the file."
+                f"--fid-weights '{config.fid_weights}' does not exist. Download torch-fidelity's InceptionV3."
             )
 
 
-def _named_judges(config: EvaluateConfig) -> list[str]:
-    return [name for name in _JUDGES if getattr(config, name)]
+def _given_evaluators(config: EvaluateConfig) -> list[str]:
+    return [name for name in _EVALUATORS if getattr(config, name)]
 
 
-def _silent(message: str) -> None:
+def _ignore(message: str) -> None:
     pass
 
 
-def _draw(
+def _generate_missing(
     config: EvaluateConfig,
     protocol: Protocol,
     references: References,
     processes: Processes,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Draw what is missing, each process its part, and write the manifest; gives what it says of the painter."""
-    images, painter = Path(config.images), ImageGenerator(config, processes.device)
+    """Generate missing images, each process its part; returns the manifest's entry `generation`."""
+    images, generator = Path(config.images), ImageGenerator(config, processes.device)
     generation, todo = {}, []
     if processes.first:
         inventory = scan(images, protocol)
-        records = {slot: painter.record(slot, references.hashes[slot.identity]) for slot in inventory.present}
-        todo = plan(inventory, records, images)
+        records = {
+            slot: generator.record(slot, references.hashes[slot.identity]) for slot in inventory.present
+        }
+        todo = list_missing(inventory, records, images)
         first = next(iter(references.crops))
-        generation = describe(painter, references.crops[first], references.faces.get(first))
+        generation = describe_generator(generator, references.crops[first], references.faces.get(first))
         write_manifest(images, config.method, protocol, inventory, generation=generation)
         log(
-            f"Drawing {len(todo)} pictures on {processes.device} x {processes.world}; {len(inventory.present)} were there."
+            f"Generating {len(todo)} images on {processes.device} x {processes.world}; "
+            f"{len(inventory.present)} exist."
         )
         if inventory.broken:
-            log(
-                f"{len(inventory.broken)} damaged picture(s) are drawn again: {', '.join(slot.name for slot in sorted(inventory.broken)[:3])}"
-            )
+            names = ", ".join(slot.name for slot in sorted(inventory.broken)[:3])
+            log(f"{len(inventory.broken)} damaged image(s) are generated again: {names}")
     generation, todo = processes.share((generation, todo))
-    mine = divide(batches(todo, painter.batch_size), processes.rank, processes.world)
-    label = f"draw {processes.rank + 1}/{processes.world}" if processes.world > 1 else "draw"
-    for failed in processes.gather(generate(painter, mine, references, images, label)):
+    part = divide(group_batches(todo, generator.batch_size), processes.rank, processes.world)
+    label = f"generate {processes.rank + 1}/{processes.world}" if processes.world > 1 else "generate"
+    for failed in processes.gather(generate_images(generator, part, references, images, label)):
         for name, why in failed.items():
-            log(f"No pictures of {name}: {why}")
+            log(f"No images of {name}: {why}")
     return generation
 
 
-def _recorded(images: Path) -> dict[str, Any]:
-    """What a manifest of an earlier run says of the painter; nothing of other methods."""
+def _read_generation(images: Path) -> dict[str, Any]:
+    """Read `generation` of an earlier run's manifest; empty for other methods."""
     try:
-        found = json.loads((images / MANIFEST).read_text(encoding="utf-8"))["generation"]
-        return dict(found)
+        return dict(json.loads((images / MANIFEST).read_text(encoding="utf-8"))["generation"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _results(
+def _build_results(
     config: EvaluateConfig,
     protocol: Protocol,
     references: References,
     inventory: Inventory,
     scorer: Scorer,
-    slots: Sequence[Slot],
-    scores: Sequence[dict[str, float]],
+    scores: Sequence[tuple[Slot, dict[str, float]]],
     generation: dict[str, Any],
     processes: Processes,
 ) -> Results:
@@ -254,7 +259,7 @@ def _results(
         name: getattr(config, name) or generation.get(name, 0) for name in ("parameters", "encoding_seconds")
     }
     if config.fid:
-        files = [images / slot.name for slot in slots]
+        files = [images / slot.name for slot, _ in scores]
         costs["fid"] = frechet_distance(
             files, config.fid, config.fid_weights, config.size, processes.device, config.score_batch
         )
@@ -264,7 +269,7 @@ def _results(
         metrics=tuple(name for name in METRICS if name in scorer.metrics),
         scorer=dict(scorer.description),
         faces=references.hashes,
-        pictures=tuple(zip(slots, scores, strict=True)),
+        images=tuple(scores),
         gaps={**inventory.describe(), "skipped": references.skipped},
         costs={name: value for name, value in costs.items() if value},
         folders={
@@ -273,18 +278,17 @@ def _results(
         },
         details={
             "config": asdict(replace(config, device=processes.device)),
-            "machine": _machine(processes),
+            "machine": _describe_machine(processes),
             "generation": generation or None,
         },
     )
 
 
-def _machine(processes: Processes) -> dict[str, Any]:
-    name = (
-        torch.cuda.get_device_name(processes.device)
-        if processes.on_gpu
-        else platform.processor() or platform.machine()
-    )
+def _describe_machine(processes: Processes) -> dict[str, Any]:
+    if processes.on_gpu:
+        name = torch.cuda.get_device_name(processes.device)
+    else:
+        name = platform.processor() or platform.machine()
     return {
         "device": name,
         "processes": processes.world,
@@ -293,12 +297,10 @@ def _machine(processes: Processes) -> dict[str, Any]:
     }
 
 
-def _tell_gaps(results: Results, scored: int, log: Callable[[str], None]) -> None:
-    log(
-        f"Scored {scored} pictures of {len(results.protocol.identities)} identities with {', '.join(results.metrics)}."
-    )
+def _log_gaps(results: Results, log: Callable[[str], None]) -> None:
+    identities, metrics = len(results.protocol.identities), ", ".join(results.metrics)
+    log(f"Scored {len(results.images)} images of {identities} identities with {metrics}.")
     for what in ("missing", "broken", "unexpected"):
-        if listed := list(results.gaps[what]):
-            log(
-                f"{len(listed)} {what} ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}); all are listed in the results."
-            )
+        if names := list(results.gaps[what]):
+            first = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            log(f"{len(names)} {what} ({first}); the results list all.")

@@ -1,4 +1,4 @@
-"""FID between a method's pictures and real ones, through torch-fidelity (Table 2)."""
+"""FID between a method's images and real ones, with torch-fidelity (Table 2)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from ...f2d.checkpoint import read
 from ..data.face_datasets import PICTURES
 
-_WEIGHTS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+_WEIGHTS = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
 
 
 def frechet_distance(
-    pictures: Sequence[str | os.PathLike],
+    images: Sequence[str | os.PathLike],
     real: str | os.PathLike,
     weights: str | os.PathLike,
     size: int,
@@ -24,12 +27,12 @@ def frechet_distance(
     """Compute the FID.
 
     Args:
-        pictures: generated ones.
+        images: generated ones.
         real: folder of real ones; they are resized and center-cropped to the size of the generated ones.
         weights: InceptionV3 of torch-fidelity.
-        size: of the pictures, px.
+        size: of the images, px.
         device: where the network runs.
-        batch_size: pictures at once.
+        batch_size: images at once.
         extractor: torch-fidelity's name of the network.
 
     Returns:
@@ -37,28 +40,24 @@ def frechet_distance(
 
     Raises:
         ImportError: torch-fidelity is not installed.
-        FileNotFoundError: there are no such weights, or no such folder.
-        ValueError: other weights, or fewer than two real pictures.
+        FileNotFoundError: the weights or the folder are missing.
+        ValueError: other weights, or fewer than two real images.
     """
     try:
         import torch_fidelity
         from torch_fidelity.datasets import ImagesPathDataset, TransformPILtoRGBTensor
         from torchvision.transforms import CenterCrop, Compose, Resize
     except ImportError as error:
-        raise ImportError(
-            'Expected torch-fidelity for --fid, got none. Run `pip install "face2diffusion[train]"`.'
-        ) from error
+        raise ImportError('--fid needs torch-fidelity. Run `pip install "face2diffusion[train]"`.') from error
     if not os.fspath(weights):
-        raise ValueError(
-            f"Expected --fid-weights with torch-fidelity's InceptionV3, got none. Get it from {_WEIGHTS}"
-        )
-    read(weights)  # torch-fidelity unpickles it, whatever it is
-    files = real_pictures(real)
+        raise ValueError(f"--fid-weights is missing. Set it to torch-fidelity's InceptionV3, from {_WEIGHTS}")
+    read(weights)  # refuses unsafe pickles, which torch-fidelity would load
+    files = list_real_images(real)
     squares = ImagesPathDataset(
         [str(file) for file in files], Compose([Resize(size), CenterCrop(size), TransformPILtoRGBTensor()])
     )
-    found = torch_fidelity.calculate_metrics(
-        input1=ImagesPathDataset([str(file) for file in pictures]),
+    metrics = torch_fidelity.calculate_metrics(
+        input1=ImagesPathDataset([str(file) for file in images]),
         input2=squares,
         fid=True,
         feature_extractor=extractor,
@@ -68,27 +67,25 @@ def frechet_distance(
         save_cpu_ram=not device.startswith("cuda"),
         cache=False,
     )
-    return float(found["frechet_inception_distance"])
+    return float(metrics["frechet_inception_distance"])
 
 
-def real_pictures(folder: str | os.PathLike) -> list[Path]:
-    """List the real pictures.
+def list_real_images(folder: str | os.PathLike) -> list[Path]:
+    """List the real images.
 
     Args:
-        folder: of pictures, with subfolders.
+        folder: of images, with subfolders.
 
     Returns:
         Their files, sorted.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: fewer than two are in it.
+        FileNotFoundError: the folder is missing.
+        ValueError: it holds fewer than two images.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"Expected --fid with a folder of real pictures, got '{folder}', which is no folder. Check the path."
-        )
+        raise FileNotFoundError(f"--fid '{folder}' is not a folder. Set it to a folder of real images.")
     files = sorted(
         path
         for path in folder.rglob("*")
@@ -96,6 +93,6 @@ def real_pictures(folder: str | os.PathLike) -> list[Path]:
     )
     if len(files) < 2:
         raise ValueError(
-            f"Expected real pictures in '{folder}' for FID, got {len(files)}. Name the folder that has them."
+            f"--fid '{folder}' holds {len(files)} images, but FID needs at least 2. Choose another folder."
         )
     return files

@@ -1,7 +1,8 @@
-"""Draws a method of this project into the layout, picture by picture, so that a run which was killed goes on.
+"""Generates the images of a method of this project into the layout; the same call resumes a killed run.
 
-Each PNG is written whole or not at all, and holds what it was made from: face, weights, prompt, seed and settings. A picture that is
-there with the same record stays; a damaged one is drawn again; one with another record belongs to another run and stops this one.
+Each PNG is written atomically, with a record of its inputs: face, weights, prompt, seed and settings. An
+existing image with the same record is kept, a damaged one is generated again, and one with another record
+stops the run.
 """
 
 from __future__ import annotations
@@ -31,26 +32,24 @@ _WARM_UP, _TIMED = 3, 20  # runs of the encoder
 
 
 class ImageGenerator:
-    """The networks that draw, and all that decides what their pictures look like."""
+    """Identity encoder, mapper and pipeline, with all settings that affect the images."""
 
     def __init__(self, config: EvaluateConfig, device: str) -> None:
         """Load the networks.
 
         Args:
-            config: of the evaluation; names base, msid and mapper.
-            device: where they run.
+            config: of the evaluation, with base, msid and mapper.
+            device: of the networks.
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file is not named or holds something else, or a setting makes no sense.
+            ValueError: a file is not given or holds something else, or a setting is invalid.
         """
         for name in ("msid", "mapper"):
             if not getattr(config, name):
-                raise ValueError(
-                    f"Expected --{name} with --base, got none. Name the file, or leave --base out to score what is there."
-                )
+                raise ValueError(f"--base needs --{name}. Set it, or omit --base to score existing images.")
         if config.draw_batch < 1:
-            raise ValueError(f"Expected --draw-batch of at least 1, got {config.draw_batch}.")
+            raise ValueError(f"--draw-batch {config.draw_batch} is out of range. Use at least 1.")
         self.settings = GenerationConfig(
             steps=config.steps,
             cfg=config.cfg,
@@ -62,7 +61,7 @@ class ImageGenerator:
         self.encoder = FaceEncoder.load(config.msid, config.mapper, None, config.detector or None, device)
         self.min_score = config.min_score
         self.pipeline = F2DPipeline.load(config.base, device, config.base_config or None)
-        self._met = ""
+        self._subject = ""  # hash of the face that S* stands for
         self.source = {
             "base": self.pipeline.name,
             "base_sha256": _pipeline_fingerprint(self.pipeline),
@@ -75,26 +74,26 @@ class ImageGenerator:
 
     @property
     def parameters(self) -> int:
-        """How many parameters are trained (Table 2)."""
+        """Number of trained parameters (Table 2)."""
         return sum(parameter.numel() for parameter in self.encoder.mapper.parameters())
 
     def record(self, slot: Slot, face_hash: str) -> str:
-        """Tell what a picture is made from, as JSON.
+        """Describe the inputs and settings of an image, as JSON.
 
         Args:
-            slot: of the picture.
+            slot: of the image.
             face_hash: of the face's pixels.
 
         Returns:
-            The PNG's entry `evaluation`.
+            The PNG's text entry RECORD.
         """
         return json.dumps(
             {"prompt": slot.text, "seed": slot.seed, "face_sha256": face_hash, **self.source},
             ensure_ascii=False,
         )
 
-    def meet(self, face: str, face_hash: str, located: Face | None = None) -> None:
-        """Encode a face, once; what is drawn next shows it.
+    def set_subject(self, face: str, face_hash: str, located: Face | None = None) -> None:
+        """Make S* stand for a face in the next images; encodes it unless it is the current one.
 
         Args:
             face: file of its FFHQ crop.
@@ -104,12 +103,12 @@ class ImageGenerator:
         Raises:
             ValueError: the detector finds no face in it.
         """
-        if face_hash == self._met:
+        if face_hash == self._subject:
             return
         words = self.encoder.words(self.encoder.identify_crops([self._crop(load_photo(face), located)]))
         self.pipeline.subjects.clear()
         self.pipeline.add_subject(words, positional=self.encoder.mapper.config.positional)
-        self._met = face_hash
+        self._subject = face_hash
 
     def _crop(self, face: Photo, located: Face | None = None) -> Photo:
         alignment: Alignment = "FFHQ" if self.encoder.detector is None else "detect"
@@ -117,29 +116,28 @@ class ImageGenerator:
         choice = FaceChoice(min_score=self.min_score, landmarks=landmarks)
         return self.encoder.crop_face(face, alignment, choice).crop
 
-    def draw(self, slots: Sequence[Slot], face_hash: str, folder: Path) -> None:
-        """Draw pictures of one batch of the face that was met last.
+    def generate(self, slots: Sequence[Slot], face_hash: str, folder: Path) -> None:
+        """Generate one batch of images of the current subject.
 
-        The whole batch is drawn even if some of it is there: a picture's last bits may depend on how many are drawn at once.
+        The complete batch is generated even if only part of it is missing, since the last bits of an image
+        may depend on the batch size.
 
         Args:
-            slots: of one identity and prompt, and one batch of `batches`; these are written.
+            slots: to write, of one group of `group_batches`.
             face_hash: of the face's pixels.
             folder: of the images.
 
         Raises:
             ValueError: the words are damaged.
-            OSError: a picture cannot be written.
+            OSError: an image cannot be written.
         """
         prompt, first = slots[0].prompt, slots[0].seed // self.batch_size * self.batch_size
         last = BASE_SEED + 1 if prompt == BASE else self.images_per_prompt
         count = min(self.batch_size, last - first)
-        pictures = self.pipeline.generate(slots[0].text, self.settings, first, count, count, progress=False)
+        generated = self.pipeline.generate(slots[0].text, self.settings, first, count, count, progress=False)
         for slot in slots:
-            picture = pictures[slot.seed - first]
-            save_png(
-                folder / slot.name, picture.image, {**picture.text, RECORD: self.record(slot, face_hash)}
-            )
+            result = generated[slot.seed - first]
+            save_png(folder / slot.name, result.image, {**result.text, RECORD: self.record(slot, face_hash)})
 
     def encoding_seconds(self, face: str, located: Face | None = None) -> float:
         """Measure how long an aligned face takes to become S* (Table 2): identity encoder and mapper, the median of some runs.
@@ -149,7 +147,7 @@ class ImageGenerator:
             located: where the face lies in it; None = it is looked for.
 
         Returns:
-            Seconds.
+            Seconds, the median of 20 runs.
         """
         crop = self._crop(load_photo(face), located)
         seconds = []
@@ -157,7 +155,7 @@ class ImageGenerator:
             start = time.perf_counter()
             self.encoder.words(
                 self.encoder.identify_crops([crop])
-            )  # the words come back to the CPU, so the GPU has finished
+            )  # returns CPU tensors, so the GPU has finished
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[_WARM_UP:]))
 
@@ -174,48 +172,49 @@ def _pipeline_fingerprint(pipeline: F2DPipeline) -> str:
     )
 
 
-def plan(inventory: Inventory, records: Mapping[Slot, str], folder: Path) -> list[Slot]:
-    """Find out what is still to be drawn.
+def list_missing(inventory: Inventory, records: Mapping[Slot, str], folder: Path) -> list[Slot]:
+    """List the images that are still to be generated.
 
     Args:
-        inventory: what is there.
-        records: what each picture has to be made from.
+        inventory: of the folder.
+        records: the expected record of each existing image.
         folder: of the images, for the message.
 
     Returns:
         The missing and the damaged ones, in order.
 
     Raises:
-        ValueError: a picture of another run is there.
+        ValueError: an existing image has another record.
     """
     foreign = sorted(slot for slot, record in inventory.present.items() if record != records[slot])
     if foreign:
         raise ValueError(
-            f"Expected pictures of this run in '{folder}', got {len(foreign)} of another (the first: {foreign[0].name}: "
-            f"{_difference(inventory.present[foreign[0]], records[foreign[0]])}). Use another --images, or leave --base out to score them."
+            f"'{folder}' holds {len(foreign)} image(s) of another run (first: {foreign[0].name}: "
+            f"{_difference(inventory.present[foreign[0]], records[foreign[0]])}). Use another --images, or "
+            "omit --base to score them."
         )
     return sorted([*inventory.missing, *inventory.broken])
 
 
-def _difference(got: str, wanted: str) -> str:
+def _difference(found: str, expected: str) -> str:
     try:
-        before, now = json.loads(got), json.loads(wanted)
+        before, now = json.loads(found), json.loads(expected)
         return ", ".join(
             f"{key} {before.get(key)!r}, not {now[key]!r}" for key in now if before.get(key) != now[key]
         )
     except (ValueError, AttributeError):
-        return "it does not say how it was made"
+        return "without a record"
 
 
-def batches(slots: Sequence[Slot], batch_size: int) -> list[list[Slot]]:
-    """Group pictures that are drawn at once: of one identity and prompt, with the seeds 0 to n - 1, n to 2n - 1, ...
+def group_batches(slots: Sequence[Slot], batch_size: int) -> list[list[Slot]]:
+    """Group images into batches of one identity and prompt, with the seeds 0 to n - 1, n to 2n - 1, ...
 
     Args:
         slots: sorted.
         batch_size: n.
 
     Returns:
-        Groups of at least one picture.
+        Groups of at least one image.
     """
     return [
         list(group)
@@ -223,44 +222,44 @@ def batches(slots: Sequence[Slot], batch_size: int) -> list[list[Slot]]:
     ]
 
 
-def generate(
-    painter: ImageGenerator,
+def generate_images(
+    generator: ImageGenerator,
     todo: Sequence[Sequence[Slot]],
     references: References,
     folder: Path,
-    label: str = "draw",
+    label: str = "generate",
 ) -> dict[str, str]:
-    """Draw pictures.
+    """Generate images.
 
     Args:
-        painter: draws them.
-        todo: which, in batches.
+        generator: with the networks.
+        todo: batches of `group_batches`.
         references: the faces.
         folder: of the images.
         label: of the progress bar.
 
     Returns:
-        Identities without a face that the detector finds, and why.
+        Identities in whose crop the detector finds no face, and why.
     """
     failed: dict[str, str] = {}
-    with tqdm(total=sum(map(len, todo)), unit="picture", desc=label, disable=not todo) as bar:
+    with tqdm(total=sum(map(len, todo)), unit="image", desc=label, disable=not todo) as bar:
         for slots in todo:
             identity = slots[0].identity
             if identity not in failed:
                 try:
-                    face, face_hash = references.crops[identity], references.hashes[identity]
-                    painter.meet(face, face_hash, references.faces.get(identity))
-                    painter.draw(slots, references.hashes[identity], folder)
+                    face, located = references.crops[identity], references.faces.get(identity)
+                    generator.set_subject(face, references.hashes[identity], located)
+                    generator.generate(slots, references.hashes[identity], folder)
                 except NoFaceError as error:
                     failed[identity] = str(error)
             bar.update(len(slots))
     return failed
 
 
-def describe(painter: ImageGenerator, face: str, located: Face | None = None) -> dict[str, Any]:
-    """Tell what the manifest says of the painter: what it is made of, its parameters, and its time for one face."""
+def describe_generator(generator: ImageGenerator, face: str, located: Face | None = None) -> dict[str, Any]:
+    """Return the manifest's entry `generation`: weights, settings, parameters and encoding time."""
     return {
-        **painter.source,
-        "parameters": painter.parameters,
-        "encoding_seconds": painter.encoding_seconds(face, located),
+        **generator.source,
+        "parameters": generator.parameters,
+        "encoding_seconds": generator.encoding_seconds(face, located),
     }

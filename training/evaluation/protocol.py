@@ -1,13 +1,13 @@
-"""The paper's protocol: which pictures a method has to give, and where each of them lies (Sec. 4.2, Table 7).
+"""The paper's protocol: which images a method generates, and the layout of their folder (Sec. 4.2, Table 7).
 
 images/
   alice/            identity: the stem of the face's file
     0/              prompt_index: the prompt's place in Table 7, counted from 0
       0.png         seed: 0, 1, 2, 3
     base/
-      0.png         the picture of "A photo of S*", y_r of dCLIP; drawn with seed 0, as the paper does not say which
+      0.png         the image of "A photo of S*", y_r of dCLIP, with seed 0; the paper names no seed
 
-The same layout serves every method; `scan` tells what is there, what is missing, and what does not belong.
+The layout is the same for every method; `scan` finds what is present, missing, broken and unexpected.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ PROMPTS = (
 )
 LOCATIONS = range(30, 40)  # the "10 prompts that include famous locations" of Sec. 5
 BASE_PROMPT = "A photo of S*"  # of y_r (Sec. 4.2)
-BASE = -1  # its place in a `Slot`
+BASE = -1  # its `Slot.prompt`
 BASE_SEED = 0
-RECORD = "evaluation"  # PNG entry: what the picture was made from, as JSON
+RECORD = "evaluation"  # PNG text entry: the inputs and settings of an image, as JSON
 MANIFEST = "manifest.json"
 _LAYOUT = "identity/prompt_index/seed.png"
 _NAME = re.compile(r"(?P<identity>[^/]+)/(?:(?P<prompt>0|[1-9]\d*)|base)/(?P<seed>0|[1-9]\d*)\.png")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _READERS = 8  # threads
 
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """One picture's place in the layout."""
+    """One image's place in the layout."""
 
     identity: str
     prompt: int  # in PROMPTS, or BASE
@@ -98,7 +98,7 @@ class Slot:
 
     @classmethod
     def parse(cls, name: str) -> Slot | None:
-        """Read a path within the folder of images; None where it is no picture of the layout."""
+        """Parse a path within the folder of images; None if it is outside the layout."""
         match = _NAME.fullmatch(name)
         if not match or match["prompt"] and int(match["prompt"]) >= len(PROMPTS):
             return None
@@ -107,7 +107,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Who is drawn, how, and how often."""
+    """The images of an evaluation."""
 
     identities: tuple[str, ...]
     prompts: tuple[int, ...] = tuple(range(len(PROMPTS)))
@@ -115,41 +115,41 @@ class Protocol:
     size: int = 512  # px
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check prompts and number of images."""
         wrong = [prompt for prompt in self.prompts if not 0 <= prompt < len(PROMPTS)]
         if wrong or not self.prompts or len(set(self.prompts)) < len(self.prompts):
             raise ValueError(
-                f"Expected prompts from 0 to {len(PROMPTS) - 1}, each once, got {list(self.prompts)}. Name places in Table 7."
+                f"The prompts {list(self.prompts)} are invalid. Use places in Table 7 from 0 to "
+                f"{len(PROMPTS) - 1}, each once."
             )
         if self.images_per_prompt < 1:
             raise ValueError(
-                f"Expected at least 1 image for each prompt, got {self.images_per_prompt}. The paper has 4."
+                f"{self.images_per_prompt} images per prompt cannot be evaluated. Use at least 1; the paper "
+                "has 4."
             )
 
     def slots(self) -> Iterator[Slot]:
-        """All pictures that are scored, in order."""
+        """Yield all images that are scored, in order."""
         for identity in self.identities:
             for prompt in self.prompts:
                 yield from (Slot(identity, prompt, seed) for seed in range(self.images_per_prompt))
 
     def base_slots(self) -> Iterator[Slot]:
-        """The pictures of "A photo of S*"."""
+        """Yield the images of "A photo of S*"."""
         return (Slot(identity, BASE, BASE_SEED) for identity in self.identities)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a folder holds of a protocol."""
+    """The images of a protocol that a folder holds."""
 
-    present: dict[
-        Slot, str
-    ]  # whole pictures of the right size; what they were made from, "" where that is not known
-    broken: dict[Slot, str]  # pictures that cannot be used, and why
-    missing: tuple[Slot, ...]  # in the protocol's order, base pictures last
-    unexpected: tuple[str, ...]  # pictures that the protocol does not know
+    present: dict[Slot, str]  # intact images of the right size, with their RECORD, "" if they have none
+    broken: dict[Slot, str]  # images that cannot be used, and why
+    missing: tuple[Slot, ...]  # in the protocol's order, base images last
+    unexpected: tuple[str, ...]  # images outside the protocol
 
     def describe(self) -> dict[str, Any]:
-        """The gaps, for JSON."""
+        """Return the gaps, for JSON."""
         return {
             "missing": [slot.name for slot in self.missing],
             "broken": {slot.name: why for slot, why in sorted(self.broken.items())},
@@ -158,35 +158,34 @@ class Inventory:
 
 
 def scan(folder: str | os.PathLike, protocol: Protocol) -> Inventory:
-    """Look at every picture in a folder of the layout; each is checked whole, so that a truncated one is found.
+    """Read every image in a folder of the layout completely, to detect truncated ones.
 
     Args:
         folder: of the images.
-        protocol: what should be there.
+        protocol: the expected images.
 
     Returns:
-        What is there.
+        What the folder holds.
     """
-    folder, found = Path(folder), []
-    for where, _, names in os.walk(folder, followlinks=True):
-        found += [(Path(where) / name).relative_to(folder).as_posix() for name in names if _is_picture(name)]
-    wanted = [*protocol.slots(), *protocol.base_slots()]
-    slots = {slot.name: slot for slot in wanted}
-    there = sorted(slots[name] for name in found if name in slots)
+    folder, paths = Path(folder), []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        paths += [(Path(parent) / name).relative_to(folder).as_posix() for name in names if _is_image(name)]
+    expected = [*protocol.slots(), *protocol.base_slots()]
+    slots = {slot.name: slot for slot in expected}
+    existing = sorted(slots[name] for name in paths if name in slots)
     with ThreadPoolExecutor(_READERS) as pool:
-        looked = dict(
-            zip(there, pool.map(lambda slot: _inspect(folder / slot.name, protocol.size), there), strict=True)
-        )
+        inspections = pool.map(lambda slot: _inspect(folder / slot.name, protocol.size), existing)
+        inspected = dict(zip(existing, inspections, strict=True))
     return Inventory(
-        {slot: record for slot, (record, why) in looked.items() if not why},
-        {slot: why for slot, (_, why) in looked.items() if why},
-        tuple(slot for slot in wanted if slot not in looked),
-        tuple(sorted(name for name in found if name not in slots)),
+        {slot: record for slot, (record, why) in inspected.items() if not why},
+        {slot: why for slot, (_, why) in inspected.items() if why},
+        tuple(slot for slot in expected if slot not in inspected),
+        tuple(sorted(name for name in paths if name not in slots)),
     )
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(_PICTURES) and not name.startswith(".")
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _inspect(path: Path, size: int) -> tuple[str, str]:
@@ -208,41 +207,41 @@ def _inspect(path: Path, size: int) -> tuple[str, str]:
         return "", f"Expected a whole picture, got one that is damaged ({type(error).__name__})"
 
 
-def check_some(inventory: Inventory, folder: str | os.PathLike) -> None:
-    """Refuse a folder without a single picture to score.
+def check_not_empty(inventory: Inventory, folder: str | os.PathLike) -> None:
+    """Check that a folder holds an image to score.
 
     Args:
         inventory: of the folder.
         folder: for the message.
 
     Raises:
-        ValueError: there is none; the message says what is there instead.
+        ValueError: it holds none; the message says what it holds instead.
     """
     if any(slot.prompt != BASE for slot in inventory.present):
         return
     if inventory.broken:
         slot, why = next(iter(sorted(inventory.broken.items())))
-        got = f"{len(inventory.broken)} that cannot be used (the first: {slot.name}: {why})"
+        instead = f", but {len(inventory.broken)} broken one(s) (first: {slot.name}: {why})"
     elif inventory.unexpected:
-        got = f"{len(inventory.unexpected)} other picture(s) (the first: {inventory.unexpected[0]})"
+        instead = f", but {len(inventory.unexpected)} other image(s) (first: {inventory.unexpected[0]})"
     else:
-        got = "none"
+        instead = ""
     raise ValueError(
-        f"Expected pictures named {_LAYOUT} in '{folder}', got {got}. Name identities after the faces' files and prompts by their place "
-        "in Table 7, or give --base, --msid and --mapper to draw them."
+        f"'{folder}' holds no image to score{instead}. Name images {_LAYOUT}, with the stems of the faces' "
+        "files and places in Table 7, or set --base, --msid and --mapper to generate them."
     )
 
 
 def write_manifest(
     folder: str | os.PathLike, method: str, protocol: Protocol, inventory: Inventory, **details: Any
 ) -> Path:
-    """Write `manifest.json` into a folder of images: what is there and what is missing.
+    """Write `manifest.json` into a folder of images: what is present and what is missing.
 
     Args:
         folder: of the images.
         method: its name.
-        protocol: what should be there.
-        inventory: what is there.
+        protocol: the expected images.
+        inventory: of the folder.
         **details: more entries.
 
     Returns:
@@ -263,5 +262,5 @@ def write_manifest(
 
 
 def divide(items: Sequence[Any], rank: int, world: int) -> Sequence[Any]:
-    """Give a process its part: neighbors stay together, and parts differ by one item at most."""
+    """Return a process's part: contiguous, and parts differ by one item at most."""
     return items[rank * len(items) // world : (rank + 1) * len(items) // world]

@@ -1,6 +1,6 @@
-"""The input faces x: drawn from a folder of photos or videos, and cut as FFHQ is (Sec. 4.2).
+"""The input faces x: sampled from a folder of photos or videos and cropped like FFHQ (Sec. 4.2).
 
-The paper takes one frame of each of 100 FaceForensics++ videos, and does not say which; here it is the middle one.
+The paper takes an unspecified frame of each of 100 FaceForensics++ videos; here it is the middle one.
 """
 
 from __future__ import annotations
@@ -42,39 +42,37 @@ class References:
 
 
 def list_faces(folder: str | os.PathLike, count: int = 0, seed: int = 0) -> dict[str, Path]:
-    """Choose the identities: one for each photo or video.
+    """Choose the identities, one per photo or video.
 
     Args:
-        folder: of photos, or of videos; subfolders count.
-        count: at most so many, drawn at random; 0 = all.
-        seed: of the draw.
+        folder: of photos or videos, including subfolders.
+        count: maximum, sampled at random; 0 = all.
+        seed: of the sampling.
 
     Returns:
-        File by identity, which is the file's stem; sorted.
+        Sorted files by identity, which is the file's stem.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: nothing usable is in it, or two files have one stem.
+        FileNotFoundError: the folder is missing.
+        ValueError: the folder holds no photo or video, or two files have the same stem.
     """
     folder = Path(folder)
     if not os.fspath(folder) or not folder.is_dir():
         raise FileNotFoundError(
-            f"Expected --faces with a folder of photos or videos, got '{folder}', which is no folder. Check the path."
+            f"--faces '{folder}' is not a folder. Set it to a folder of photos or videos."
         )
-    found = sorted(
-        Path(where) / name
-        for where, _, names in os.walk(folder, followlinks=True)
+    paths = sorted(
+        Path(parent) / name
+        for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
         if _is_face(name)
     )
-    if not found:
-        raise ValueError(f"Expected photos or videos in '{folder}', got none. Name the folder that has them.")
+    if not paths:
+        raise ValueError(f"--faces '{folder}' holds no photos or videos. Choose another folder.")
     faces: dict[str, Path] = {}
-    for path in found:
+    for path in paths:
         if path.stem in faces:
-            raise ValueError(
-                f"Expected one file for each identity, got '{faces[path.stem]}' and '{path}'. Rename one of them."
-            )
+            raise ValueError(f"'{faces[path.stem]}' and '{path}' would be one identity. Rename one of them.")
         faces[path.stem] = path
     names = sorted(faces)
     if 0 < count < len(names):
@@ -91,7 +89,7 @@ def read_face(path: Path, frame: float = 0.5) -> Photo:
 
     Args:
         path: of the file.
-        frame: which, as a share of a video's frames, in [0, 1]: 0.5 is the middle one.
+        frame: as a share of a video's frames, in [0, 1]; 0.5 is the middle one.
 
     Returns:
         shape (H, W, 3), uint8, RGB.
@@ -104,35 +102,36 @@ def read_face(path: Path, frame: float = 0.5) -> Photo:
     video = cv2.VideoCapture(str(path))
     try:
         count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        wanted = min(int(count * frame), count - 1)
-        for _ in range(max(wanted, 0)):  # seeking lands on key frames only
+        index = max(min(int(count * frame), count - 1), 0)
+        for _ in range(index):  # seeking lands on key frames only
             video.grab()
-        good, picture = video.read()
+        read, image = video.read()
     finally:
         video.release()
-    if not good:
+    if not read:
         raise ValueError(
-            f"Expected a video with frame {max(wanted, 0)} of {max(count, 0)}, got '{path}', which breaks off or is damaged. Get it again."
+            f"Frame {index} of {max(count, 0)} of the video '{path}' cannot be read. Download the video "
+            "again."
         )
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def prepare_references(
     config: EvaluateConfig, out: str | os.PathLike, log: Callable[[str], None] = print
 ) -> References:
-    """Cut all faces; crops that are already there from the same files stay.
+    """Crop all faces; existing crops of the same files are kept.
 
     Args:
         config: of the evaluation.
-        out: folder for the crops, `<identity>.png`; unused where the faces are FFHQ crops already.
+        out: folder for the crops, `<identity>.png`; unused if the faces are FFHQ crops already.
         log: called with each progress message.
 
     Returns:
         The identities with a usable face.
 
     Raises:
-        FileNotFoundError: there is no folder of faces, or no detector file.
-        ValueError: no usable face at all, or no detector.
+        FileNotFoundError: the folder of faces or the detector's file is missing.
+        ValueError: no face is usable, or no detector is given.
         OSError: a crop cannot be written.
     """
     chosen = list_faces(config.faces, config.identities, config.seed)
@@ -155,7 +154,8 @@ def prepare_references(
     if not crops:
         identity, why = next(iter(skipped.items()))
         raise ValueError(
-            f"Expected faces in '{config.faces}', got none that can be used of {len(skipped)} (the first: {identity}: {why})"
+            f"None of the {len(skipped)} files in '{config.faces}' has a usable face (first: {identity}: "
+            f"{why})"
         )
     where = "" if config.aligned else f"; FFHQ crops -> {out}"
     log(f"Faces: {len(crops)} of {len(chosen)}{where}")
@@ -169,7 +169,8 @@ def _load_detector(config: EvaluateConfig) -> Detector | None:
         if config.aligned:
             return None
         raise ValueError(
-            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned where the faces are FFHQ crops."
+            "Cropping faces needs --detector. Set it to a YuNet .onnx file, or pass --aligned if the faces "
+            "are FFHQ crops."
         )
     return load_detector(config.detector, config.device or "cpu")
 
@@ -179,11 +180,12 @@ def _read_aligned(
 ) -> tuple[Photo, Face | None]:
     """Read an FFHQ crop and look for the face in it; a face that is needed and missing is told where it is needed."""
     if path.name.lower().endswith(VIDEOS):
-        raise ValueError(f"Expected an FFHQ crop, got the video '{path}'. Leave --aligned out.")
+        raise ValueError(f"'{path}' is a video, not an FFHQ crop. Omit --aligned.")
     picture = load_photo(path)
     if picture.shape[0] != picture.shape[1]:
         raise ValueError(
-            f"Expected an FFHQ crop, which is square, got '{path}' with {picture.shape[1]}x{picture.shape[0]} px. Leave --aligned out."
+            f"'{path}' has {picture.shape[1]}x{picture.shape[0]} px, but FFHQ crops are square. Omit "
+            "--aligned."
         )
     found = find_faces(detector, picture, config.min_score)[:1] if detector is not None else []
     return picture, (found[0] if found else None)

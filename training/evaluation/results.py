@@ -1,4 +1,4 @@
-"""The results of one method: a JSON with every picture's scores, from which a report can be made again at any time."""
+"""The results of one method: a JSON file with every image's scores, from which reports are made."""
 
 from __future__ import annotations
 
@@ -14,74 +14,72 @@ import numpy as np
 import torch
 
 from ...f2d.files import write_text
-from .metrics import geometric_mean, harmonic_mean
+from .metrics import METRICS, geometric_mean, harmonic_mean
 from .protocol import LOCATIONS, Protocol, Slot
-from .scoring import METRICS
 
 FORMAT = "face2diffusion evaluation 1"
 HMEAN, GMEAN = "hMean", "gMean"
-_DIGITS = 7  # of a score; float32 has no more
+_DIGITS = 7  # significant, of a score; float32 has no more
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What was measured of one method."""
+    """The measurements of one method."""
 
     method: str
     protocol: Protocol
     metrics: tuple[str, ...]  # those that were computed, in the order of METRICS
-    scorer: dict[str, str]  # what made the scores
+    scorer: dict[str, str]  # the evaluators and their weights
     faces: dict[str, str]  # SHA-256 of each identity's face
-    pictures: tuple[tuple[Slot, dict[str, float]], ...]  # scored ones, in order
-    gaps: dict[str, Any]  # missing, broken, unexpected and skipped
+    images: tuple[tuple[Slot, dict[str, float]], ...]  # the scored ones, in order
+    gaps: dict[str, Any]  # missing, broken, unexpected and skipped, see `Inventory` and `References`
     costs: dict[str, float] = field(default_factory=dict)  # of Table 2: parameters, encoding_seconds, fid
-    folders: dict[str, str] = field(
-        default_factory=dict
-    )  # images, and each identity's face as "face:NAME"; from the JSON's own folder
+    # "images", and each identity's face as "face:NAME"; relative to the JSON's folder
+    folders: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)  # config, machine, generation
-    path: str = ""  # where it was read from
+    path: str = ""  # of the JSON, if it was read
 
     def column(self, name: str) -> np.ndarray:
-        """Give one score of all pictures.
+        """Return one score of all images.
 
         Args:
-            name: a metric, or hMean or gMean of all six; these need all of them.
+            name: a metric, or hMean or gMean, which need all six metrics.
 
         Returns:
-            shape (P,), float64; NaN where a picture has no such score.
+            shape (P,), float64; NaN where an image has no such score.
         """
         if name in (HMEAN, GMEAN):
             table = torch.from_numpy(
                 np.stack([self.column(metric) for metric in METRICS], axis=1).reshape(-1, len(METRICS))
             )
-            whole = table.isfinite().all(1)
+            complete = table.isfinite().all(1)
             means = torch.full((len(table),), math.nan, dtype=torch.float64)
-            if whole.any():
-                means[whole] = (harmonic_mean if name == HMEAN else geometric_mean)(table[whole])
+            if complete.any():
+                means[complete] = (harmonic_mean if name == HMEAN else geometric_mean)(table[complete])
             return means.numpy()
-        return np.array([scores.get(name, math.nan) for _, scores in self.pictures], np.float64)
+        return np.array([scores.get(name, math.nan) for _, scores in self.images], np.float64)
 
     @property
     def identities(self) -> np.ndarray:
-        """Whose picture each is, (P,)."""
-        return np.array([slot.identity for slot, _ in self.pictures], dtype=str)
+        """Each image's identity, (P,)."""
+        return np.array([slot.identity for slot, _ in self.images], dtype=str)
 
     @property
     def prompts(self) -> np.ndarray:
-        """Each picture's prompt, (P,)."""
-        return np.array([slot.prompt for slot, _ in self.pictures], np.int64)
+        """Each image's prompt, (P,)."""
+        return np.array([slot.prompt for slot, _ in self.images], np.int64)
 
     @property
     def at_locations(self) -> np.ndarray:
-        """Whether each picture's prompt names a famous location (Sec. 5), (P,) bool."""
+        """Whether each image's prompt names a famous location (Sec. 5), (P,) bool."""
         return np.isin(self.prompts, list(LOCATIONS))
 
     def differs_from(self, other: Results) -> list[str]:
-        """Tell why the scores of two methods cannot be ranked together; empty if they can."""
+        """List what prevents ranking the scores of two methods together; empty if nothing does."""
         return [
             what
             for what, own, others in (
-                ("judges", self.scorer, other.scorer),
+                ("evaluators", self.scorer, other.scorer),
                 ("metrics", self.metrics, other.metrics),
                 ("faces", self.faces, other.faces),
                 ("prompts", self.protocol.prompts, other.protocol.prompts),
@@ -90,7 +88,7 @@ class Results:
         ]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the JSON atomically, with one line for each picture.
+        """Write the JSON atomically, with one line per image.
 
         Args:
             path: the file.
@@ -117,7 +115,7 @@ class Results:
                 },
                 ensure_ascii=False,
             )
-            for slot, scores in self.pictures
+            for slot, scores in self.images
         ]
         text = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
         write_text(path, text + ',\n  "pictures": [\n    ' + ",\n    ".join(rows) + "\n  ]\n}\n")
@@ -134,47 +132,48 @@ class Results:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, or something else.
+            ValueError: the file is damaged or something else.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"Expected results of `f2d-train evaluate` at '{path}', got no such file. Check the path."
+                f"There are no results at '{path}'. Check the path, or run `f2d-train evaluate` first."
             )
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"Expected whole results, got '{path}', which breaks off or is no JSON ({error}). Run `f2d-train evaluate` again."
+                f"'{path}' is truncated or not JSON ({error}). Run `f2d-train evaluate` again."
             ) from error
         kind = content.get("format") if isinstance(content, dict) else None
         if kind != FORMAT:
             raise ValueError(
-                f"Expected results of `f2d-train evaluate` ('{FORMAT}'), got '{path}' with {kind!r}. Choose another file."
+                f"'{path}' has the format {kind!r}, not '{FORMAT}'. Choose a file of `f2d-train evaluate`."
             )
         try:
             return cls._parse(content, os.fspath(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"Expected the fields of '{FORMAT}', got '{path}', which was changed or is damaged ({error!r}). Run `f2d-train evaluate` again."
+                f"'{path}' was edited or is damaged ({error!r}). Run `f2d-train evaluate` again."
             ) from error
 
     @classmethod
     def _parse(cls, content: dict[str, Any], path: str) -> Results:
-        protocol = content["protocol"]
-        pictures = [_parse_row(row) for row in content["pictures"]]
-        slots = {slot for slot, _ in pictures}
-        if len(slots) < len(pictures):
-            raise ValueError("a picture is listed twice")
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["protocol"].items()
+        }
+        images = [_parse_row(row) for row in content["pictures"]]
+        slots = {slot for slot, _ in images}
+        if len(slots) < len(images):
+            raise ValueError("an image is listed twice")
         gaps = {key: content[key] for key in ("missing", "broken", "unexpected", "skipped")}
         return cls(
             method=str(content["method"]),
-            protocol=Protocol(
-                **{key: tuple(value) if isinstance(value, list) else value for key, value in protocol.items()}
-            ),
+            protocol=Protocol(**settings),
             metrics=tuple(content["scorer"]["metrics"]),
             scorer=dict(content["scorer"]["description"]),
             faces=dict(content["faces"]),
-            pictures=tuple(pictures),
+            images=tuple(images),
             gaps=gaps,
             costs=dict(content["costs"]),
             folders=dict(content["folders"]),
@@ -186,7 +185,7 @@ class Results:
 def _parse_row(row: dict[str, Any]) -> tuple[Slot, dict[str, float]]:
     slot = Slot.parse(row["picture"])
     if slot is None:
-        raise ValueError(f"'{row['picture']}' is no picture of the layout")
+        raise ValueError(f"'{row['picture']}' is not a path of the layout")
     scores = {name: float(score) for name, score in row.items() if name != "picture"}
     wrong = [name for name, score in scores.items() if name not in METRICS or not -1e-6 <= score <= 1 + 1e-6]
     if wrong:
@@ -195,13 +194,13 @@ def _parse_row(row: dict[str, Any]) -> tuple[Slot, dict[str, float]]:
 
 
 def check_comparable(results: Sequence[Results]) -> list[str]:
-    """Find out why methods cannot be ranked together.
+    """Check whether methods can be ranked together.
 
     Args:
         results: of the methods.
 
     Returns:
-        A line for each that differs from the first; empty if all can be ranked.
+        A line per method that differs from the first; empty if all can be ranked.
     """
     first, *others = results
     differences = {other.method: first.differs_from(other) for other in others}

@@ -1,69 +1,71 @@
-"""Scores of generated pictures: batched, each picture embedded once, remembered by content, so that a run goes on after a kill.
+"""Scores generated images in batches; embeddings are cached by content, so that a killed run resumes.
 
-    scorer = load_scorer(adaface="adaface_ir101.ckpt", clip="CLIP-ViT-H-14", detector="yunet.onnx", cache="scores.sqlite")
-    scorer.metrics                     ("AdaFace", "CLIP", "dCLIP"): those that the given weights allow, in the order of METRICS
-    scorer.description                 {"AdaFace": "...", "CLIP": "...", "detector": "..."}: what made the scores
-    scorer.score([Request(...), ...])  [{"AdaFace": 0.31, "CLIP": 0.25, "dCLIP": 0.2}, ...], one dict a request, in order
+    scorer = load_scorer(adaface="adaface_ir101.ckpt", clip="CLIP-ViT-H-14", detector="yunet.onnx",
+    cache="scores.sqlite") scorer.metrics ("AdaFace", "CLIP", "dCLIP"), those with weights, in the order of
+    METRICS scorer.description {"AdaFace": "...", "CLIP": "...", "detector": "..."}, the weights
+    scorer.score([Request(...), ...]) [{"AdaFace": 0.31, "CLIP": 0.25, "dCLIP": 0.2}, ...], one dict per
+    request
 
-A picture without a face has 0.0 in all identity metrics; of several faces the largest counts. Everything else that is missing or
-damaged is an error that names the file; what was embedded before it stays in the cache.
+An image without a face scores 0.0 in all identity metrics; of several faces the largest counts. Any other
+missing or damaged input is an error that names the file; earlier embeddings stay in the cache.
 
-Dimension letters: B pictures, C width of an embedding.
+Dimension letters: B images, C width of an embedding.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...f2d.face.detection import Detector, Face, find_faces, load_detector
+from ...f2d.face.detection import Detector, Face, find_faces
 from ...f2d.files import fingerprint, hash_file
-from ...f2d.image import load_photo
-from ...f2d.networks.recognition import FaceRecognizer, load_recognizer
-from .metrics import clip_score, directional_clip_score, identity_score, siglip_score
-from .text import TextEvaluator, load_text_evaluator
+from ...f2d.image import Photo, load_photo
+from ...f2d.networks.recognition import FaceRecognizer
+from .embedding_cache import EmbeddingCache
+from .metrics import (
+    IDENTITY_METRICS,
+    METRICS,
+    clip_score,
+    directional_clip_score,
+    identity_score,
+    siglip_score,
+)
+from .text import TextEvaluator
 
-IDENTITY_METRICS = ("AdaFace", "SphereFace", "FaceNet")
-TEXT_METRICS = ("CLIP", "dCLIP", "SigLIP")
-METRICS = IDENTITY_METRICS + TEXT_METRICS
-_READERS = 8  # threads that read, detect and scale pictures; the judges take only whole batches
-_SCORED = 1024  # requests at once, once all is embedded
+_READERS = 8  # threads that decode, detect and resize images
+_CHUNK = 1024  # requests whose scores are computed together
 
 
 @dataclass(frozen=True)
 class Request:
-    """One generated picture to score."""
+    """One generated image to score."""
 
-    image: str  # path of the generated picture y
+    image: str  # path of the generated image y
     reference: str  # path of the identity's photo x
     prompt: str  # p, with class words in place of the placeholder: "A photo of a person as a chef"
-    base: str = ""  # path of y_r: the picture of "A photo of S*" with the same identity (for dCLIP only)
+    base: str = ""  # path of y_r: the image of "A photo of S*" with the same identity (for dCLIP only)
     base_prompt: str = "A photo of a person"  # p_r
-    face: Face | None = None  # where the face lies in the reference; None = it is looked for
+    face: Face | None = None  # where the face lies in the reference; None = detect it
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """A network that embeds pictures, and where it comes from."""
+    """A network that embeds images, and its origin."""
 
     network: FaceRecognizer | TextEvaluator
-    source: str = ""  # in words, for reports
-    key: str = ""  # tells its embeddings in the cache from those of other weights; "" = they are hashed
+    source: str = ""  # for reports
+    key: str = ""  # identifies the weights in the cache; "" = their fingerprint
 
     @property
     def name(self) -> str:
@@ -72,81 +74,78 @@ class Evaluator:
 
 
 class Scorer:
-    """Judges, and the cache of what they have seen."""
+    """Evaluators, and the cache of their embeddings."""
 
     def __init__(
         self,
-        judges: Sequence[Evaluator],
+        evaluators: Sequence[Evaluator],
         detector: Detector | None = None,
         detector_source: str = "",
         batch_size: int = 64,
         cache: str | os.PathLike | None = None,
     ) -> None:
-        """Take the judges.
+        """Open the cache.
 
         Args:
-            judges: at most one of each name, each on its device.
-            detector: needed by those of identity.
-            detector_source: its name and hash; embeddings of faces that another detector found are not used.
-            batch_size: pictures at once.
-            cache: an SQLite file; it is made. None = embeddings are kept as long as the scorer.
+            evaluators: at most one of each name, each on its device.
+            detector: needed by the identity metrics.
+            detector_source: its name and hash; cached embeddings of faces from other detectors are not used.
+            batch_size: images at once.
+            cache: an SQLite file, created if missing; None = in memory.
 
         Raises:
-            ValueError: no judge, two of one name, no detector for faces, a batch size below 1, or a file that is no cache.
+            ValueError: no evaluator, two of one name, no detector for faces, a batch size below 1, or `cache`
+                is another file.
             OSError: the cache cannot be written to.
         """
-        names = [judge.name for judge in judges]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"Expected one judge of each name, got {', '.join(names) or 'none'}. Give weights for at least one metric."
-            )
+        names = [evaluator.name for evaluator in evaluators]
+        if not names:
+            raise ValueError("No evaluator is given. Set the weights of at least one metric.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"The evaluators {', '.join(names)} are not unique. Give each once.")
         if batch_size < 1:
-            raise ValueError(f"Expected a batch size of 1 and more, got {batch_size}.")
+            raise ValueError(f"The batch size {batch_size} is out of range. Use at least 1.")
         if detector is None and set(names) & set(IDENTITY_METRICS):
-            raise ValueError(
-                "Expected a detector to find faces for the identity metrics, got none. Name a YuNet .onnx file."
-            )
-        self._judges = {judge.name: judge for judge in judges}
-        self._keys = {judge.name: self._cache_key(judge, detector_source) for judge in judges}
-        self._detector, self._detecting = (
-            detector,
-            Lock(),
-        )  # detectors keep the size of the last picture: one at a time
+            raise ValueError("The identity metrics need a detector. Set --detector to a YuNet .onnx file.")
+        self._evaluators = {evaluator.name: evaluator for evaluator in evaluators}
+        self._keys = {evaluator.name: self._cache_key(evaluator, detector_source) for evaluator in evaluators}
+        self._detector = detector
+        self._detecting = Lock()  # detectors store the size of their last input, so they run one at a time
         self._batch_size = batch_size
-        self._cache = _Cache(cache)
-        self.description = {judge.name: judge.source for judge in judges} | (
+        self._cache = EmbeddingCache(cache)
+        self.description = {evaluator.name: evaluator.source for evaluator in evaluators} | (
             {"detector": detector_source} if detector else {}
         )
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is scored, in the order of METRICS."""
-        return tuple(metric for metric in METRICS if metric.removeprefix("d") in self._judges)
+        """The computed metrics, in the order of METRICS."""
+        return tuple(metric for metric in METRICS if metric.removeprefix("d") in self._evaluators)
 
     @staticmethod
-    def _cache_key(judge: Evaluator, detector_source: str) -> str:
-        network = judge.network
+    def _cache_key(evaluator: Evaluator, detector_source: str) -> str:
+        network = evaluator.network
         if isinstance(network, FaceRecognizer):
-            return f"{judge.key or fingerprint(network.state_dict())} {detector_source}"
-        return judge.key or fingerprint(network.model.state_dict())
+            return f"{evaluator.key or fingerprint(network.state_dict())} {detector_source}"
+        return evaluator.key or fingerprint(network.model.state_dict())
 
     def score(self, requests: Sequence[Request], progress: bool = True) -> list[dict[str, float]]:
-        """Score pictures.
+        """Score images.
 
         Args:
-            requests: what to score.
-            progress: show bars with the time that is left.
+            requests: the images.
+            progress: show progress bars.
 
         Returns:
             For each request, in order, a score in [0, 1] by metric.
 
         Raises:
-            FileNotFoundError: a picture is missing.
-            ValueError: a damaged picture, a reference without a face, or damaged weights.
+            FileNotFoundError: an image is missing.
+            ValueError: a damaged image, a reference without a face, or damaged weights.
         """
-        identity = [name for name in IDENTITY_METRICS if name in self._judges]
+        identity = [name for name in IDENTITY_METRICS if name in self._evaluators]
         wanted: dict[str, list[str]] = {
-            name: [request.image for request in requests] for name in self._judges
+            name: [request.image for request in requests] for name in self._evaluators
         }
         if "CLIP" in wanted:
             wanted["CLIP"] += [request.base for request in requests]
@@ -159,12 +158,12 @@ class Scorer:
         }
         self._embed({name: list(references) for name in identity}, hashes, progress, "references", faces)
         self._check_references(list(references), identity, hashes)
-        self._embed(wanted, hashes, progress, "pictures")
+        self._embed(wanted, hashes, progress, "images")
         texts = self._embed_texts(requests)
         return [
             scores
-            for start in range(0, len(requests), _SCORED)
-            for scores in self._compare(requests[start : start + _SCORED], hashes, texts)
+            for start in range(0, len(requests), _CHUNK)
+            for scores in self._compare(requests[start : start + _CHUNK], hashes, texts)
         ]
 
     def _compare(
@@ -173,9 +172,9 @@ class Scorer:
         hashes: Mapping[str, str],
         texts: Mapping[str, Mapping[str, Tensor]],
     ) -> Iterator[dict]:
-        """Compute the scores of embedded pictures; a picture without a face has the zero vector, whose cosine is 0."""
+        """Compute the scores of embedded images; without a face the embedding and its cosines are 0."""
 
-        def pictures(name: str, path_of: Callable[[Request], str]) -> Tensor:
+        def images(name: str, path_of: Callable[[Request], str]) -> Tensor:
             names = [hashes[path_of(request)] for request in requests]
             return self._cache.get(self._keys[name], names)
 
@@ -183,20 +182,18 @@ class Scorer:
             return torch.stack([texts[name][prompt_of(request)] for request in requests])
 
         scores: dict[str, Tensor] = {}
-        for name, judge in self._judges.items():
-            image = pictures(name, lambda request: request.image)
+        for name, evaluator in self._evaluators.items():
+            image = images(name, lambda request: request.image)
             if name in IDENTITY_METRICS:
-                scores[name] = identity_score(pictures(name, lambda request: request.reference), image)
+                scores[name] = identity_score(images(name, lambda request: request.reference), image)
                 continue
             text = prompts(name, lambda request: request.prompt)
-            if name == "SigLIP":
-                scores[name] = siglip_score(image, text, judge.network.scale, judge.network.bias)
+            if name == "SigLIP" and isinstance(evaluator.network, TextEvaluator):
+                scores[name] = siglip_score(image, text, evaluator.network.scale, evaluator.network.bias)
                 continue
             scores[name] = clip_score(image, text)
-            base, base_text = (
-                pictures(name, lambda request: request.base),
-                prompts(name, lambda request: request.base_prompt),
-            )
+            base = images(name, lambda request: request.base)
+            base_text = prompts(name, lambda request: request.base_prompt)
             scores["dCLIP"] = directional_clip_score(image, base, text, base_text)
         for row in zip(*(scores[metric].tolist() for metric in self.metrics), strict=True):
             yield dict(zip(self.metrics, row, strict=True))
@@ -209,8 +206,8 @@ class Scorer:
         what: str,
         faces: Mapping[str, Face] = MappingProxyType({}),
     ) -> None:
-        """Embed what is not in the cache yet; each batch is written as a whole."""
-        todo: dict[str, set[str]] = {}  # judges by picture, pictures of one content together
+        """Embed what is not cached yet; each batch is written atomically."""
+        todo: dict[str, set[str]] = {}  # evaluators by content hash
         path_of = {}
         for name, paths in wanted.items():
             known = self._cache.known(self._keys[name], {hashes[path] for path in paths})
@@ -224,7 +221,7 @@ class Scorer:
         ]
         with (
             ThreadPoolExecutor(_READERS) as pool,
-            tqdm(total=len(contents), unit="picture", desc=what, disable=not (progress and contents)) as bar,
+            tqdm(total=len(contents), unit="image", desc=what, disable=not (progress and contents)) as bar,
         ):
 
             def begin(batch: Sequence[str]) -> list:
@@ -238,9 +235,13 @@ class Scorer:
             try:
                 for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
                     ready = [future.result() for future in begun]
-                    begun = begin(following)  # is read while the judges are busy with this batch
+                    begun = begin(following)  # decoded while the evaluators process this batch
                     self._cache.put(
-                        [row for name in self._judges for row in self._vectors(name, batch, ready, path_of)]
+                        [
+                            row
+                            for name in self._evaluators
+                            for row in self._vectors(name, batch, ready, path_of)
+                        ]
                     )
                     bar.update(len(batch))
             finally:
@@ -248,36 +249,41 @@ class Scorer:
                     future.cancel()
 
     def _prepare(self, path: str, names: Iterable[str], face: Face | None = None) -> dict[str, Any]:
-        """Read one picture, and give each judge its input; None where there is no face for it."""
+        """Decode one image and return each evaluator's input; None if it has no face."""
         photo = load_photo(path)
         faces = None if face is None else [face]
         inputs: dict[str, Any] = {}
         for name in names:
-            network = self._judges[name].network
+            network = self._evaluators[name].network
             if isinstance(network, TextEvaluator):
                 inputs[name] = network.prepare(photo)
                 continue
             if faces is None:
-                with self._detecting:
-                    faces = find_faces(self._detector, photo)
+                faces = self._find_faces(photo)
             inputs[name] = network.crop(photo, faces[0]) if faces else None
         return inputs
+
+    def _find_faces(self, photo: Photo) -> list[Face]:
+        if self._detector is None:  # no identity metric
+            return []
+        with self._detecting:
+            return find_faces(self._detector, photo)
 
     def _vectors(
         self, name: str, batch: Sequence[str], ready: Sequence[Mapping[str, Any]], path_of: Mapping[str, str]
     ) -> Iterator[tuple[str, str, Tensor | None]]:
-        """Embed one judge's inputs: rows of the cache."""
+        """Embed one evaluator's inputs: rows of the cache."""
         contents = [
             content for content, inputs in zip(batch, ready, strict=True) if inputs.get(name) is not None
         ]
         if contents:
-            vectors = self._judges[name].network.embed(
-                [inputs[name] for inputs in ready if inputs.get(name) is not None]
-            )
+            inputs_of = [inputs[name] for inputs in ready if inputs.get(name) is not None]
+            vectors: Tensor = self._evaluators[name].network.embed(inputs_of)
             for content, vector in zip(contents, vectors, strict=True):
                 if not vector.isfinite().all():
                     raise ValueError(
-                        f"Expected finite features of '{path_of[content]}' from {name}, got NaN or infinity: its weights are damaged. Get them again."
+                        f"{name} returned NaN or infinity for '{path_of[content]}', so its weights are "
+                        "damaged. Download them again."
                     )
                 yield self._keys[name], content, vector
         for content, inputs in zip(batch, ready, strict=True):
@@ -292,166 +298,42 @@ class Scorer:
             faceless = [path for path, vector in zip(references, vectors, strict=True) if not vector.any()]
             if faceless:
                 raise ValueError(
-                    f"Expected a face in each identity's photo, got none in {', '.join(map(repr, faceless[:3]))}{', ...' if faceless[3:] else ''} "
-                    f"({len(faceless)} of {len(references)}). Use other photos, or leave these identities out."
+                    f"No face found in {len(faceless)} of {len(references)} input photos "
+                    f"({', '.join(map(repr, faceless[:3]))}{', ...' if faceless[3:] else ''}). Use other "
+                    "photos, or remove these identities."
                 )
 
     def _embed_texts(self, requests: Sequence[Request]) -> dict[str, dict[str, Tensor]]:
-        found = {}
-        for name, judge in self._judges.items():
-            if isinstance(judge.network, TextEvaluator):
+        embedded = {}
+        for name, evaluator in self._evaluators.items():
+            if isinstance(evaluator.network, TextEvaluator):
                 prompts = dict.fromkeys(request.prompt for request in requests)
                 if name == "CLIP":
                     prompts |= dict.fromkeys(request.base_prompt for request in requests)
-                vectors = judge.network.embed_text(list(prompts)) if prompts else []
-                found[name] = {
+                vectors = list(evaluator.network.embed_text(list(prompts))) if prompts else []
+                embedded[name] = {
                     prompt: vector.double() for prompt, vector in zip(prompts, vectors, strict=True)
                 }
-        return found
-
-
-class _Cache:
-    """Embeddings by judge and picture, in SQLite: what a killed process had not committed is not there."""
-
-    def __init__(self, path: str | os.PathLike | None) -> None:
-        self._path = os.fspath(path) if path is not None else ":memory:"
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = sqlite3.connect(self._path, timeout=60)
-            with self._connection as connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS embedding (judge TEXT, picture TEXT, vector BLOB, PRIMARY KEY (judge, picture)) WITHOUT ROWID"
-                )
-                connection.execute("SELECT judge, picture, vector FROM embedding LIMIT 1")
-        except sqlite3.OperationalError as error:
-            raise OSError(
-                f"Expected a score cache that can be written at '{self._path}', got an error ({error}). Choose another file."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"Expected a score cache at '{self._path}', got another or a damaged file ({error}). Delete it, or choose another."
-            ) from error
-
-    def known(self, judge: str, pictures: Iterable[str]) -> set[str]:
-        """Tell which of the pictures have been embedded."""
-        return set(self._rows(judge, pictures, "picture"))
-
-    def get(self, judge: str, pictures: Sequence[str]) -> Tensor:
-        """Give the embeddings in order, shape (B, C), float64; zeros where there was no face."""
-        rows = self._rows(judge, pictures, "picture, vector")
-        vectors = {
-            picture: np.frombuffer(vector, np.float32)
-            for picture, vector in rows.items()
-            if vector is not None
-        }
-        width = max((len(vector) for vector in vectors.values()), default=1)
-        nothing = np.zeros(width, np.float32)
-        return torch.from_numpy(np.stack([vectors.get(picture, nothing) for picture in pictures])).double()
-
-    def put(self, rows: Sequence[tuple[str, str, Tensor | None]]) -> None:
-        """Write the rows (judge, picture, vector) together or not at all."""
-        values = [
-            (judge, picture, None if vector is None else vector.numpy().tobytes())
-            for judge, picture, vector in rows
-        ]
-        try:
-            with self._connection as connection:
-                connection.executemany("INSERT OR REPLACE INTO embedding VALUES (?, ?, ?)", values)
-        except sqlite3.OperationalError as error:
-            raise OSError(
-                f"Expected to write the score cache '{self._path}', got an error ({error}). Free some space, then run again."
-            ) from error
-
-    def _rows(self, judge: str, pictures: Iterable[str], columns: str) -> dict[str, Any]:
-        names = list(dict.fromkeys(pictures))
-        found = {}
-        for start in range(0, len(names), 500):  # SQLite takes 999 values a query
-            part = names[start : start + 500]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT {columns} FROM embedding WHERE judge = ? AND picture IN ({marks})"
-            found |= {row[0]: row[-1] for row in self._connection.execute(query, (judge, *part))}
-        return found
+        return embedded
 
 
 def _hash_files(paths: Sequence[str], progress: bool) -> dict[str, str]:
-    """SHA-256 of each file's content by its path."""
+    """Compute the SHA-256 of each file by path."""
     with ThreadPoolExecutor(_READERS) as pool:
         digests = tqdm(
-            pool.map(_hash_picture, paths), total=len(paths), unit="file", desc="hashes", disable=not progress
+            pool.map(_hash_image, paths), total=len(paths), unit="file", desc="hashes", disable=not progress
         )
         return dict(zip(paths, digests, strict=True))
 
 
-def _hash_picture(path: str) -> str:
+def _hash_image(path: str) -> str:
     try:
         return hash_file(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"Expected a picture at '{path}', got no such file. Generate it first."
-        ) from error
+        raise FileNotFoundError(f"There is no image at '{path}'. Generate it first.") from error
     except OSError as error:
-        raise ValueError(
-            f"Expected a picture at '{path}', got something that cannot be read ({error.strerror}). Check the path."
-        ) from error
+        raise ValueError(f"'{path}' cannot be read ({error.strerror}). Check the path.") from error
 
 
 def _hash_face(face: Face) -> str:
     return hashlib.sha256(face.to_json().encode()).hexdigest()
-
-
-def load_scorer(
-    adaface: str | os.PathLike | None = None,
-    sphereface: str | os.PathLike | None = None,
-    facenet: str | os.PathLike | None = None,
-    clip: str | os.PathLike | None = None,
-    siglip: str | os.PathLike | None = None,
-    detector: str | os.PathLike | None = None,
-    device: str = "",
-    batch_size: int = 64,
-    cache: str | os.PathLike | None = None,
-) -> Scorer:
-    """Load the judges whose weights are named.
-
-    Args:
-        adaface: IR-50 or IR-101 `.ckpt`.
-        sphereface: `sphere20a_20171020.pth`.
-        facenet: `20180402-114759-vggface2.pt`.
-        clip: folder of a CLIPModel of transformers, such as laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
-        siglip: folder of a SiglipModel of transformers.
-        detector: a YuNet .onnx file, or "FAN"; needed by the first three.
-        device: "" = the best there is.
-        batch_size: pictures at once.
-        cache: an SQLite file for the embeddings; it is made. None = nothing is remembered.
-
-    Returns:
-        The scorer.
-
-    Raises:
-        FileNotFoundError: no such file or folder.
-        ValueError: no weights at all, those of another model, or face metrics without a detector.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    judges = []
-    for name, path in (("AdaFace", adaface), ("SphereFace", sphereface), ("FaceNet", facenet)):
-        if path:
-            network = load_recognizer(path, name).to(device)
-            digest = hash_file(path)
-            judges.append(
-                Evaluator(network, f"{Path(path).name}, {network.variant}, SHA-256 {digest}", digest)
-            )
-    for name, folder in (("CLIP", clip), ("SigLIP", siglip)):
-        if folder:
-            text = load_text_evaluator(folder, name)
-            weights = fingerprint(text.model.state_dict())
-            text.model.to(device)
-            key = hashlib.sha256(
-                f"{weights} {json.dumps(text.processor.to_dict(), sort_keys=True, default=str)}".encode()
-            ).hexdigest()
-            source = f"{Path(folder).resolve().name}, SHA-256 of its tensors {weights}"
-            if name == "SigLIP":
-                source += f", temperature {text.scale:.4g}, bias {text.bias:.4g}"
-            judges.append(Evaluator(text, source, key))
-    found = load_detector(detector, device) if detector else None
-    digest = f", SHA-256 {hash_file(detector)}" if detector and os.path.isfile(detector) else ""
-    return Scorer(judges, found, f"{Path(detector).name}{digest}" if detector else "", batch_size, cache)

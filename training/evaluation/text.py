@@ -1,6 +1,6 @@
-"""The judges of text-fidelity: CLIP (ViT-H/14 in the paper) and SigLIP, from local folders of transformers.
+"""The text evaluators, CLIP (ViT-H/14 in the paper) and SigLIP, from local folders in transformers' layout.
 
-Dimension letters: B pictures or prompts, C width of an embedding, S side of the network's input in px.
+Dimension letters: B images or prompts, C width of an embedding, S side of the network's input in px.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _MODEL_TYPES = {"CLIP": "clip", "SigLIP": "siglip"}  # in config.json
 
 
 class TextEvaluator:
-    """A pair of encoders with one space for pictures and prompts."""
+    """A pair of encoders with a joint space for images and prompts."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any) -> None:
-        """Tie the parts of one folder together.
+        """Combine the parts of one folder.
 
         Args:
             name: "CLIP" or "SigLIP".
             model: transformers' CLIPModel or SiglipModel, in evaluation mode.
             tokenizer: of its prompts.
-            processor: of its pictures.
+            processor: of its images.
         """
         self.name, self.model, self._tokenizer, self.processor = name, model, tokenizer, processor
 
     @property
     def scale(self) -> float:
-        """SigLIP's learned temperature, which the file keeps as its logarithm."""
+        """SigLIP's learned temperature, which the file stores as its logarithm."""
         return math.exp(self.model.logit_scale.item())
 
     @property
@@ -47,7 +47,7 @@ class TextEvaluator:
         return self.model.logit_bias.item()
 
     def prepare(self, photo: Photo) -> Tensor:
-        """Scale, cut and normalize a picture as the folder's preprocessor_config.json says.
+        """Resize, crop and normalize an image as the folder's preprocessor_config.json says.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -58,24 +58,24 @@ class TextEvaluator:
         return self.processor(images=Image.fromarray(photo), return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
-    def embed(self, pictures: Sequence[Tensor]) -> Tensor:
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
         """Compute E_I(y).
 
         Args:
-            pictures: B of shape (3, S, S), of `prepare`.
+            images: B of shape (3, S, S), from `prepare`.
 
         Returns:
             shape (B, C), float32, CPU; not normalized.
         """
         device = self.model.device
-        batches = torch.stack(list(pictures)).split(pass_size(device))
+        batches = torch.stack(list(images)).split(pass_size(device))
         return torch.cat(
             [_features(self.model.get_image_features(pixel_values=batch.to(device))) for batch in batches]
         )
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Compute E_T(p); prompts are padded to the model's full length, as SigLIP was trained, and cut there.
+        """Compute E_T(p); prompts are padded or truncated to the model's full length, as SigLIP was trained.
 
         Args:
             prompts: B texts.
@@ -94,7 +94,7 @@ class TextEvaluator:
 
 
 def _features(output: Any) -> Tensor:
-    return getattr(output, "pooler_output", output).float().cpu()  # transformers 4 gives the tensor itself
+    return getattr(output, "pooler_output", output).float().cpu()  # transformers 4 returns the tensor itself
 
 
 def load_text_evaluator(folder: str | os.PathLike, name: str) -> TextEvaluator:
@@ -105,10 +105,10 @@ def load_text_evaluator(folder: str | os.PathLike, name: str) -> TextEvaluator:
         name: "CLIP" or "SigLIP".
 
     Returns:
-        The judge, float32.
+        The evaluator, float32.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no config.json in it.
+        FileNotFoundError: the folder or its config.json is missing.
         ValueError: another model, or parts are missing.
         ImportError: a package that the tokenizer needs is missing.
     """
@@ -126,13 +126,13 @@ def load_text_evaluator(folder: str | os.PathLike, name: str) -> TextEvaluator:
     except Exception as error:  # a damaged file may raise anything, by its format
         first = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"Expected a whole {name} in '{folder}', got parts that cannot be read ({first}). Download it again."
+            f"{name} in '{folder}' cannot be read ({first}). Download the folder again."
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing:
         raise ValueError(
-            f"Expected all weights of {name} in '{folder}', got none for {len(missing)} tensors ({', '.join(missing[:3])}). "
-            "Download the whole model, with both encoders."
+            f"{name} in '{folder}' lacks {len(missing)} tensors ({', '.join(missing[:3])}). "
+            "Download the complete model, with both encoders."
         )
     return TextEvaluator(name, model.float().eval().requires_grad_(False), tokenizer, processor)
 
@@ -141,15 +141,13 @@ def _check_type(folder: Path, name: str) -> None:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"Expected a folder of {name} with config.json, got '{folder}' without. Name the folder that has it."
+            f"'{folder}' has no config.json. Choose a folder of {name} in transformers' layout."
         )
     try:
         found = json.loads(file.read_text(encoding="utf-8")).get("model_type")
     except (AttributeError, ValueError) as error:
-        raise ValueError(
-            f"Expected a model's config in '{file}', got another file ({error}). Download it again."
-        ) from error
+        raise ValueError(f"'{file}' is not a model's config ({error}). Download it again.") from error
     if found != _MODEL_TYPES[name]:
         raise ValueError(
-            f"Expected a {name} model in '{folder}', got one of type '{found}'. Choose another folder."
+            f"The model in '{folder}' has the type '{found}', not {name}. Choose another folder."
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...f2d.diffusion.folder import load_vae
+from ...f2d.diffusion.folder import build_pipeline, load_vae
 from ...f2d.image import Photo, make_grid, save_png
 from ...f2d.networks.mapping import MapperConfig, MappingNetwork
 from ..config import MapperTrainingConfig

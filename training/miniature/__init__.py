@@ -1,1 +1,1 @@
-"""A small drawn world in which every part of the method exists, is trained from nothing, and has ground truth."""
+"""The miniature: a synthetic dataset on which every part of the method is trained from nothing."""

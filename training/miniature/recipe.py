@@ -1,37 +1,30 @@
-"""Everything of the miniature, trained from nothing in one go; each stage is a folder that resumes, and what is done stays.
+"""Trains all models of the miniature; each stage is a run folder that resumes, and finished stages are kept.
 
-out/config.json                what was asked for; the folder takes no other settings
-out/autoencoder                the small Stable Diffusion, trained in four stages  -> out/base, a folder in diffusers layout
+out/config.json                the settings; another run with other settings needs another folder
+out/autoencoder                Stable Diffusion in four stages    -> base, a folder in diffusers' layout
 out/diffusion, refined, finished
-out/faces, msid, arcface       identity encoders on class folders  -> out/msid.safetensors, arcface.safetensors, arcface-msf.safetensors
-out/expression                 f_exp                               -> out/expression.safetensors
-out/verifier, attributes       judges                              -> out/verifier.safetensors, attributes.safetensors
-out/photos, cache-*            `f2d-train prepare`, once for each encoder
+out/faces, msid, arcface       identity encoders                  -> msid, arcface and arcface-msf.safetensors
+out/expression                 f_exp                              -> expression.safetensors
+out/verifier, attributes       evaluators                         -> verifier and attributes.safetensors
+out/photos, cache-*            `f2d-train prepare`, once per encoder
 out/mapper-<preset>-<seed>     `f2d-train mapper`, for every row of Tables 3 to 5
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from ...f2d.checkpoint import Checkpoint, read, save
 from ...f2d.device import best_device
-from ...f2d.files import atomic_file
-from ...f2d.miniature import FILES, WEIGHTS
 from ...f2d.miniature.evaluators import Attributes, Verifier
-from ...f2d.miniature.prompts import SceneAttributes
-from ...f2d.miniature.widen import TEXT_WIDTH, widen_words
 from ...f2d.networks.expression import ExpressionNetwork
-from ...f2d.networks.mapping import load_mapper
 from ...f2d.networks.msid import load_msid
 from ..config import (
     PRESET_ENCODERS,
@@ -47,39 +40,31 @@ from ..engine.run_folder import check_finished, lock_config
 from ..mapper.train import train_mapper
 from ..msid.train import Schedule, train_msid
 from .models.autoencoder import Autoencoder, train_autoencoder
-from .models.evaluators import train_attributes, train_verifier
 from .models.export import write_base
-from .models.expression import train_expressions
 from .models.text_to_image import Diffusion, Emphasis, middle_times, train_diffusion
+from .models.train_evaluators import train_attributes, train_verifier
+from .models.train_expression import train_expression
 from .world.photo_folders import FACE_SIZE, write_class_folders, write_photos
 from .world.render import SIZE
-from .world.samples import ENROLLED, HELD_OUT, drawing
+from .world.samples import ENCODER_PEOPLE
 
-# Whose portraits are shipped: places in album.HELD_OUT, and an expression.
-PEOPLE = {
-    "ada": (10, SceneAttributes()),
-    "bela": (14, SceneAttributes()),
-    "chidi": (24, SceneAttributes()),
-    "dora": (7, SceneAttributes(expression="giving a wink")),
-    "emre": (13, SceneAttributes()),
-    "fay": (38, SceneAttributes()),
-}
-Say = Callable[[str], None]
+Log = Callable[[str], None]
+Network = TypeVar("Network", bound=nn.Module)
 MSF_DEPTHS = (3, 6, 9, 12)
 
 
 class Miniature:
-    """The folder of a recipe; each method makes what it names where it is missing."""
+    """A recipe's folder; each method trains the model it is named after, unless it is finished."""
 
-    def __init__(self, config: MiniatureConfig, log: Say = print) -> None:
-        """Open or make the folder.
+    def __init__(self, config: MiniatureConfig, log: Log = print) -> None:
+        """Open or create the folder.
 
         Args:
             config: the recipe.
             log: called with each progress message.
 
         Raises:
-            ValueError: no folder is named, or it was made with other settings.
+            ValueError: `config.out` is empty, or the folder has other settings.
             OSError: the folder cannot be written to.
         """
         self.config, self.folder, self.log = config, folder_of(config), log
@@ -95,8 +80,8 @@ class Miniature:
             precision="bf16" if self.config.bf16 else "no",
         )
 
-    def _once(self, name: str, network: nn.Module, train: Callable[[], nn.Module]) -> nn.Module:
-        """Read a network that an earlier run has finished, or train and write it."""
+    def _load_or_train(self, name: str, network: Network, train: Callable[[], nn.Module]) -> Network:
+        """Load a network that an earlier run has finished, or train and save it."""
         file = self.folder / f"{name}.safetensors"
         if not file.exists():
             save(file, train().state_dict(), name)
@@ -106,11 +91,12 @@ class Miniature:
     def autoencoder(self) -> Autoencoder:
         """Train the autoencoder."""
         fit = self._fit("autoencoder", self.config.autoencoder_steps, 16, 1.5e-3)
-        network = self._once("autoencoder", Autoencoder(), lambda: train_autoencoder(fit, self.log))
-        return network.to(memory_format=torch.channels_last)  # type: ignore[return-value]
+        network = self._load_or_train("autoencoder", Autoencoder(), lambda: train_autoencoder(fit, self.log))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        return network
 
     def base(self) -> Path:
-        """Train the diffusion model and write it as a base model."""
+        """Train the diffusion model in three stages and write it as a base model."""
         folder = self.folder / "base"
         if not (folder / "model_index.json").exists():
             autoencoder = self.autoencoder()
@@ -140,23 +126,23 @@ class Miniature:
         return folder
 
     def encoder(self, name: str) -> Path:
-        """Train an identity encoder: "msid", "arcface", or "arcface-msf", which is ArcFace's read at all depths.
+        """Train an identity encoder.
 
         Args:
-            name: of the encoder.
+            name: "msid", "arcface" or "arcface-msf", which is ArcFace with the features of all depths.
 
         Returns:
             Its weights.
 
         Raises:
-            InterruptedError: a signal stopped the training; the same call goes on.
+            InterruptedError: a signal stopped the training; the same call resumes it.
         """
         file = self.folder / f"{name}.safetensors"
         if not file.exists() and name == "arcface-msf":
             encoder = load_msid(read(self.encoder("arcface")), MSF_DEPTHS)
             save(file, encoder.state_dict(), "msid", encoder.config)
         elif not file.exists():
-            people = range(ENROLLED.start, ENROLLED.start + self.config.people)
+            people = range(ENCODER_PEOPLE.start, ENCODER_PEOPLE.start + self.config.people)
             config = MSIDTrainingConfig(
                 data=str(write_class_folders(self.folder / "faces", people, self.config.pictures)),
                 out=str(self.folder / name),
@@ -165,7 +151,7 @@ class Miniature:
                 patch_size=16,
                 embed_dim=128,
                 heads=4,
-                # where one depth alone is told what to do, the higher rate makes its class token burst
+                # with one supervised depth, the higher rate makes the norm of its class token explode
                 lr=1e-3 if name == "msid" else 3e-4,
                 epochs=self.config.msid_epochs,
                 warmup_epochs=1,
@@ -176,33 +162,35 @@ class Miniature:
             )
             steps = Schedule.of(config, self.config.people * self.config.pictures).steps
             encoder = load_msid(_read_finished(train_msid(config, self.log), steps))
-            save(file, _halves(encoder), "msid", encoder.config)
+            save(file, to_half(encoder), "msid", encoder.config)
         return file
 
     def expression(self) -> Path:
         """Train the expression network."""
         file = self.folder / "expression.safetensors"
         if not file.exists():
-            network: ExpressionNetwork = train_expressions(
+            network: ExpressionNetwork = train_expression(
                 self._fit("expression", self.config.expression_steps, 32, 1e-3), self.log
             )
-            save(file, _halves(network), "expression", network.config)
+            save(file, to_half(network), "expression", network.config)
         return file
 
     def verifier(self) -> Verifier:
-        """Train the judge of identity."""
+        """Train the identity evaluator."""
         fit = self._fit("verifier", self.config.verifier_steps, 64, 2e-3)
-        return self._once("verifier", Verifier(), lambda: train_verifier(fit, self.autoencoder(), self.log))  # type: ignore[return-value]
+        return self._load_or_train(
+            "verifier", Verifier(), lambda: train_verifier(fit, self.autoencoder(), self.log)
+        )
 
     def attributes(self) -> Attributes:
-        """Train the judge of jobs, places and expressions."""
+        """Train the evaluator of jobs, places and expressions."""
         fit = self._fit("attributes", self.config.attribute_steps, 64, 2e-3)
-        return self._once(
+        return self._load_or_train(
             "attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.log)
-        )  # type: ignore[return-value]
+        )
 
     def cache(self, encoder: str) -> Path:
-        """Prepare the mapper's cache for an encoder."""
+        """Run `f2d-train prepare` for an encoder; returns the cache's folder."""
         return prepare(
             PrepareConfig(
                 photos=str(write_photos(self.folder / "photos", self.config.photos)),
@@ -230,7 +218,7 @@ class Miniature:
             Its weights.
 
         Raises:
-            InterruptedError: a signal stopped the training; the same call goes on.
+            InterruptedError: a signal stopped the training; the same call resumes it.
         """
         config = MapperTrainingConfig(
             cache=str(self.cache(encoder_of(preset))),
@@ -255,19 +243,17 @@ class Miniature:
         return weights
 
     def train(self) -> Path:
-        """Make everything.
+        """Train the base model, the evaluators and the mappers of all presets and seeds.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: a preset that there is not.
-            InterruptedError: a signal stopped the training; the same call goes on.
+            ValueError: an unknown preset.
+            InterruptedError: a signal stopped the training; the same call resumes it.
         """
         if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
-            raise ValueError(
-                f"Expected --presets from {', '.join(PRESETS)}, got {', '.join(unknown)}. Choose some of them."
-            )
+            raise ValueError(f"Unknown --presets: {', '.join(unknown)}. Choose from {', '.join(PRESETS)}.")
         self.base()
         self.verifier()
         self.attributes()
@@ -276,88 +262,28 @@ class Miniature:
                 self.mapper(preset, seed)
         return self.folder
 
-    def ship(self, folder: str | os.PathLike = WEIGHTS) -> Path:
-        """Copy what runs without training into `f2d.miniature`'s folder, in float16.
-
-        Args:
-            folder: anything in it is replaced, once everything is there.
-
-        Returns:
-            The folder.
-        """
-        target, folder = Path(folder), Path(f"{os.fspath(folder)}.new")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.base(), folder / "base")
-        for name, file in (("msid", self.encoder("msid")), ("expression", self.expression())):
-            shutil.copyfile(file, folder / FILES[name])
-        checkpoint = read(self.mapper("cgdr"))
-        mapper = load_mapper(checkpoint)
-        for word in (mapper.i2t_first, mapper.i2t_last):
-            word.fc_out.weight.data, word.fc_out.bias.data = (
-                widen_words(word.fc_out.weight.data.T).T,
-                widen_words(word.fc_out.bias.data),
-            )
-        config = replace(mapper.config, word_dim=TEXT_WIDTH)
-        save(
-            folder / FILES["mapper"],
-            _halves(mapper),
-            "mapper",
-            config,
-            msid=checkpoint.metadata["msid"],
-            loss=checkpoint.metadata["loss"],
-        )
-        for name, judge in (("verifier", self.verifier()), ("attributes", self.attributes())):
-            save(folder / f"{name}.safetensors", _halves(judge), name)
-        (folder / "people").mkdir()
-        for name, (number, facts) in PEOPLE.items():
-            picture = drawing(number, HELD_OUT.start + number, facts).picture.image
-            Image.fromarray(picture).save(folder / "people" / f"{name}.png", optimize=True)
-        shutil.rmtree(target, ignore_errors=True)
-        return folder.rename(target)
-
-    def unpack(self, folder: str | os.PathLike = WEIGHTS) -> Path:
-        """Begin with what `ship` has packed, all but the mapper; what is there already stays.
-
-        Args:
-            folder: with the weights.
-
-        Returns:
-            The recipe's folder.
-
-        Raises:
-            OSError: the folder cannot be written to.
-        """
-        folder, base = Path(folder), self.folder / "base"
-        if not base.exists():
-            Path(shutil.copytree(folder / "base", base.with_suffix(".new"), dirs_exist_ok=True)).rename(base)
-        for name in (FILES["msid"], FILES["expression"], "verifier.safetensors", "attributes.safetensors"):
-            if not (self.folder / name).exists():
-                with atomic_file(self.folder / name) as temporary:
-                    shutil.copyfile(folder / name, temporary)
-        return self.folder
-
 
 def folder_of(config: MiniatureConfig) -> Path:
-    """Name the folder that a config asks for, or raise a ValueError."""
+    """Return the output folder; raises a ValueError if none is set."""
     if not config.out:
-        raise ValueError("Expected --out with a folder, got none.")
+        raise ValueError("--out is missing. Set it to a folder.")
     return Path(config.out)
 
 
 def encoder_of(preset: str) -> str:
-    """Name the identity encoder of a row of Tables 3 to 5: MSID, but for Table 3's others."""
+    """Return the name of a preset's identity encoder: MSID, except for Table 3's other rows."""
     return preset if preset in PRESET_ENCODERS else "msid"
 
 
 def _read_finished(weights: Path, steps: int) -> Checkpoint:
-    """Read the weights of a run that has done all its steps; a signal may have stopped it before."""
+    """Read the weights of a finished run; raises an InterruptedError if a signal stopped it."""
     checkpoint = read(weights)
     check_finished(weights.parent, int(checkpoint.metadata["step"]), steps)
     return checkpoint
 
 
-def _halves(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Round weights to float16, which is what everything after them then sees."""
+def to_half(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights rounded to float16, so that later stages see what is shipped."""
     return {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()

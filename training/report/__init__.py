@@ -1,1 +1,1 @@
-"""Pages, plots, tables and statistics of an evaluation."""
+"""Pages, plots, tables and statistics of evaluations."""

@@ -1,4 +1,4 @@
-"""The figures of a report: Fig. 7, Fig. 4 and grids of pictures."""
+"""The figures of a report: Fig. 7, Fig. 4 and image grids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import ReportConfig
 from ..evaluation.protocol import PROMPTS, Slot
 from ..evaluation.results import HMEAN, Results
 from .pages import Block, Cell, Figure, Heading, Row, Table, Text
-from .plots import draw_grid, plot_upper_bound
+from .plots import plot_image_grid, plot_upper_bound
 from .published import VERIFICATION_AUC
 from .statistics import BEST_OF, upper_bound
 from .tables import NONE, Measured, mean_cell
@@ -19,25 +19,26 @@ _PREFIX = "A photo of S* "
 _GRID_SEED = 0
 
 
-def best_of(measured: Sequence[Measured], draws: int) -> list[Block]:
-    """Fig. 7: what the best of N pictures is worth."""
+def report_upper_bound(measured: Sequence[Measured], draws: int) -> list[Block]:
+    """Build Fig. 7: the best of N images."""
     curves = {}
-    for one in measured:
-        results = one.results
+    for method in measured:
+        results = method.results
         if points := upper_bound(results.column(HMEAN), results.identities, results.prompts, draws=draws):
-            curves[one.name] = points
+            curves[method.name] = points
     if not curves:
         return []
     sizes = [n for n in BEST_OF if any(point.n == n for points in curves.values() for point in points)]
     rows = []
     for name, points in curves.items():
-        found = {point.n: point.mean for point in points}
-        rows.append(Row((Cell(name), *(mean_cell(found.get(n)) for n in sizes)), "measured"))
+        means = {point.n: point.mean for point in points}
+        rows.append(Row((Cell(name), *(mean_cell(means.get(n)) for n in sizes)), "measured"))
     return [
         Heading("Figure 7: upper bound"),
         Text(
-            "The best hMean among N pictures of each {face, prompt}, averaged over all of them. Where there are more than N pictures, it is "
-            f"the mean over all choices of N; pairs with fewer are left out. Draw {BEST_OF[-1]} pictures a prompt for the whole curve."
+            "The best hMean among N images of each {face, prompt}, averaged over all of them. With more than "
+            "N images, it is the mean over all choices of N; pairs with fewer are excluded. Generate "
+            f"{BEST_OF[-1]} images per prompt for the complete curve."
         ),
         Figure(
             "upper-bound.svg",
@@ -48,9 +49,16 @@ def best_of(measured: Sequence[Measured], draws: int) -> list[Block]:
     ]
 
 
-def verification(found: Sequence[tuple[dict[str, Any], bytes]]) -> list[Block]:
-    """Fig. 4: how well encoders tell people apart at each depth; `found` has each encoder's JSON and histograms (PNG, may be empty)."""
-    if not found:
+def report_verification(encoders: Sequence[tuple[dict[str, Any], bytes]]) -> list[Block]:
+    """Build Fig. 4: face verification by depth.
+
+    Args:
+        encoders: the JSON of `verification.report` and the histograms (PNG, may be empty) of each encoder.
+
+    Returns:
+        The blocks; none without an encoder.
+    """
+    if not encoders:
         return []
     rows = [
         Row((Cell(encoder), Cell(str(depth)), Cell(f"{auc:.2f}"), Cell(NONE)))
@@ -58,7 +66,7 @@ def verification(found: Sequence[tuple[dict[str, Any], bytes]]) -> list[Block]:
         for depth, auc in depths.items()
     ]
     figures = []
-    for number, (result, picture) in enumerate(found):
+    for number, (result, histograms) in enumerate(encoders):
         name = str(result.get("encoder", "encoder"))
         rows += [
             Row(
@@ -72,11 +80,11 @@ def verification(found: Sequence[tuple[dict[str, Any], bytes]]) -> list[Block]:
             )
             for depth in result["depths"]
         ]
-        if picture:
+        if histograms:
             figures.append(
                 Figure(
                     f"verification-{number}.png",
-                    picture,
+                    histograms,
                     f"Figure 4. Identity similarity by depth: {name}, {result['triplets']} triplets.",
                 )
             )
@@ -87,64 +95,53 @@ def verification(found: Sequence[tuple[dict[str, Any], bytes]]) -> list[Block]:
     ]
 
 
-def grids(results: Sequence[Results], config: ReportConfig) -> list[Block]:
-    """Set pictures of the methods side by side; always those of the first identities and seed 0, not the best ones.
+def report_image_grids(results: Sequence[Results], config: ReportConfig) -> list[Block]:
+    """Show images of the methods side by side: the first identities and seed 0, not a selection.
 
     Args:
         results: of the methods.
-        config: says how many identities, and which prompts.
+        config: with the number of identities, and the prompts.
 
     Returns:
-        A figure for each identity, as far as the pictures are still there.
+        A figure per identity, as far as the images are on this machine.
     """
     shared = [name for name in results[0].protocol.identities if all(name in one.faces for one in results)]
-    drawn = [
-        prompt for prompt in config.grid_prompts if all(prompt in one.protocol.prompts for one in results)
-    ]
-    drawn = drawn or list(results[0].protocol.prompts[: len(config.grid_prompts)])
+    prompts = _grid_prompts(results, config)
     figures: list[Block] = []
     for identity in shared[: config.grid_identities]:
         rows = {
-            one.method: [_picture(one, Slot(identity, prompt, _GRID_SEED)) for prompt in drawn]
+            one.method: [_image_path(one, Slot(identity, prompt, _GRID_SEED)) for prompt in prompts]
             for one in results
         }
-        face = next(
-            (
-                path
-                for one in results
-                if (path := _resolve(one, one.folders.get(f"face:{identity}", ""))).is_file()
-            ),
-            None,
-        )
+        face = _find_face(results, identity)
         if face is not None and any(path is not None for row in rows.values() for path in row):
-            sheet = draw_grid(face, [PROMPTS[prompt].removeprefix(_PREFIX) for prompt in drawn], rows)
-            figures.append(
-                Figure(
-                    f"pictures-{len(figures)}.jpg",
-                    sheet,
-                    f'{identity}, seed {_GRID_SEED}; "A photo of S*" is left out of the prompts.',
-                )
-            )
-    if not figures:
-        return (
-            [
-                Heading("Pictures"),
-                Text("The pictures are not on this machine, or none is shared; the tables do not need them."),
-            ]
-            if shared
-            else []
-        )
-    return [
-        Heading("Pictures"),
-        Text("The first identities by name and the first seed: not chosen by their looks."),
-        *figures,
+            grid = plot_image_grid(face, [PROMPTS[prompt].removeprefix(_PREFIX) for prompt in prompts], rows)
+            caption = f'{identity}, seed {_GRID_SEED}; "A photo of S*" is omitted from the prompts.'
+            figures.append(Figure(f"pictures-{len(figures)}.jpg", grid, caption))
+    if figures:
+        note = "The first identities by name and the first seed, not selected by appearance."
+        return [Heading("Images"), Text(note), *figures]
+    note = "The images are not on this machine, or none is shared; the tables do not need them."
+    return [Heading("Images"), Text(note)] if shared else []
+
+
+def _grid_prompts(results: Sequence[Results], config: ReportConfig) -> list[int]:
+    """Return the configured prompts that all methods have, else the first method's first ones."""
+    shared = [
+        prompt for prompt in config.grid_prompts if all(prompt in one.protocol.prompts for one in results)
     ]
+    return shared or list(results[0].protocol.prompts[: len(config.grid_prompts)])
+
+
+def _find_face(results: Sequence[Results], identity: str) -> Path | None:
+    paths = (_resolve(one, one.folders.get(f"face:{identity}", "")) for one in results)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _resolve(results: Results, name: str) -> Path:
     return Path(results.path).parent / name
 
 
-def _picture(results: Results, slot: Slot) -> Path | None:
+def _image_path(results: Results, slot: Slot) -> Path | None:
     path = _resolve(results, results.folders.get("images", "")) / slot.name
     return path if path.is_file() else None

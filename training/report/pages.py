@@ -1,4 +1,4 @@
-"""A report as a list of blocks, and the two pages that are made of it: Markdown with files beside it, and one HTML file."""
+"""A report as a list of blocks, written as Markdown with separate figures or as one HTML file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-_NARROW = 6  # columns; such a table is not stretched over the page
+_NARROW = 6  # columns, up to which a table does not span the page
 Kind = Literal["published", "measured"]
 _MEDIA = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A section's title."""
+    """A section heading."""
 
     text: str
 
@@ -35,12 +35,12 @@ class Cell:
 
     text: str
     rank: int = 0  # 1, 2, 3; 0 = none
-    detail: str = ""  # in small letters: an interval
+    detail: str = ""  # in small type: an interval
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; a row with one cell is a title over all columns."""
+    """One row; a single cell spans all columns as a title."""
 
     cells: tuple[Cell, ...]
     kind: Kind = "published"
@@ -54,14 +54,14 @@ class Table:
     rows: tuple[Row, ...]
     groups: tuple[tuple[str, int], ...] = ()  # titles over columns, and how many each spans
     caption: str = ""
-    words: bool = False  # its cells hold words, not numbers
+    words: bool = False  # whether the cells hold text, not numbers
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture."""
+    """An image or plot."""
 
-    name: str  # file name; its ending says the format
+    name: str  # file name; its suffix is the format
     data: bytes = field(repr=False)
     caption: str = ""
 
@@ -70,7 +70,7 @@ Block = Heading | Text | Table | Figure
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Write a page in Markdown; figures are named, not included.
+    """Write a page in Markdown, which refers to the figures by name.
 
     Args:
         title: of the page.
@@ -123,7 +123,7 @@ def _markdown_cell(cell: Cell, name: bool) -> str:
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """Write a page in HTML that needs no other file.
+    """Write a page in HTML that includes its figures.
 
     Args:
         title: of the page.
@@ -136,7 +136,8 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     links = "".join(f'<a href="#{_anchor(text)}">{html.escape(text)}</a>' for text in headings)
     body = "\n".join(_html_block(block) for block in blocks)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{html.escape(title)}</h1>\n"
         f"<nav>{links}</nav>\n{body}\n</main>\n</body>\n</html>\n"
     )
@@ -174,7 +175,8 @@ def _html_table(table: Table) -> str:
     columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
     rows = "\n".join(_html_row(row, len(table.columns)) for row in table.rows)
     look = " class=words" if table.words else " class=narrow" if len(table.columns) <= _NARROW else ""
-    return f'<div class="table"><table{look}>{caption}<thead>{groups}<tr>{columns}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+    head = f"<thead>{groups}<tr>{columns}</tr></thead>"
+    return f'<div class="table"><table{look}>{caption}{head}<tbody>\n{rows}\n</tbody></table></div>'
 
 
 def _html_row(row: Row, width: int) -> str:
@@ -182,19 +184,33 @@ def _html_row(row: Row, width: int) -> str:
         return f'<tr class="title"><th colspan="{width}">{html.escape(row.cells[0].text)}</th></tr>'
     name, *cells = row.cells
     small = f"<small>{html.escape(name.detail)}</small>" if name.detail else ""
-    return f'<tr class="{row.kind}"><th scope="row">{html.escape(name.text)}{small}</th>{"".join(map(_html_cell, cells))}</tr>'
+    head = f'<th scope="row">{html.escape(name.text)}{small}</th>'
+    return f'<tr class="{row.kind}">{head}{"".join(map(_html_cell, cells))}</tr>'
 
 
 def _html_cell(cell: Cell) -> str:
     rank = f'<sup title="rank {cell.rank}">{cell.rank}</sup>' if cell.rank else ""
     small = f"<small>{html.escape(cell.detail)}</small>" if cell.detail else ""
-    return f"<td{f' class=rank{cell.rank}' if cell.rank else ''}><span>{html.escape(cell.text)}{rank}</span>{small}</td>"
+    look = f" class=rank{cell.rank}" if cell.rank else ""
+    return f"<td{look}><span>{html.escape(cell.text)}{rank}</span>{small}</td>"
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1b1f24; --soft: #5b6470; --line: #d9dde3; --accent: #0b5cad; --wash: #f1f6fc; }
+:root {
+  color-scheme: light;
+  --ink: #1b1f24;
+  --soft: #5b6470;
+  --line: #d9dde3;
+  --accent: #0b5cad;
+  --wash: #f1f6fc;
+}
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+body {
+  margin: 0;
+  background: #fff;
+  color: var(--ink);
+  font: 15px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+}
 main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 80px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -.01em; margin: 0 0 16px; }
 h2 { font-size: 20px; margin: 52px 0 10px; padding-top: 14px; border-top: 1px solid var(--line); }
@@ -225,7 +241,15 @@ tr.published td, tr.published th { color: #444c56; }
 tr.measured > * { background: var(--wash); }
 tr.measured th { font-weight: 600; color: var(--accent); }
 td span { position: relative; }
-td sup { position: absolute; left: 100%; top: -.35em; font-size: 9.5px; line-height: 1.4; padding-left: 2px; color: var(--accent); }
+td sup {
+  position: absolute;
+  left: 100%;
+  top: -.35em;
+  font-size: 9.5px;
+  line-height: 1.4;
+  padding-left: 2px;
+  color: var(--accent);
+}
 td.rank1 span { font-weight: 700; color: var(--ink); }
 td.rank2 span { text-decoration: underline; text-underline-offset: 3px; color: var(--ink); }
 td.rank3 span { color: var(--ink); }
@@ -233,5 +257,10 @@ small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft);
 figure { margin: 20px 0 28px; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: 13.5px; max-width: 90ch; margin-top: 8px; }
-@media print { nav { display: none; } main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+@media print {
+  nav { display: none; }
+  main { max-width: none; padding: 0; }
+  h2 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+}
 """

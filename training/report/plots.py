@@ -1,4 +1,4 @@
-"""The figures of a report."""
+"""The plots and image grids of a report."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .statistics import BEST_OF, BestOf
 
-COLORS = (
-    "#0b5cad",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e6a000",
-    "#56b4e9",
-    "#7a5195",
-    "#444444",
-)  # told apart by the color-blind too
+# Distinct for color-blind readers too.
+COLORS = ("#0b5cad", "#d55e00", "#009e73", "#cc79a7", "#e6a000", "#56b4e9", "#7a5195", "#444444")
 _GRAY = "#8a939e"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,19 +31,19 @@ _STYLE = {
     "axes.grid": True,
     "grid.color": "#e6e9ed",
     "axes.axisbelow": True,
-    "svg.hashsalt": "face2diffusion",  # the same report is the same file
+    "svg.hashsalt": "face2diffusion",  # makes the file reproducible
 }
-_CELL = 1.7  # in, of a grid's pictures
-_SHOWN = 256  # px, of a grid's pictures
+_CELL_SIZE = 1.7  # inches, of a grid's images
+_RESOLUTION = 256  # px, of a grid's images
 
 
 def color_of(place: int) -> str:
-    """Give each method a color of its own."""
+    """Return a method's color by its place."""
     return COLORS[place % len(COLORS)]
 
 
 def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
-    """Draw the best of N against N (Fig. 7), with confidence bands.
+    """Plot the best of N against N (Fig. 7), with confidence bands.
 
     Args:
         curves: of `statistics.upper_bound`, by method.
@@ -58,7 +52,7 @@ def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
         SVG.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(6.4, 3.9)
+        figure, axes = _figure_with_axes(6.4, 3.9)
         for place, (method, points) in enumerate(curves.items()):
             n, color = [point.n for point in points], color_of(place)
             axes.fill_between(
@@ -76,7 +70,7 @@ def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
         ticks = [n for n in BEST_OF if n <= max(point.n for points in curves.values() for point in points)]
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.minorticks_off()
-        axes.set(xlabel="N, pictures for each {face, prompt}", ylabel="hMean of the best of N")
+        axes.set(xlabel="N, images per {face, prompt}", ylabel="hMean of the best of N")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
         return _svg(figure)
@@ -85,7 +79,7 @@ def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
 def plot_trade_off(
     published: Mapping[str, tuple[float, float]], measured: Mapping[str, tuple[float, float]]
 ) -> bytes:
-    """Draw identity-fidelity (AdaFace) against text-fidelity (CLIP).
+    """Plot identity-fidelity (AdaFace) against text-fidelity (CLIP).
 
     Args:
         published: (CLIP, AdaFace) by method.
@@ -95,7 +89,7 @@ def plot_trade_off(
         SVG.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(6.4, 4.2)
+        figure, axes = _figure_with_axes(6.4, 4.2)
         for name, (x, y) in published.items():
             axes.plot(x, y, "o", mfc="white", mec=_GRAY, ms=6)
             axes.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=8, color="#5b6470")
@@ -115,35 +109,31 @@ def plot_trade_off(
         return _svg(figure)
 
 
-def draw_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Path | None]]) -> bytes:
-    """Set the pictures of one identity side by side: the face, then a row for each method and a column for each prompt.
+def plot_image_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Path | None]]) -> bytes:
+    """Show one identity's face and images, a row per method and a column per prompt.
 
     Args:
         face: its file.
         columns: the prompts.
-        rows: files by method, one for each prompt; None = there is none.
+        rows: files by method, one per prompt; None = missing.
 
     Returns:
         JPEG.
     """
     width = len(columns) + 1
-    figure, _ = _figure(_CELL * width, _CELL * len(rows) + 0.55, axes=False)
+    figure = _new_figure(_CELL_SIZE * width, _CELL_SIZE * len(rows) + 0.55)
     cells = figure.subplots(len(rows), width, squeeze=False)
     for axes in cells.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    for number, (line, (method, pictures)) in enumerate(zip(cells, rows.items(), strict=True)):
+    for number, (line, (method, paths)) in enumerate(zip(cells, rows.items(), strict=True)):
         line[0].set_ylabel(textwrap.shorten(method, 24, placeholder="..."), fontsize=10, fontweight="bold")
-        for axes, path in zip(line, [face, *pictures], strict=True):
-            if number and axes is line[0]:  # the face is shown once
-                axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-                continue
-            if (picture := _read(path)) is None:
-                axes.set_facecolor("#eceff2")
-                axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-                axes.text(0.5, 0.5, "missing", ha="center", va="center", color=_GRAY)
-            else:
-                axes.imshow(picture)
+        if number:  # the face is shown once
+            line[0].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        else:
+            _show_image(line[0], face)
+        for axes, path in zip(line[1:], paths, strict=True):
+            _show_image(axes, path)
     for axes, title in zip(cells[0], ["input", *columns], strict=True):
         axes.set_title("\n".join(textwrap.wrap(title, 22)), fontsize=8.5)
     file = io.BytesIO()
@@ -151,22 +141,36 @@ def draw_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Pa
     return file.getvalue()
 
 
+def _show_image(axes: Axes, path: Path | None) -> None:
+    if (image := _read(path)) is not None:
+        axes.imshow(image)
+        return
+    axes.set_facecolor("#eceff2")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.text(0.5, 0.5, "missing", ha="center", va="center", color=_GRAY)
+
+
 def _read(path: Path | None) -> np.ndarray | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except OSError:  # gone since
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError:  # deleted in the meantime
         return None
-    picture.thumbnail((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    image.thumbnail((_RESOLUTION, _RESOLUTION), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
-def _figure(width: float, height: float, axes: bool = True) -> tuple[Figure, matplotlib.axes.Axes | None]:
+def _new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots() if axes else None
+    return figure
+
+
+def _figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _new_figure(width, height)
+    return figure, figure.subplots()
 
 
 def _svg(figure: Figure) -> bytes:

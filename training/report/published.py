@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, as data; reports mark them as published. Nothing here was measured by this project."""
+"""The paper's printed numbers, which reports mark as published; none was measured by this project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OURS = "Face2Diffusion"
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method of Tables 1 and 6; each score is a mean over all pictures, in [0, 1]."""
+    """A method of Tables 1 and 6; each score is a mean over all images, in [0, 1]."""
 
     method: str
     family: Family
@@ -26,7 +26,7 @@ class CostRow:
 
     method: str
     fid: float
-    parameters: float  # that are trained
+    parameters: float  # trained ones
     seconds: float  # to encode one face, on an NVIDIA A100
 
 
@@ -38,7 +38,7 @@ class AblationRow:
     preset: str  # of `f2d-train mapper`, and the method's name in an evaluation
     adaface: float
     clip: float
-    printed_hmean: float  # the column is headed hMean; its values agree with Table 1's gMean
+    printed_hmean: float  # the column is titled hMean, but its values are Table 1's gMean
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ VERIFICATION_AUC = {"ArcFace": {3: 93.99, 12: 99.97}, "MSID": {3: 99.46}}
 
 
 def preset_of(method: str) -> str:
-    """Tell which row of Tables 3 to 5 a measured method is, by its name; "" where none."""
+    """Return the preset (a row of Tables 3 to 5) that a measured method's name stands for, or ""."""
     name = method.strip().lower().replace(" ", "-").replace("_", "-")
     presets = {row.preset for table in ABLATIONS for row in table.rows}
     return name if name in presets else _FULL if name in ("f2d", OURS.lower(), "ours") else ""

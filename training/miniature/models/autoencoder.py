@@ -1,7 +1,7 @@
-"""A narrow TAESD: 8 times smaller, 4 latent channels, and exactly a TAESD when its channels are padded with zeros.
+"""A narrow TAESD: 8 times smaller, 4 latent channels, and a TAESD once its channels are padded with zeros.
 
-TAESD [madebyollin/taesd] has no norms, and its blocks end in relu(x + conv(x)): a channel of zeros stays zero. So the narrow network is
-trained, and the wide one computes the same.
+TAESD [madebyollin/taesd] has no norms, and its blocks end in relu(x + conv(x)): a channel of zeros stays
+zero. So the narrow network is trained, and the wide one computes the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ...data.parsing import CELEBAMASK_LABELS
 from ...engine.fit import FitConfig, fit
-from ..world.samples import drawing, to_tensor
+from ..world.samples import render_sample, to_tensor
 
 WIDTH = 64  # of TAESD
 LATENT_CHANNELS = 4
@@ -30,14 +30,16 @@ class Block(nn.Module):
     """relu(x + three convolutions of x)."""
 
     def __init__(self, width: int) -> None:
-        """Build with random weights."""
+        """Build three convolutions of `width` channels."""
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Keep the shape (B, C, H, W)."""
         return functional.relu(self.conv(x) + x)
 
 
@@ -45,7 +47,7 @@ class Clamp(nn.Module):
     """TAESD's soft limit of latents to [-3, 3]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Keep the shape (B, C, H, W)."""
         return torch.tanh(x / 3) * 3
 
 
@@ -53,7 +55,7 @@ class Autoencoder(nn.Module):
     """Encoder and decoder; their layers are numbered as in TAESD's files."""
 
     def __init__(self, widths: tuple[int, int, int, int] = _FULL) -> None:
-        """Build with random weights.
+        """Build the layers.
 
         Args:
             widths: channels at full, half, quarter and eighth size; at most 64.
@@ -74,23 +76,26 @@ class Autoencoder(nn.Module):
         )  # fmt: skip
         self.decoder = nn.Sequential(
             Clamp(), conv(LATENT_CHANNELS, eighth), nn.ReLU(),
-            Block(eighth), Block(eighth), Block(eighth), nn.Upsample(scale_factor=2), conv(eighth, quarter, bias=False),
-            Block(quarter), Block(quarter), Block(quarter), nn.Upsample(scale_factor=2), conv(quarter, half, bias=False),
-            Block(half), Block(half), Block(half), nn.Upsample(scale_factor=2), conv(half, full, bias=False),
+            Block(eighth), Block(eighth), Block(eighth), nn.Upsample(scale_factor=2),
+            conv(eighth, quarter, bias=False),
+            Block(quarter), Block(quarter), Block(quarter), nn.Upsample(scale_factor=2),
+            conv(quarter, half, bias=False),
+            Block(half), Block(half), Block(half), nn.Upsample(scale_factor=2),
+            conv(half, full, bias=False),
             Block(full), conv(full, 3),
         )  # fmt: skip
 
     def encode(self, images: Tensor) -> Tensor:
-        """Encode pictures of shape (B, 3, H, W) in [-1, 1] to latents (B, 4, H/8, W/8) of a spread near 1."""
+        """Encode images (B, 3, H, W) in [-1, 1] to latents (B, 4, H/8, W/8) of a variance near 1."""
         return self.encoder(images * 0.5 + 0.5)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents of shape (B, 4, h, w) to pictures (B, 3, 8h, 8w) near [-1, 1]."""
+        """Decode latents of shape (B, 4, h, w) to images (B, 3, 8h, 8w) near [-1, 1]."""
         return self.decoder(latents) * 2 - 1
 
 
 def train_autoencoder(config: FitConfig, log: Callable[[str], None] = print) -> Autoencoder:
-    """Train on drawings; what makes a face weighs more than flat color.
+    """Train on rendered samples; facial features weigh more than flat color.
 
     Args:
         config: the run.
@@ -100,16 +105,16 @@ def train_autoencoder(config: FitConfig, log: Callable[[str], None] = print) -> 
         The autoencoder, in evaluation mode.
     """
     torch.manual_seed(config.seed)
-    network = Autoencoder().to(memory_format=torch.channels_last)
+    network = Autoencoder()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def loss_of(step: int) -> Tensor:
-        drawings = [drawing(step * config.batch_size + i) for i in range(config.batch_size)]
+        samples = [render_sample(step * config.batch_size + i) for i in range(config.batch_size)]
         device = next(network.parameters()).device
-        images = to_tensor(drawings).to(device).contiguous(memory_format=torch.channels_last)
-        labels = torch.stack([torch.from_numpy(one.picture.labels) for one in drawings])
-        weight = 1 + (_FEATURE_WEIGHT - 1) * torch.isin(labels, torch.tensor(_FEATURES)).float()[:, None].to(
-            device
-        )
+        images = to_tensor(samples).to(device).contiguous(memory_format=torch.channels_last)
+        labels = torch.stack([torch.from_numpy(sample.rendering.labels) for sample in samples])
+        on_feature = torch.isin(labels, torch.tensor(_FEATURES)).float()[:, None].to(device)
+        weight = 1 + (_FEATURE_WEIGHT - 1) * on_feature
         latents = network.encode(images)
         decoded = network.decode(latents + 0.05 * torch.randn_like(latents)).float()
         difference = decoded - images
@@ -118,4 +123,5 @@ def train_autoencoder(config: FitConfig, log: Callable[[str], None] = print) -> 
         spread = (latents.var(dim=(0, 2, 3)) - 1).pow(2).mean() + latents.mean(dim=(0, 2, 3)).pow(2).mean()
         return ((difference.abs() + difference.pow(2)) * weight).mean() + edges + 0.01 * spread
 
-    return fit(network, loss_of, config, log)  # type: ignore[return-value]
+    fit(network, loss_of, config, log)
+    return network

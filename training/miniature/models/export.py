@@ -1,4 +1,4 @@
-"""Writes the miniature's Stable Diffusion as a folder in diffusers layout, which the pipeline and the trainers load like any other."""
+"""Writes the miniature's Stable Diffusion as a folder in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .autoencoder import Autoencoder
 from .text_to_image import SCHEDULE, Diffusion
 
 
-def as_tiny(autoencoder: Autoencoder) -> Any:
-    """Fill the narrow autoencoder up with zeros to diffusers' AutoencoderTiny, which computes the same.
+def pad_autoencoder(autoencoder: Autoencoder) -> Any:
+    """Pad the narrow autoencoder with zeros to diffusers' AutoencoderTiny, which computes the same.
 
     Args:
         autoencoder: trained.
@@ -30,8 +30,8 @@ def as_tiny(autoencoder: Autoencoder) -> Any:
     tensors = {name: torch.zeros_like(tensor) for name, tensor in tiny.state_dict().items()}
     for name, tensor in autoencoder.state_dict().items():
         half, layer, *rest = name.split(".")
-        place = int(layer) - (half == "decoder")  # diffusers does not count the limit before the decoder
-        tensors[".".join([half, "layers", str(place), *rest])][
+        index = int(layer) - (half == "decoder")  # diffusers does not count the Clamp before the decoder
+        tensors[".".join([half, "layers", str(index), *rest])][
             tuple(slice(size) for size in tensor.shape)
         ] = tensor
     tiny.load_state_dict(tensors)
@@ -39,7 +39,7 @@ def as_tiny(autoencoder: Autoencoder) -> Any:
 
 
 def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: Diffusion) -> Path:
-    """Write a StableDiffusionPipeline, float16; the networks given are rounded to it.
+    """Write a StableDiffusionPipeline, float16; the given networks are rounded to it.
 
     Args:
         folder: anything in it is replaced.
@@ -56,7 +56,7 @@ def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: D
     sampling = {name: value for name, value in SCHEDULE.items() if name != "clip_sample"}
     scheduler: Any = EulerAncestralDiscreteScheduler
     pipeline = build_pipeline(
-        as_tiny(autoencoder),
+        pad_autoencoder(autoencoder),
         diffusion.text_encoder,
         diffusion.tokenizer,
         diffusion.unet,
@@ -66,10 +66,7 @@ def write_base(folder: str | os.PathLike, autoencoder: Autoencoder, diffusion: D
         torch.nn.Module.half(part)
     pipeline.save_pretrained(folder)
     config = folder / "vae" / "config.json"
-    settings = {
-        name: value for name, value in json.loads(config.read_text()).items() if name != "block_out_channels"
-    }
-    config.write_text(
-        json.dumps(settings, indent=2) + "\n"
-    )  # diffusers writes it, and warns when it reads it
+    settings = json.loads(config.read_text())
+    del settings["block_out_channels"]  # diffusers writes it, and warns when it reads it
+    config.write_text(json.dumps(settings, indent=2) + "\n")
     return folder

@@ -1,8 +1,9 @@
-"""The miniature's Stable Diffusion: a narrow U-Net and text encoder in SD 1.x's layout, trained on captioned drawings.
+"""The miniature's Stable Diffusion: a narrow U-Net and text encoder in SD 1.x's layout.
 
-It knows people in two ways. Some have names, which are words like any other. For all others a linear layer, the namer, turns what is
-true of a person into the two rows that a name would have; it stands for the thousands of names that a real model has seen, is there
-in training only, and has never met the people of `album.HELD_OUT`.
+It learns people in two ways. Some have names, which are words like any other. For all others a linear layer,
+the namer, maps a person's features to the two rows that a name would have. It stands for the thousands of
+names that a real model has seen, is used in training only, and never sees the people of
+`samples.HELD_OUT_PEOPLE`.
 """
 
 from __future__ import annotations
@@ -20,33 +21,30 @@ from tqdm import tqdm
 
 from ....f2d.diffusion.text_encoder import PromptEncoder, text_embeddings
 from ....f2d.files import atomic_file
-from ....f2d.miniature.prompts import NEUTRAL, SceneAttributes, describe
-from ....f2d.prompt.injection import CLASS_WORDS
+from ....f2d.miniature.prompts import NEUTRAL
 from ...engine.fit import FitConfig, fit
 from ...engine.seeds import derive_seed
 from ..world.render import SIZE
-from ..world.samples import drawing, scene, to_tensor
-from ..world.scene import FIRST_NAMES, LAST_NAMES, OPENINGS, PERSON_FEATURES, Person, Scene, describe_looks
+from ..world.samples import build_scene, render_sample, to_tensor
+from ..world.scene import PERSON_FEATURES, Scene
 from ..world.tokenizer import LENGTH, build_tokenizer
 from .autoencoder import LATENT_CHANNELS, Autoencoder
+from .captions import NAMER_TOKENS, NAMES, Caption, find_name, write_caption
 
 CHANNELS = 160  # of the U-Net; half of SD 1.x's, see f2d.miniature.widen
 TEXT_WIDTH = 192  # a quarter of CLIP-L's
 TEXT_HEADS = 12
 TEXT_LAYERS = 2
+_TIMESTEPS = 1000
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": _TIMESTEPS,
     "steps_offset": 1,
     "clip_sample": False,
 }
-NAMES = tuple(f"{first} {LAST_NAMES[i % len(LAST_NAMES)]}" for i, first in enumerate(FIRST_NAMES))
-_TIMES: int = SCHEDULE["num_train_timesteps"]  # type: ignore[assignment]
-_FAMOUS = 0.08  # share of the drawings that show someone with a name
-_NAME = "s *"  # stands in a caption where the namer's rows go
-_PAIRS_FROM = 10_000_000  # numbers of drawings with two people
+_PAIR_SAMPLES = 10_000_000  # first sample number with two people
 _PAIR_EVERY = 8  # steps
 
 
@@ -70,7 +68,7 @@ def build_text_encoder(words: int) -> Any:
     """Build the narrow text encoder with random weights.
 
     Args:
-        words: how many there are.
+        words: size of the vocabulary.
 
     Returns:
         transformers' CLIPTextModel.
@@ -100,7 +98,7 @@ class Diffusion(nn.Module):
     """U-Net, text encoder and namer, trained together."""
 
     def __init__(self) -> None:
-        """Build with random weights."""
+        """Build the three networks and the tokenizer."""
         super().__init__()
         self.tokenizer = build_tokenizer()
         self.unet = build_unet().to(memory_format=torch.channels_last)
@@ -117,69 +115,19 @@ class Diffusion(nn.Module):
             return prompts.encode(ids)
         features = torch.from_numpy(np.stack([one.features for one in people])).float()
         rows = self.namer(features.to(self.namer.weight.device)).view(-1, 2, TEXT_WIDTH)
-        caption, place = (ids == prompts.content_ids(_NAME)[0]).nonzero(as_tuple=True)
+        caption, place = (ids == prompts.content_ids(NAMER_TOKENS)[0]).nonzero(as_tuple=True)
         return prompts.encode(ids, (caption[:, None], torch.stack([place, place + 1], dim=1)), rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Caption:
-    """A sentence, and who its names stand for."""
-
-    text: str
-    named: tuple[Person, ...] = ()
-
-
-def write_caption(
-    generator: np.random.Generator, facts: SceneAttributes, people: list[Person], name: str = ""
-) -> Caption:
-    """Say something true about a drawing, though not everything.
-
-    Args:
-        generator: of randomness.
-        facts: what is true.
-        people: who is in it, from left to right.
-        name: of the first person, where famous.
-
-    Returns:
-        The caption; one in ten is empty, for classifier-free guidance.
-    """
-    if generator.random() < 0.1:
-        return Caption("")
-    subjects, named = [], []
-    for index, one in enumerate(people):
-        kind = generator.random()
-        if name and index == 0 and kind < 0.7:
-            subjects.append(name)
-        elif kind < 0.55 or (name and index == 0):
-            subjects.append(_NAME)
-            named.append(one)
-        elif kind < 0.8:
-            subjects.append(CLASS_WORDS)
-        else:
-            subjects.append(describe_looks(one, generator))
-    told = SceneAttributes(
-        facts.expression if generator.random() < 0.85 else NEUTRAL,
-        facts.job if generator.random() < 0.85 else "",
-        facts.place if generator.random() < 0.85 else "",
-    )
-    return Caption(describe(told, " and ".join(subjects), str(generator.choice(OPENINGS))), tuple(named))
-
-
-def _famous(number: int) -> int | None:
-    """Number of the famous person of a drawing; None = someone without a name."""
-    draw = derive_seed(3, number) % 10_000
-    return draw % len(NAMES) if draw < _FAMOUS * 10_000 else None
 
 
 @torch.no_grad()
 def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, pair: bool) -> np.ndarray:
-    """Draw and encode once what the U-Net is trained on.
+    """Render and encode the U-Net's training images once.
 
     Args:
         autoencoder: trained.
-        out: a .npy file; made where it is missing.
-        count: of drawings.
-        pair: with two people.
+        out: a .npy file; written if it is missing.
+        count: of samples.
+        pair: render two people.
 
     Returns:
         shape (count, 4, h, w), float16, mapped from the file.
@@ -193,11 +141,11 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
             )
             for first in tqdm(range(0, count, 32), desc="latents", unit_scale=32):
                 numbers = range(first, min(first + 32, count))
-                drawings = [
-                    drawing(n, _famous(n)) if not pair else drawing(_PAIRS_FROM + n, pair=True)
+                samples = [
+                    render_sample(_PAIR_SAMPLES + n, pair=True) if pair else render_sample(n, find_name(n))
                     for n in numbers
                 ]
-                images = to_tensor(drawings).to(device).contiguous(memory_format=torch.channels_last)
+                images = to_tensor(samples).to(device).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(device.type, torch.bfloat16):
                     found[first : first + len(numbers)] = autoencoder.encode(images).float().cpu().numpy()
             found.flush()
@@ -206,21 +154,21 @@ def cache_latents(autoencoder: Autoencoder, out: str | os.PathLike, count: int, 
 
 
 def uniform_times(count: int) -> Tensor:
-    """Draw timesteps, each as likely as any other: shape (count,)."""
-    return torch.randint(_TIMES, (count,))
+    """Sample timesteps uniformly: shape (count,)."""
+    return torch.randint(_TIMESTEPS, (count,))
 
 
 def middle_times(count: int) -> Tensor:
-    """Draw timesteps of which three in four lie about 400, logit-normal, where faces take shape on a grid of 16 x 16: shape (count,)."""
-    middle = (_TIMES * torch.sigmoid(torch.randn(count) - 0.4)).long()
+    """Sample timesteps, shape (count,); three in four are logit-normal about 400, where faces take shape."""
+    middle = (_TIMESTEPS * torch.sigmoid(torch.randn(count) - 0.4)).long()
     return torch.where(torch.rand(count) < 0.25, uniform_times(count), middle)
 
 
-def weigh_features(seen: Scene, shape: tuple[int, int], weight: float) -> np.ndarray:
-    """Weigh the parts of a picture: `weight` where eyes and mouths are, 1 elsewhere.
+def weight_features(scene: Scene, shape: tuple[int, int], weight: float) -> np.ndarray:
+    """Weight the parts of an image: `weight` where eyes and mouths are, 1 elsewhere.
 
     Args:
-        seen: the scene.
+        scene: with the figures.
         shape: height and width of the grid.
         weight: of the features.
 
@@ -228,20 +176,20 @@ def weigh_features(seen: Scene, shape: tuple[int, int], weight: float) -> np.nda
         shape (1, H, W), float32.
     """
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    found = np.ones((1, *shape), np.float32)
-    for view in (figure.view for figure in seen.figures):
-        far = np.hypot(x / shape[0] - view.x, y / shape[0] - view.y - 0.2 * view.scale)
-        found[0, far < 0.6 * view.scale] = weight
-    return found
+    weights = np.ones((1, *shape), np.float32)
+    for view in (figure.view for figure in scene.figures):
+        distance = np.hypot(x / shape[0] - view.x, y / shape[0] - view.y - 0.2 * view.scale)
+        weights[0, distance < 0.6 * view.scale] = weight
+    return weights
 
 
 @dataclass(frozen=True)
 class Emphasis:
-    """What a stage of the diffusion training dwells on."""
+    """What a stage of the diffusion training emphasizes."""
 
-    times: Callable[[int], Tensor] = uniform_times  # gives so many timesteps
-    features: float = 1.0  # weight of eyes and mouths in the loss, whose optimum stays what it is
-    expressions: float = 0.0  # share of the faces at rest that give way to another drawing
+    times: Callable[[int], Tensor] = uniform_times  # samples a number of timesteps
+    features: float = 1.0  # weight of eyes and mouths in the loss; its optimum stays the same
+    expressions: float = 0.0  # share of the faces at rest that are replaced by another sample
 
 
 def train_diffusion(
@@ -249,7 +197,7 @@ def train_diffusion(
     config: FitConfig,
     autoencoder: Autoencoder,
     cache: str | os.PathLike,
-    drawings: tuple[int, int],
+    counts: tuple[int, int],
     emphasis: Emphasis,
     log: Callable[[str], None] = print,
 ) -> None:
@@ -259,33 +207,23 @@ def train_diffusion(
         network: what is trained, from the weights that it has; afterwards in evaluation mode.
         config: the run.
         autoencoder: trained.
-        cache: folder for the drawings' latents.
-        drawings: how many with one person, and with two.
+        cache: folder for the samples' latents.
+        counts: of samples with one person, and with two.
         emphasis: of the stage.
         log: called with each progress message.
     """
     from diffusers import DDPMScheduler
 
-    singles = cache_latents(autoencoder, Path(cache) / "singles.npy", drawings[0], pair=False)
-    doubles = cache_latents(autoencoder, Path(cache) / "pairs.npy", drawings[1], pair=True)
-    schedule = DDPMScheduler(**SCHEDULE)
+    singles = cache_latents(autoencoder, Path(cache) / "singles.npy", counts[0], pair=False)
+    doubles = cache_latents(autoencoder, Path(cache) / "pairs.npy", counts[1], pair=True)
+    schedule: Any = DDPMScheduler(**SCHEDULE)
 
     def loss_of(step: int) -> Tensor:
         generator = np.random.default_rng(derive_seed(config.seed, 4, step))
         pair = step % _PAIR_EVERY == _PAIR_EVERY - 1
         source = doubles if pair else singles
         size = config.batch_size * 5 // 8 if pair else config.batch_size
-        numbers, captions, weights = [], [], []
-        while len(numbers) < size:
-            number = int(generator.integers(len(source)))
-            famous = None if pair else _famous(number)
-            seen, facts = scene(_PAIRS_FROM + number, pair=True) if pair else scene(number, famous)
-            if facts.expression == NEUTRAL and generator.random() < emphasis.expressions:
-                continue
-            people = [figure.person for figure in seen.figures]
-            numbers.append(number)
-            captions.append(write_caption(generator, facts, people, "" if famous is None else NAMES[famous]))
-            weights.append(weigh_features(seen, source.shape[2:], emphasis.features))
+        numbers, captions, weights = _choose_batch(generator, source, size, pair, emphasis)
         latent = torch.from_numpy(np.stack([source[n] for n in numbers])).float()
         noise, time = torch.randn_like(latent), emphasis.times(size)
         noisy = schedule.add_noise(latent, noise, time).contiguous(memory_format=torch.channels_last)
@@ -295,3 +233,25 @@ def train_diffusion(
         return (weight * (predicted.float() - noise.to(device)).square()).mean() / weight.mean()
 
     fit(network, loss_of, config, log)
+
+
+def _choose_batch(
+    generator: np.random.Generator, latents: np.ndarray, size: int, pair: bool, emphasis: Emphasis
+) -> tuple[list[int], list[Caption], list[np.ndarray]]:
+    """Choose samples: their places among the latents, captions, and weights of shape (1, h, w)."""
+    numbers: list[int] = []
+    captions: list[Caption] = []
+    weights: list[np.ndarray] = []
+    while len(numbers) < size:
+        number = int(generator.integers(len(latents)))
+        name = None if pair else find_name(number)
+        scene, attributes = (
+            build_scene(_PAIR_SAMPLES + number, pair=True) if pair else build_scene(number, name)
+        )
+        if attributes.expression == NEUTRAL and generator.random() < emphasis.expressions:
+            continue
+        people = [figure.person for figure in scene.figures]
+        numbers.append(number)
+        captions.append(write_caption(generator, attributes, people, "" if name is None else NAMES[name]))
+        weights.append(weight_features(scene, latents.shape[2:], emphasis.features))
+    return numbers, captions, weights

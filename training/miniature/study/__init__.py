@@ -1,1 +1,1 @@
-"""Measurements on the miniature, and the page that reports them."""
+"""Measurements on the miniature, and the pages that report them."""

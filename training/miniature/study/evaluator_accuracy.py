@@ -1,4 +1,4 @@
-"""How far the judges can be trusted: what they see in drawings, of which everything is known."""
+"""The evaluators' accuracy on rendered samples, whose ground truth is known."""
 
 from __future__ import annotations
 
@@ -8,43 +8,46 @@ from ....f2d.miniature.evaluators import Attributes, Verifier
 from ....f2d.miniature.prompts import KINDS
 from ...report.pages import Cell, Row, Table
 from ...report.statistics import bootstrap_mean
-from ..world.samples import HELD_OUT, balanced_facts, drawing
-from .averages import NOTHING, recognition
-from .measure import held_out, photo_of
+from ..world.samples import HELD_OUT_PEOPLE, render_sample, sample_balanced_attributes
+from .averages import NO_MEAN, recognition_auc
+from .held_out_data import held_out_person, render_photo
 
-_DRAWINGS = 4  # of each person
-_DRAWINGS_FROM = 62_000_000  # numbers of the drawings
+_SAMPLES_PER_PERSON = 4
+_FIRST_SAMPLE = 62_000_000
 
 
-def evaluate_on_drawings(verifier: Verifier, attributes: Attributes, people: int) -> Table:
-    """Have the judges look at drawings of held-out people.
+def measure_evaluators(verifier: Verifier, attributes: Attributes, people: int) -> Table:
+    """Run the evaluators on rendered samples of held-out people.
 
     Args:
-        verifier: the judge of identity.
-        attributes: the judge of jobs, places and expressions.
-        people: how many; at most all who are held out count.
+        verifier: the identity evaluator.
+        attributes: the evaluator of jobs, places and expressions.
+        people: how many; all held-out people if there are fewer.
 
     Returns:
-        How often they are right.
+        Their accuracy and AUC.
     """
-    everyone = range(min(people, len(HELD_OUT)))
-    known = verifier.embed([photo_of(who) for who in everyone])  # (people, F)
-    cosines, right = [], []
-    for who in everyone:
-        numbers = range(_DRAWINGS_FROM + _DRAWINGS * who, _DRAWINGS_FROM + _DRAWINGS * (who + 1))
-        drawings = [drawing(number, held_out(who), balanced_facts(number)) for number in numbers]
-        pictures = [one.picture.image for one in drawings]
-        cosines.append((verifier.embed(pictures) @ known.T).cpu().numpy())
-        for one, seen in zip(drawings, attributes.recognize(pictures), strict=True):
-            right.append([getattr(one.facts, kind) == getattr(seen, kind) for kind in KINDS])
-    whose = np.repeat(everyone, _DRAWINGS)
-    accuracies = [bootstrap_mean(column, whose) or NOTHING for column in np.array(right, float).T]
-    found = [(mean.value, mean.low, mean.high) for mean in accuracies] + [
-        recognition(np.concatenate(cosines), whose)
-    ]
-    cells = [Cell(f"{value:.3f}", detail=f"{low:.3f} to {high:.3f}") for value, low, high in found]
+    people = min(people, len(HELD_OUT_PEOPLE))
+    references = verifier.embed([render_photo(who) for who in range(people)])  # (people, F)
+    cosines, correct = [], []
+    for who in range(people):
+        first = _FIRST_SAMPLE + _SAMPLES_PER_PERSON * who
+        samples = [
+            render_sample(number, held_out_person(who), sample_balanced_attributes(number))
+            for number in range(first, first + _SAMPLES_PER_PERSON)
+        ]
+        images = [sample.rendering.image for sample in samples]
+        cosines.append((verifier.embed(images) @ references.T).cpu().numpy())
+        for sample, recognized in zip(samples, attributes.recognize(images), strict=True):
+            correct.append([getattr(sample.attributes, kind) == getattr(recognized, kind) for kind in KINDS])
+    whose = np.repeat(range(people), _SAMPLES_PER_PERSON)
+    accuracies = [bootstrap_mean(column, whose) or NO_MEAN for column in np.array(correct, float).T]
+    intervals = [(mean.value, mean.low, mean.high) for mean in accuracies]
+    intervals.append(recognition_auc(np.concatenate(cosines), whose))
+    cells = [Cell(f"{value:.3f}", detail=f"{low:.3f} to {high:.3f}") for value, low, high in intervals]
     return Table(
-        ("", *(f"{kind.capitalize()} is right" for kind in KINDS), "AUC of identity"),
-        (Row((Cell("Drawings"), *cells), "measured"),),
-        caption=f"What the judges make of {len(whose)} drawings of {len(everyone)} people whom no training has seen; intervals: 95 %, bootstrap over people.",
+        ("", *(f"{kind.capitalize()} accuracy" for kind in KINDS), "Identity AUC"),
+        (Row((Cell("Rendered samples"), *cells), "measured"),),
+        caption=f"The evaluators on {len(whose)} rendered samples of {people} held-out people; "
+        "intervals: 95 %, bootstrap over people.",
     )

@@ -1,26 +1,26 @@
-"""Backdrops of the miniature's places: flat colors and large shapes that show beside and above a head.
+"""The places' backdrops: flat colors and large shapes that show beside and above a head.
 
-Coordinates are in picture heights; x is counted from the picture's middle.
+Coordinates are in image heights; x is counted from the image's middle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-Color = tuple[float, float, float]
+from .canvas import Canvas, Color
 
 
 class _Backdrop:
-    """A canvas seen in picture heights."""
+    """A canvas whose coordinates are image heights."""
 
-    def __init__(self, canvas: Any, shift: float) -> None:
+    def __init__(self, canvas: Canvas, shift: float) -> None:
         self.canvas, self.shift = canvas, shift
         self.half = canvas.labels.shape[1] / canvas.height / 2  # of the width
 
-    def fill(self, points: Any, color: Color) -> None:
+    def fill(self, points: ArrayLike, color: Color) -> None:
         self.canvas.fill(
             (np.asarray(points, float) + (self.half + self.shift, 0)) * self.canvas.height, color
         )
@@ -41,12 +41,12 @@ class _Backdrop:
         self.fill(np.concatenate([curve, [(x + width / 2, bottom), (x - width / 2, bottom)]]), color)
 
 
-def draw(canvas: Any, place: str, shift: float) -> None:
+def draw_backdrop(canvas: Canvas, place: str, shift: float) -> None:
     """Draw a place.
 
     Args:
-        canvas: of `draw.Canvas`.
-        place: a value of `world.PLACES`.
+        canvas: to draw on.
+        place: a value of `scene.BACKDROPS`.
         shift: in [0, 1], how far the view is to the side.
     """
     _PLACES[place](_Backdrop(canvas, (shift - 0.5) * 0.06))
@@ -292,7 +292,7 @@ def _stage(b: _Backdrop) -> None:
     for x, c in ((-b.half + 0.1, (250, 90, 170)), (0, (110, 90, 250)), (b.half - 0.1, (70, 210, 240))):
         b.fill(
             [(x * 0.7 - 0.03, -0.05), (x * 0.7 + 0.03, -0.05), (x + 0.2, 0.85), (x - 0.2, 0.85)],
-            tuple(v * 0.7 for v in c),
+            (c[0] * 0.7, c[1] * 0.7, c[2] * 0.7),
         )
         b.disc(x * 0.7, 0.01, 0.055, 0.04, c)
     for side in (-1, 1):
@@ -310,6 +310,7 @@ def _stage(b: _Backdrop) -> None:
 
 
 _PLACES: dict[str, Callable[[_Backdrop], None]] = {
-    "wall": _wall, "ruins": _ruins, "opera": _opera, "rome": _rome, "canyon": _canyon, "cherry": _cherry, "venice": _venice,
-    "taj": _taj, "everest": _everest, "falls": _falls, "books": _books, "meadow": _meadow, "city": _city, "stage": _stage,
+    "wall": _wall, "ruins": _ruins, "opera": _opera, "rome": _rome, "canyon": _canyon, "cherry": _cherry,
+    "venice": _venice, "taj": _taj, "everest": _everest, "falls": _falls, "books": _books, "meadow": _meadow,
+    "city": _city, "stage": _stage,
 }  # fmt: skip

@@ -1,4 +1,7 @@
-"""Drawings as folders of photos, which the project's own commands take: class folders for MSID, captionless photos with maps for the mapper."""
+"""The synthetic dataset as folders of photos, which `f2d-train` reads.
+
+MSID is trained on class folders, the mapper on photos without captions and with region maps.
+"""
 
 from __future__ import annotations
 
@@ -18,70 +21,71 @@ from ....f2d.miniature.prompts import SceneAttributes
 from ...config import IDENTITY_CLASSES
 from ...data.parsing import CELEBAMASK_LABELS
 from ...engine.seeds import derive_seed
-from .samples import drawing
-from .scene import sample_facts
+from .samples import render_sample
+from .scene import sample_attributes
 
 FACE_SIZE = 112  # px
-_HATS = 0.3  # share of the photos that may show a job
-_DONE = "done"  # a file that says that a folder is whole
+_HAT_SHARE = 0.3  # share of the photos that may show a job
+_COMPLETE = "done"  # name of the empty file that marks a complete folder
 _REGION = tuple(CELEBAMASK_LABELS.index(name) for name in IDENTITY_CLASSES)
-_ENROLLED_FROM, _PHOTOS_FROM = 20_000_000, 30_000_000  # numbers of the drawings
+_CLASS_SAMPLES, _PHOTO_SAMPLES = 20_000_000, 30_000_000  # first sample numbers
 
 
-def portrait(photo: Photo) -> Photo:
-    """Cut the face out of a drawing as the encoder does with pictures that are aligned the FFHQ way: shape (112, 112, 3)."""
+def crop_aligned(photo: Photo) -> Photo:
+    """Crop the face out of an image that is framed like FFHQ, as the encoder does: shape (112, 112, 3)."""
     return crop_ffhq(photo, FACE_SIZE)
 
 
-def _facts(number: int) -> SceneAttributes:
-    """What a photo shows; most people wear no hat when they are photographed."""
+def _sample_photo_attributes(number: int) -> SceneAttributes:
+    """Sample attributes of a photo; most people wear no hat in photos."""
     generator = np.random.default_rng(derive_seed(7, number))
-    facts = sample_facts(generator)
-    return facts if generator.random() < _HATS else replace(facts, job="")
+    attributes = sample_attributes(generator)
+    return attributes if generator.random() < _HAT_SHARE else replace(attributes, job="")
 
 
-def write_class_folders(folder: str | os.PathLike, people: Iterable[int], pictures: int) -> Path:
-    """Write aligned faces, one folder a person; a folder that is whole stays.
+def write_class_folders(folder: str | os.PathLike, people: Iterable[int], images: int) -> Path:
+    """Write aligned faces, one folder per person; a complete folder is kept.
 
     Args:
         folder: where to.
-        people: numbers of `album`.
-        pictures: of each person.
+        people: numbers of `samples`.
+        images: per person.
 
     Returns:
         The folder.
     """
     folder = Path(folder)
-    if not (folder / _DONE).exists():
+    if not (folder / _COMPLETE).exists():
         for who in tqdm(list(people), desc=folder.name, unit="person"):
             (folder / str(who)).mkdir(parents=True, exist_ok=True)
-            for index in range(pictures):
-                face = portrait(drawing(_ENROLLED_FROM + who * 1000 + index, who).picture.image)
-                Image.fromarray(face).save(folder / str(who) / f"{index:03d}.png", compress_level=1)
-        (folder / _DONE).touch()
+            for index in range(images):
+                photo = render_sample(_CLASS_SAMPLES + who * 1000 + index, who).rendering.image
+                file = folder / str(who) / f"{index:03d}.png"
+                Image.fromarray(crop_aligned(photo)).save(file, compress_level=1)
+        (folder / _COMPLETE).touch()
     return folder
 
 
 def write_photos(folder: str | os.PathLike, count: int, first: int = 0) -> Path:
-    """Write photos, each of another person, with their identity regions as FastComposer's edition of FFHQ has its persons.
+    """Write photos, each of another person, with region maps in the layout of FastComposer's FFHQ.
 
     Args:
         folder: where to.
         count: of photos.
-        first: number of the first; other photos are of other people.
+        first: number of the first; other numbers are other people.
 
     Returns:
         The folder, for `f2d-train prepare --layout fastcomposer --aligned`.
     """
     folder = Path(folder)
-    if not (folder / _DONE).exists():
+    if not (folder / _COMPLETE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         for number in tqdm(range(first, first + count), desc=folder.name, unit="photo"):
-            picture, name = drawing(_PHOTOS_FROM + number, facts=_facts(number)).picture, f"{number:06d}"
-            Image.fromarray(picture.image).save(folder / f"{name}.png", compress_level=1)
-            np.save(folder / f"{name}.npy", np.isin(picture.labels, _REGION).astype(np.uint8))
-            (folder / f"{name}.json").write_text(
-                json.dumps({"segments": [{"id": 1, "coco_label": "person"}]})
-            )
-        (folder / _DONE).touch()
+            sample = render_sample(_PHOTO_SAMPLES + number, attributes=_sample_photo_attributes(number))
+            stem = folder / f"{number:06d}"
+            Image.fromarray(sample.rendering.image).save(stem.with_suffix(".png"), compress_level=1)
+            np.save(stem.with_suffix(".npy"), np.isin(sample.rendering.labels, _REGION).astype(np.uint8))
+            segments = {"segments": [{"id": 1, "coco_label": "person"}]}
+            stem.with_suffix(".json").write_text(json.dumps(segments))
+        (folder / _COMPLETE).touch()
     return folder

@@ -1,4 +1,4 @@
-"""Drawings by number: each is made when it is asked for, and the same number always gives the same one."""
+"""The synthetic dataset by number: samples are rendered on demand, the same number always the same way."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 from ....f2d.miniature.prompts import EXPRESSIONS, NEUTRAL, SceneAttributes
 from ...engine.seeds import derive_seed
-from .render import SIZE, Picture, draw
-from .scene import Person, Scene, sample_facts, sample_pair, sample_person, sample_scene
+from .render import SIZE, Rendering, render
+from .scene import Person, Scene, sample_attributes, sample_pair, sample_person, sample_scene
 
-# People are numbered; each stage of training has its own.
-KNOWN = range(0, 1_000_000)  # whom the diffusion model and the mapper's photos know
-ENROLLED = range(2_000_000, 2_000_600)  # whom the identity encoders are trained on
-EVALUATED = range(3_000_000, 3_000_600)  # whom the judges are trained on
-HELD_OUT = range(4_000_000, 4_000_100)  # whom nothing has seen
+# Data splits: people are numbered, and each stage of training has its own.
+DIFFUSION_PEOPLE = range(0, 1_000_000)  # for the diffusion model and the mapper
+ENCODER_PEOPLE = range(2_000_000, 2_000_600)  # for the identity encoders
+EVALUATOR_PEOPLE = range(3_000_000, 3_000_600)  # for the evaluators
+HELD_OUT_PEOPLE = range(4_000_000, 4_000_100)  # for the held-out evaluation
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
-    """A picture and everything that is true of it."""
+class Sample:
+    """A rendered scene with its ground truth."""
 
-    picture: Picture
+    rendering: Rendering
     scene: Scene
-    facts: SceneAttributes
+    attributes: SceneAttributes
 
     @property
     def people(self) -> list[Person]:
@@ -35,53 +35,53 @@ class Drawing:
         return [figure.person for figure in self.scene.figures]
 
 
-def person(number: int) -> Person:
-    """Find a person by number."""
+def get_person(number: int) -> Person:
+    """Look up a person by number."""
     return sample_person(np.random.default_rng(derive_seed(1, number)))
 
 
-def scene(
-    number: int, who: int | None = None, facts: SceneAttributes | None = None, pair: bool = False
+def build_scene(
+    number: int, who: int | None = None, attributes: SceneAttributes | None = None, pair: bool = False
 ) -> tuple[Scene, SceneAttributes]:
-    """Set a scene.
+    """Build a sample's scene without rendering it.
 
     Args:
-        number: of the drawing.
-        who: number of the person; None = one of KNOWN that follows from the drawing's number.
-        facts: what is to be true; None = whatever.
-        pair: put a second person beside.
+        number: of the sample.
+        who: number of the person; None = one of DIFFUSION_PEOPLE, chosen by the sample's number.
+        attributes: what the scene shows; None = chosen by the sample's number.
+        pair: add a second person.
 
     Returns:
-        The scene, and what is true of it.
+        The scene and its attributes.
     """
     generator = np.random.default_rng(derive_seed(2, number))
-    first, second = (int(n) for n in generator.integers(KNOWN.start, KNOWN.stop, 2))
-    chosen = person(first if who is None else who)
-    facts = facts or sample_facts(generator)
-    return sample_pair(generator, (chosen, person(second)), facts) if pair else sample_scene(
-        generator, chosen, facts
-    ), facts
+    first, second = (int(n) for n in generator.integers(DIFFUSION_PEOPLE.start, DIFFUSION_PEOPLE.stop, 2))
+    person = get_person(first if who is None else who)
+    attributes = attributes or sample_attributes(generator)
+    if pair:
+        return sample_pair(generator, (person, get_person(second)), attributes), attributes
+    return sample_scene(generator, person, attributes), attributes
 
 
-def balanced_facts(number: int) -> SceneAttributes:
-    """Say what a drawing is to show, each expression as often as a face at rest."""
+def sample_balanced_attributes(number: int) -> SceneAttributes:
+    """Sample attributes in which each expression is as frequent as a face at rest."""
     generator = np.random.default_rng(derive_seed(8, number))
-    return replace(sample_facts(generator), expression=str(generator.choice((NEUTRAL, *EXPRESSIONS))))
+    return replace(sample_attributes(generator), expression=str(generator.choice((NEUTRAL, *EXPRESSIONS))))
 
 
-def drawing(
+def render_sample(
     number: int,
     who: int | None = None,
-    facts: SceneAttributes | None = None,
+    attributes: SceneAttributes | None = None,
     pair: bool = False,
     size: int = SIZE,
-) -> Drawing:
-    """Make a drawing; arguments as for `scene`, and the picture's height in px."""
-    found, facts = scene(number, who, facts, pair)
-    return Drawing(draw(found, size), found, facts)
+) -> Sample:
+    """Render a sample; arguments as for `build_scene`, and the image's height in px."""
+    scene, attributes = build_scene(number, who, attributes, pair)
+    return Sample(render(scene, size), scene, attributes)
 
 
-def to_tensor(drawings: Sequence[Drawing]) -> Tensor:
-    """Stack pictures: shape (B, 3, H, W), float32 in [-1, 1]."""
-    images = np.stack([one.picture.image for one in drawings])
+def to_tensor(samples: Sequence[Sample]) -> Tensor:
+    """Stack the images: shape (B, 3, H, W), float32 in [-1, 1]."""
+    images = np.stack([sample.rendering.image for sample in samples])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1

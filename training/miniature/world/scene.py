@@ -1,7 +1,7 @@
-"""The world: people, expressions, jobs, places and views, each independent of the others, and what is said about a picture.
+"""Scenes of the synthetic dataset: people, expressions, jobs, places and views, sampled independently.
 
-A person is a point in a continuous space: `Person.of(vector)` with a vector in [0, 1]^24. Expression, camera, clothes and place belong to
-the scene. `draw.py` turns a scene into a picture; this file knows no pixels.
+A person is a point in a continuous space, `Person.from_vector` of a vector in [0, 1]^24. Expression, camera,
+clothes and place belong to the scene. `render.py` turns a scene into an image; this file knows no pixels.
 """
 
 from __future__ import annotations
@@ -15,29 +15,12 @@ from ....f2d.miniature.prompts import EXPRESSIONS, JOBS, NEUTRAL, PLACES, SceneA
 
 PERSON_DIM = 24
 PERSON_FEATURES = 43  # of Person.features
-DRAWN_PLACES = dict(
-    zip(
-        PLACES,
-        (
-            "wall",
-            "ruins",
-            "opera",
-            "rome",
-            "canyon",
-            "cherry",
-            "venice",
-            "taj",
-            "everest",
-            "falls",
-            "books",
-            "meadow",
-            "city",
-            "stage",
-        ),
-        strict=True,
-    )
-)
-# smile, open mouth, raised brows, frown, left eye, right eye, all relative to a face at rest.
+_BACKDROP_NAMES = (
+    "wall", "ruins", "opera", "rome", "canyon", "cherry", "venice",
+    "taj", "everest", "falls", "books", "meadow", "city", "stage",
+)  # fmt: skip
+BACKDROPS = dict(zip(PLACES, _BACKDROP_NAMES, strict=True))
+# Smile, open mouth, raised brows, frown, left eye, right eye, all relative to a face at rest.
 COEFFICIENTS = {
     "smiling warmly": (1.0, 0.25, 0.2, 0.0, -0.15, -0.15),
     "looking shocked": (-0.1, 0.95, 1.0, 0.0, 0.45, 0.45),
@@ -51,7 +34,7 @@ HAIR_COLORS = ("black", "brown", "blonde", "red", "grey", "blue", "pink", "green
 HAIR_STYLES = ("bald", "short", "parted", "bob", "long", "curly", "spiky", "bun")
 BEARDS = ("none", "moustache", "goatee", "beard")
 GLASSES = ("none", "round", "square")
-# Everything that is said is a whole token of CLIP.
+# Each word of a caption is one token of CLIP.
 _STYLE_WORDS = {"short": "short", "bob": "straight", "long": "long", "curly": "curly"}
 _BEARD_WORDS = {"moustache": "moustache", "goatee": "small beard", "beard": "big beard"}
 OPENINGS = (
@@ -63,15 +46,16 @@ OPENINGS = (
     "a colorful portrait of",
 )
 FIRST_NAMES = (
-    "anna", "emma", "james", "john", "mary", "peter", "paul", "lucy", "alice", "oscar", "hugo", "nina", "maria", "david", "daniel", "sarah",
-    "laura", "julia", "robert", "thomas", "george", "henry", "william", "charles", "kate", "jane", "leo", "max", "sam", "tom", "ben", "eva",
+    "anna", "emma", "james", "john", "mary", "peter", "paul", "lucy", "alice", "oscar", "hugo",
+    "nina", "maria", "david", "daniel", "sarah", "laura", "julia", "robert", "thomas", "george", "henry",
+    "william", "charles", "kate", "jane", "leo", "max", "sam", "tom", "ben", "eva",
 )  # fmt: skip
 LAST_NAMES = ("smith", "jones", "brown", "taylor", "davies", "evans", "wilson", "johnson")
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who someone is; every field is read off one or two coordinates of the vector."""
+    """An identity; every field is a function of one or two coordinates of the vector."""
 
     vector: tuple[float, ...]
     skin: float  # 0 light to 1 dark
@@ -101,7 +85,7 @@ class Person:
 
     @property
     def features(self) -> np.ndarray:
-        """What tells people apart, one number a trait and one a kind: shape (43,), about -1 to 1."""
+        """Traits and one-hot kinds for the namer (see `text_to_image`): shape (43,), about -1 to 1."""
         v = np.array(self.vector)
         kinds = [
             (HAIR_STYLES, self.hair_style),
@@ -113,42 +97,69 @@ class Person:
         return np.concatenate([2 * np.delete(v, (4, 5, 19, 20)) - 1, one_hot])
 
     @classmethod
-    def of(cls, vector: np.ndarray) -> Person:
-        """Read a person off a vector.
+    def from_vector(cls, vector: np.ndarray) -> Person:
+        """Build a person from a vector.
 
         Args:
             vector: shape (24,), in [0, 1].
 
         Returns:
             The person.
+
+        Raises:
+            ValueError: another length, or a coordinate outside [0, 1].
         """
         v = [float(x) for x in vector]
         if len(v) != PERSON_DIM or not all(0 <= x <= 1 for x in v):
             raise ValueError(
-                f"Expected {PERSON_DIM} coordinates in [0, 1], got {len(v)}: {v}. Draw one with sample_person."
+                f"A person's vector cannot be {v}. Use {PERSON_DIM} coordinates in [0, 1], as sample_person "
+                "does."
             )
         beard = BEARDS[0] if v[19] < 0.55 else BEARDS[1 + min(int((v[19] - 0.55) / 0.15), 2)]
         glasses = GLASSES[0] if v[20] < 0.6 else GLASSES[1 + min(int((v[20] - 0.6) / 0.2), 1)]
         return cls(
-            tuple(v), v[0], v[1], 0.70 + 0.2 * v[2], v[3], _pick(HAIR_STYLES, v[4]), _pick(HAIR_COLORS, v[5]), v[6], v[7], v[8], v[9],
-            v[10], v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18], v[21], beard, glasses, v[22], v[23],
-        )  # fmt: skip
+            vector=tuple(v),
+            skin=v[0],
+            undertone=v[1],
+            width=0.70 + 0.2 * v[2],
+            chin=v[3],
+            hair_style=_pick(HAIR_STYLES, v[4]),
+            hair_color=_pick(HAIR_COLORS, v[5]),
+            hair_shade=v[6],
+            hair_volume=v[7],
+            brow_thickness=v[8],
+            brow_tilt=v[9],
+            eye_size=v[10],
+            eye_gap=v[11],
+            eye_height=v[12],
+            iris=v[13],
+            nose_width=v[14],
+            nose_length=v[15],
+            nose_round=v[16],
+            mouth_width=v[17],
+            lips=v[18],
+            lip_color=v[21],
+            beard=beard,
+            glasses=glasses,
+            cheeks=v[22],
+            ears=v[23],
+        )
 
 
 @dataclass(frozen=True)
 class View:
-    """The camera: where the head is in the picture."""
+    """The camera: where the head is in the image."""
 
-    yaw: float = 0.0  # degrees, positive turns the face to the right of the picture
+    yaw: float = 0.0  # degrees, positive turns the face to the image's right
     roll: float = 0.0  # degrees, positive turns clockwise
-    scale: float = 0.31  # half the head's height, in picture heights
-    x: float = 0.5  # the head's center, in picture heights from the left
+    scale: float = 0.31  # half the head's height, in image heights
+    x: float = 0.5  # the head's center, in image heights from the left
     y: float = 0.52  # from the top
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One person in a picture."""
+    """One person in a scene."""
 
     person: Person
     expression: tuple[float, ...] = (0.0,) * EXPRESSION_DIM
@@ -159,21 +170,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of one or more people."""
+    """One or more people at a place."""
 
     figures: tuple[Figure, ...]
-    place: str = ""  # a value of DRAWN_PLACES; "" = a plain studio
+    place: str = ""  # a value of BACKDROPS; "" = a plain studio
     studio: float = 0.5  # color of the studio
     aspect: float = 1.0  # width / height
 
 
 def sample_person(generator: np.random.Generator) -> Person:
-    """Draw a person uniformly."""
-    return Person.of(generator.random(PERSON_DIM))
+    """Sample a person uniformly."""
+    return Person.from_vector(generator.random(PERSON_DIM))
 
 
 def sample_view(generator: np.random.Generator) -> View:
-    """Draw a camera as in aligned photo collections: mostly frontal, head centerd."""
+    """Sample a camera as in aligned photo collections: mostly frontal, head centered."""
     yaw, roll = generator.normal(0, 13), generator.normal(0, 5)
     x, y = generator.normal(0.5, 0.02), generator.normal(0.52, 0.02)
     return View(
@@ -186,15 +197,15 @@ def sample_view(generator: np.random.Generator) -> View:
 
 
 def sample_expression(generator: np.random.Generator, name: str) -> tuple[float, ...]:
-    """Draw the coefficients of a named expression, or of a face at rest, with a person's natural variation."""
+    """Sample coefficients around a named expression, or around a face at rest."""
     center = np.array(COEFFICIENTS.get(name, (0.0,) * EXPRESSION_DIM))
     return tuple(
         float(x) for x in center * generator.uniform(0.85, 1.1) + generator.normal(0, 0.06, EXPRESSION_DIM)
     )
 
 
-def sample_facts(generator: np.random.Generator) -> SceneAttributes:
-    """Draw what goes on in a picture: half have no job, half a plain studio, half a face at rest."""
+def sample_attributes(generator: np.random.Generator) -> SceneAttributes:
+    """Sample attributes: half have no job, half a plain studio, half a face at rest."""
     return SceneAttributes(
         str(generator.choice(EXPRESSIONS)) if generator.random() < 0.5 else NEUTRAL,
         str(generator.choice(JOBS)) if generator.random() < 0.5 else "",
@@ -202,31 +213,31 @@ def sample_facts(generator: np.random.Generator) -> SceneAttributes:
     )
 
 
-def sample_scene(generator: np.random.Generator, person: Person, facts: SceneAttributes) -> Scene:
-    """Draw a picture of a person with given facts; everything else is free.
+def sample_scene(generator: np.random.Generator, person: Person, attributes: SceneAttributes) -> Scene:
+    """Sample a scene of a person with given attributes; everything else is free.
 
     Args:
-        generator: of randomness.
-        person: who.
-        facts: what is to be true.
+        generator: source of randomness.
+        person: who is in it.
+        attributes: what is true of it.
 
     Returns:
         The scene.
     """
     figure = Figure(
         person,
-        sample_expression(generator, facts.expression),
-        facts.job,
+        sample_expression(generator, attributes.expression),
+        attributes.job,
         float(generator.random()),
         sample_view(generator),
     )
-    return Scene((figure,), DRAWN_PLACES.get(facts.place, ""), float(generator.random()))
+    return Scene((figure,), BACKDROPS.get(attributes.place, ""), float(generator.random()))
 
 
 def sample_pair(
-    generator: np.random.Generator, people: tuple[Person, Person], facts: SceneAttributes
+    generator: np.random.Generator, people: tuple[Person, Person], attributes: SceneAttributes
 ) -> Scene:
-    """Draw two people side by side in a picture half as wide again as high; arguments as in `sample_scene`."""
+    """Sample two people side by side in an image of aspect 1.5; arguments as in `sample_scene`."""
     figures = []
     for person, center in zip(people, PAIR_CENTERS, strict=True):
         view = sample_view(generator)
@@ -234,17 +245,17 @@ def sample_pair(
         figures.append(
             Figure(
                 person,
-                sample_expression(generator, facts.expression),
-                facts.job,
+                sample_expression(generator, attributes.expression),
+                attributes.job,
                 float(generator.random()),
                 view,
             )
         )
-    return Scene(tuple(figures), DRAWN_PLACES.get(facts.place, ""), float(generator.random()), 1.5)
+    return Scene(tuple(figures), BACKDROPS.get(attributes.place, ""), float(generator.random()), 1.5)
 
 
 def describe_looks(person: Person, generator: np.random.Generator) -> str:
-    """Say "a person with red hair and glasses": one to three of what is seen of someone, or "a person"."""
+    """Describe a person by one to three traits, such as "a person with red hair and round glasses"."""
     looks = [f"{person.hair_color} hair" if person.hair_style != "bald" else "no hair"]
     if (style := _STYLE_WORDS.get(person.hair_style)) is not None:
         looks.append(f"{style} hair")

@@ -1,4 +1,4 @@
-"""The miniature's words: whole tokens of CLIP, numbered anew, and how a caption becomes numbers."""
+"""The miniature's tokenizer: a subset of CLIP's vocabulary, renumbered, with one token per word."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LENGTH = 77  # tokens
 
 
 def build_tokenizer() -> Any:
-    """Make a tokenizer that splits as CLIP's does and knows whole words only.
+    """Build a tokenizer that splits into words as CLIP's does.
 
     Returns:
-        transformers' PreTrainedTokenizerFast; what it does not know is one token, whatever its length.
+        transformers' PreTrainedTokenizerFast; any word outside the vocabulary becomes one unknown token.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

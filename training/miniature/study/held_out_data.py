@@ -1,0 +1,32 @@
+"""The held-out people, one photo of each, and prompts that no training has used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ....f2d.image import Photo
+from ....f2d.miniature.prompts import SceneAttributes, describe
+from ..world.samples import HELD_OUT_PEOPLE, build_scene, render_sample
+
+OPENING = (
+    "a close portrait of"  # of every prompt: its words are in the captions, but no caption starts with it
+)
+_SEEN_IN_TUNING = 40  # of HELD_OUT_PEOPLE: the recipe was tuned with them, so they come last
+_PHOTO_SAMPLES = 60_000_000  # first sample number of the photos
+
+
+def held_out_person(place: int) -> int:
+    """Return the number of a held-out person by place, from 0."""
+    return HELD_OUT_PEOPLE[(_SEEN_IN_TUNING + place) % len(HELD_OUT_PEOPLE)]
+
+
+def render_photo(place: int) -> Photo:
+    """Render a held-out person's photo in a random scene, without a hat: shape (128, 128, 3), uint8."""
+    number, who = _PHOTO_SAMPLES + place, held_out_person(place)
+    _, attributes = build_scene(number, who)
+    return render_sample(number, who, replace(attributes, job="")).rendering.image
+
+
+def write_prompt(attributes: SceneAttributes, subject: str = "S*") -> str:
+    """Write a prompt for given attributes that starts with OPENING."""
+    return describe(attributes, subject, OPENING)

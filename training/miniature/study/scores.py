@@ -1,0 +1,57 @@
+"""The variants that are compared, and the score of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the tables."""
+
+    name: str
+    preset: str
+    subject_from: float = 0.0  # DSC (Sec. E.2)
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("cgdr", "cgdr"),
+        Variant("reconstruction", "reconstruction"),
+        Variant("masked", "masked"),
+        Variant("reconstruction-dsc", "reconstruction", 0.2),
+        Variant("no-expression", "no-expression"),
+        Variant("arcface", "arcface"),
+        Variant("arcface-msf", "arcface-msf"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image's scores.
+
+    `task` says what the image is: "plain" is a photo of S*, "prompt" one of PROMPTS, "class" the same prompt
+    with "a person", "best" further seeds of a prompt, "reference" a photo of S* with an expression reference.
+    """
+
+    task: str
+    who: int  # place among the held-out people
+    prompt: int  # place in PROMPTS; for "reference" in EXPRESSIONS; -1 for "plain"
+    seed: int
+    cosines: tuple[float, ...]  # with the photo of each person
+    text: float  # share of the requested attributes that show; for "reference" whether the expression matches
+    expression: bool  # whether the face has the requested expression, which is at rest if none is requested
+
+    @property
+    def identity(self) -> float:
+        """Cosine with the person's photo, clipped at 0 as in the paper's identity metrics."""
+        return max(self.cosines[self.who], 0.0)
+
+    @property
+    def hmean(self) -> float:
+        """Harmonic mean of identity and text; 0 if one of them is 0."""
+        if not self.identity or not self.text:
+            return 0.0
+        return 2 * self.identity * self.text / (self.identity + self.text)
