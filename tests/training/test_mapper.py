@@ -248,10 +248,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     ("change", "message"),
     [
         ({"cache": "nowhere"}, "nowhere"),
-        ({"base": "nowhere"}, "Expected --base with a Stable Diffusion 1.x or 2.x folder"),
+        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
         ({"out": ""}, "Expected --out with a run folder"),
         ({"batch_size": 3, "accumulate": 2}, "divisible by processes x accumulate = 2, got 3"),
-        ({"prompt": "A photo"}, "once in the training prompt"),
+        ({"prompt": "A photo"}, "0 times in the training prompt 'A photo'"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):
