@@ -26,10 +26,12 @@ _PIPELINE = "StableDiffusionPipeline"
 def check_folder(folder: str | os.PathLike) -> None:
     """Raise a ValueError unless a folder holds SD 1.x or 2.x in diffusers layout."""
     index = Path(folder) / _INDEX
-    if not os.fspath(folder) or not index.is_file():
+    if not os.fspath(folder):
+        raise ValueError("No base model is given. Name a Stable Diffusion 1.x folder in diffusers layout.")
+    if not index.is_file():
         raise ValueError(
             f"'{folder}' is no Stable Diffusion folder in diffusers layout: it is without {_INDEX}. "
-            "Choose the folder that has it."
+            "Choose the folder that has one."
         )
     name = read_config(index).get("_class_name")
     if name != _PIPELINE:

@@ -27,10 +27,10 @@ The same graph as for Stable Diffusion 1.4, with models for a toy dataset of dra
 2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
 3. Queue.
 
-**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist,
-tennis player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in india, mount
-everest base camp; in the streets of rome, on a boat in venice, in front of niagara falls, surrounded by tall
-books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.
+**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis
+player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in
+india, mount everest base camp; in the streets of rome, on a boat in venice, in front of niagara falls,
+surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.
 """
 
 

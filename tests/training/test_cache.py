@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 import torch
+from face2diffusion.f2d import files
 from face2diffusion.training.data import cache as module
 from face2diffusion.training.data.cache import (
     CacheInfo,
@@ -200,7 +201,7 @@ def test_a_full_disk_leaves_no_half_shard(folder, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(
-        module,
+        files,
         "open",
         lambda path, mode: Full(path, mode) if mode == "wb" else real_open(path, mode),
         raising=False,

@@ -254,13 +254,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     ("change", "message"),
     [
         ({"cache": "nowhere"}, "nowhere"),
-        ({"base": "nowhere"}, "Expected --base with a Stable Diffusion 1.x or 2.x folder"),
+        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
         ({"out": ""}, "--out is missing"),
         (
             {"batch_size": 3, "accumulate": 2},
             r"batch size 3 is not divisible by processes x accumulate = 1 x 2",
         ),
-        ({"prompt": "A photo"}, "once in the training prompt"),
+        ({"prompt": "A photo"}, "0 times in the training prompt 'A photo'"),
         ({"sample_prompts": ("S*", "A photo")}, r"S\*"),
         ({"sample_prompts": ("S* " + 80 * "very ",)}, "at most 75 tokens"),
     ],

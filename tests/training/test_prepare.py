@@ -541,7 +541,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
         ),
         ({"photos": ""}, "Expected --photos, got none"),
         ({"out": ""}, "Expected --out, got none"),
-        ({"base": "nowhere"}, "Expected --base with a Stable Diffusion"),
+        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
         ({"msid": "nowhere.pt"}, "nowhere.pt"),
         ({"parser": ""}, "Expected --parser with face-parsing weights"),
         (

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ....f2d.demo import generate_couples
+from ....f2d.files import write_text
 from ....f2d.miniature.evaluators import divide
 from ....f2d.miniature.prompts import PROMPTS
 from ...config import MiniatureConfig
