@@ -1,4 +1,4 @@
-"""From photos to a cache, with small random networks: values, mirror images, skipped photos, kills and what is refused."""
+"""From photos to a cache with small random networks: values, mirror images, skipped photos, kills, refusals."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
     )
 
 
-# --- What is in the cache ----------------------------------------------------------------------------------------------------------
+# --- What is in the cache -----------------------------------------------------------------------------------
 
 
 def test_every_photo_is_cached_or_listed(whole):
@@ -238,7 +238,7 @@ def test_bisenet_serves_as_parser_too(config, weights, photos, tmp_path):
     assert 0 < mask.float().mean() <= 1
 
 
-# --- Alignment ---------------------------------------------------------------------------------------------------------------------
+# --- Alignment ----------------------------------------------------------------------------------------------
 
 
 def test_an_aligned_face_lies_where_ffhq_puts_it(portrait, detector_file):
@@ -310,7 +310,7 @@ def test_landmarks_that_make_no_face_are_refused(portrait, landmarks):
         align_ffhq(portrait, landmarks, 64)
 
 
-# --- FFHQ crops and FastComposer's edition -----------------------------------------------------------------------------------------
+# --- FFHQ crops and FastComposer's edition ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +390,7 @@ def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_pa
     )
 
 
-# --- Going on, and several processes -----------------------------------------------------------------------------------------------
+# --- Going on, and several processes ------------------------------------------------------------------------
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
@@ -507,7 +507,7 @@ def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
     assert contents(config.out) == alone
 
 
-# --- What is refused ---------------------------------------------------------------------------------------------------------------
+# --- What is refused ----------------------------------------------------------------------------------------
 
 
 def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config, weights, photos, tmp_path):
@@ -595,5 +595,5 @@ def test_a_picture_without_the_classes_is_listed(config, weights, tmp_path, phot
 def test_damaged_weights_are_an_error(config, weights, tmp_path):
     state = torch.load(weights / "msid.pt", weights_only=True)
     torch.save({**state, "cls_token": state["cls_token"] * float("nan")}, tmp_path / "msid.pt")
-    with pytest.raises(ValueError, match="Expected finite v_id, got NaN"):
+    with pytest.raises(ValueError, match="v_id is NaN or infinity"):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)

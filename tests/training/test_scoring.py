@@ -89,7 +89,7 @@ def requests(pictures: Path, *names: str) -> list[Request]:
     ]
 
 
-# --- Values ----------------------------------------------------------------------------------------------------------------------------
+# --- Values -------------------------------------------------------------------------------------------------
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -97,7 +97,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def by_hand(weights: Path, request: Request) -> dict[str, float]:
-    """One picture's scores without the package's networks, crops and batches (the alignment itself has its own tests)."""
+    """One image's scores without the package's networks, crops and batches (alignment has its own tests)."""
     from transformers import CLIPModel, CLIPProcessor, SiglipModel, SiglipProcessor
 
     def rgb(path: str) -> np.ndarray:
@@ -195,7 +195,7 @@ def test_identity_needs_neither_base_nor_prompt_and_text_no_reference(weights: P
     assert scorer.score([], progress=False) == []
 
 
-# --- Batches and the cache -------------------------------------------------------------------------------------------------------------
+# --- Batches and the cache ----------------------------------------------------------------------------------
 
 
 def count(judge: Evaluator, stop_at: int = 10**9) -> list[int]:
@@ -262,7 +262,7 @@ def test_another_judge_or_detector_does_not_believe_the_cache(
         assert sum(sizes) == computed, (key, detector)
 
 
-# --- What cannot be scored -------------------------------------------------------------------------------------------------------------
+# --- What cannot be scored ----------------------------------------------------------------------------------
 
 
 def bad(pictures: Path, tmp_path: Path, what: str) -> Request:
@@ -322,7 +322,7 @@ def test_judges_that_do_not_fit_together_are_refused(weights: Path) -> None:
         load_scorer(siglip=weights / "siglip", batch_size=0)
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------------------
 
 
 def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, detector_file: Path) -> None:

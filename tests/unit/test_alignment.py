@@ -123,7 +123,7 @@ def test_five_landmarks_are_means_of_the_eyes_then_nose_tip_and_mouth_corners() 
 
 
 def test_ffhq_quad_of_an_upright_face() -> None:
-    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the center a tenth of the way from eyes to mouth.
+    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the center a tenth of the way to the mouth.
     face = np.array([(40, 50), (60, 50), (50, 60), (43, 70), (57, 70)])
     np.testing.assert_allclose(ffhq_quad(face), [(10, 12), (10, 92), (90, 92), (90, 12)])
 
@@ -139,7 +139,7 @@ def test_ffhq_quad_turns_with_the_face(landmarks: np.ndarray) -> None:
 
 
 def align_ffhq(photo: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """FFHQ's own cut, without its padding: Pillow counts from the first pixel's edge, landmarks from its center."""
+    """FFHQ's own cut, without its padding: Pillow counts from a pixel's edge, landmarks from its center."""
     quad = tuple((ffhq_quad(points) + 0.5).flatten())
     return np.asarray(
         Image.fromarray(photo).transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)

@@ -42,7 +42,7 @@ def scaled(points: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def error(face: Face, landmarks: np.ndarray) -> float:
-    """The worst landmark, as a share of the distance of the eyes; YuNet itself wavers by up to 0.3 with the face's size."""
+    """The worst landmark as a share of the eyes' distance; YuNet itself wavers by up to 0.3 with the size."""
     return float(np.hypot(*(face.landmarks - landmarks).T).max() / np.hypot(*(landmarks[1] - landmarks[0])))
 
 
@@ -244,7 +244,7 @@ def test_faces_partly_outside_can_be_drawn() -> None:
 def test_a_close_up_is_looked_at_again_in_a_smaller_picture(
     yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, side: int
 ) -> None:
-    """A face that fills the picture has the score, and nearly the landmarks, that it has in the whole portrait."""
+    """A face that fills the image has the score, and nearly the landmarks, of the whole portrait."""
     left, top, width = 140, 40, 170
     picture = cv2.resize(
         portrait[top : top + width, left : left + width], (side, side), interpolation=cv2.INTER_CUBIC

@@ -58,7 +58,7 @@ def test_without_text_identity_decides_and_it_says_so() -> None:
     assert "1. image 2: identity 0.700" in str(ranking)
 
 
-# --- CLIP's joint space ----------------------------------------------------------------------------------------------------------------
+# --- CLIP's joint space -------------------------------------------------------------------------------------
 
 MATRIX = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))  # (C, T)
 

@@ -1,4 +1,4 @@
-"""The recognition networks against their computations written out, in their public files, and what they are given to see."""
+"""The recognition networks against their computations written out, their public files, and their crops."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, cro
     torch.testing.assert_close(network.embed(crops["SphereFace"]), whole)
 
 
-# --- Crops ---------------------------------------------------------------------------------------------------------------------------
+# --- Crops --------------------------------------------------------------------------------------------------
 
 
 def test_adaface_and_sphereface_see_their_templates(portrait: np.ndarray, landmarks: np.ndarray) -> None:
@@ -157,7 +157,7 @@ def test_faces_are_found_largest_first_and_none_is_no_error(
     assert find_faces(SimpleNamespace(detect=nothing), portrait) == []
 
 
-# --- Files that are something else -----------------------------------------------------------------------------------------------------
+# --- Files that are something else --------------------------------------------------------------------------
 
 
 class Code:

@@ -1,4 +1,4 @@
-"""The whole chain against a second, straight-line computation of the official one, in plain torch, numpy, OpenCV and Pillow."""
+"""The whole chain against a second, straight-line computation of the official one in plain libraries."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OTHER_POINTS = np.array(
 )
 
 
-# --- The reference ---------------------------------------------------------------------------------------------------------------
+# --- The reference ------------------------------------------------------------------------------------------
 
 
 def reference_face(photo: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def reference_v_exp(state: State, face: np.ndarray) -> Tensor:
     return coefficients.flatten()[80:144]
 
 
-# --- The comparison --------------------------------------------------------------------------------------------------------------
+# --- The comparison -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_expression_features_are_columns_80_to_143(
     assert error < 1e-4, f"Expected v_exp within 1e-4, got {error:.1e}"  # measured: 0
 
 
-# --- Golden numbers of the authors' programs -------------------------------------------------------------------------------------
+# --- Golden numbers of the authors' programs ----------------------------------------------------------------
 
 
 def test_similarity_has_the_measured_numbers() -> None:

@@ -1,8 +1,9 @@
-"""Turns a folder of faces into a cache of all that is frozen: VAE latents, v_id, v_exp and M, for each photo and its mirror image.
+"""Turns a folder of faces into a cache of all that is frozen: VAE latents, v_id, v_exp and M.
 
-    f2d-train prepare --photos photos --base sd-v1-4 --msid msid.pt --expression epoch_20.pth --parser face-parsing --detector yunet.onnx --out cache
-    f2d-train prepare --photos ffhq --aligned ...                                  (crops of FFHQ)
-    torchrun --nproc_per_node 8 -m face2diffusion.training.cli prepare ...         (each process takes every eighth shard)
+    f2d-train prepare --photos photos --base sd-v1-4 --msid msid.pt --expression epoch_20.pth \\
+        --parser face-parsing --detector yunet.onnx --out cache
+    f2d-train prepare --photos ffhq --aligned ...                           (crops of FFHQ)
+    torchrun --nproc_per_node 8 -m face2diffusion.training.cli prepare ...  (each process: every eighth shard)
 
 The same command resumes: whole shards stay, the others are made anew, with the same bytes.
 
@@ -13,12 +14,13 @@ photo (H, W, 3) uint8, and its mirror image
   -> align_face        (112, 112, 3) -> MSID     v_id (I)
   -> align_expression  (224, 224, 3) -> f_exp    v_exp (64)
 
-With `layout="fastcomposer"` the folder is FastComposer's edition of FFHQ [mit-han-lab/fastcomposer]: beside each photo `00000/00000123.jpg`
-lie `00000123.npy`, an (H, W) integer map of segments, and `00000123.json` with `segments`, each with its `id` in the map and its
-`coco_label`. The segments are whole objects, so the face's person includes clothes: with a parser M is the parser's region inside that
-person, without one it is the person.
+With `layout="fastcomposer"` the folder is FastComposer's edition of FFHQ [mit-han-lab/fastcomposer]: beside
+each photo `00000/00000123.jpg` lie `00000123.npy`, an (H, W) integer map of segments, and `00000123.json` with
+`segments`, each with its `id` in the map and its `coco_label`. The segments are whole objects, so the face's
+person includes clothes: with a parser M is the parser's region inside that person, without one the person.
 
-The paper does not say how M comes to the latents' size. Here each latent pixel holds the share of its picture pixels that belong to M.
+The paper does not say how M comes to the latents' size. Here each latent pixel holds the share of its image
+pixels that belong to M.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class _Unusable(ValueError):
         self.reason = reason
 
 
-# --- The frozen networks -----------------------------------------------------------------------------------------------------------
+# --- The frozen networks ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ class FrozenEncoders:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(
-                    f"Expected finite {name}, got NaN or infinity: the weights are damaged. Download them again."
+                    f"{name} is NaN or infinity in places: the weights are damaged. Download them again."
                 )
         mask = self.masks(batch, classes)  # (B, h, w)
         tensors["mask"] = torch.stack([mask, mask.flip(2)], dim=1).flatten(0, 1)  # (2B, h, w)
@@ -178,7 +180,7 @@ class FrozenEncoders:
         return functional.adaptive_avg_pool2d(mask[:, None].float(), size // self.shrink)[:, 0].half()
 
 
-# --- From a photo to crops ---------------------------------------------------------------------------------------------------------
+# --- From a photo to crops ----------------------------------------------------------------------------------
 
 
 class Cutter:
@@ -232,7 +234,7 @@ class Cutter:
         if self.config.aligned and height != width:
             raise _Unusable(
                 "not square",
-                f"Expected an FFHQ crop, which is square, got {width}x{height} px. Leave --aligned out for photos.",
+                f"An FFHQ crop is square; this has {width}x{height} px. Leave --aligned out for photos.",
             )
         choice = FaceChoice(min_score=self.config.min_score)
         try:
@@ -321,7 +323,7 @@ def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 
-# --- The run -----------------------------------------------------------------------------------------------------------------------
+# --- The run ------------------------------------------------------------------------------------------------
 
 
 def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:

@@ -178,7 +178,7 @@ def _load_detector(config: EvaluateConfig) -> Detector | None:
 def _read_aligned(
     path: Path, crop: Path, detector: Detector | None, config: EvaluateConfig
 ) -> tuple[Photo, Face | None]:
-    """Read an FFHQ crop and look for the face in it; a face that is needed and missing is told where it is needed."""
+    """Read an FFHQ crop and look for the face in it; what needs the face tells where there is none."""
     if path.name.lower().endswith(VIDEOS):
         raise ValueError(f"'{path}' is a video, not an FFHQ crop. Omit --aligned.")
     picture = load_photo(path)
