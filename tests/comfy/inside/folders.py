@@ -1,4 +1,4 @@
-"""Loads the pack with folders as from extra_model_paths.yaml; prints what nodes list and where they write.
+"""Loads the pack with folders of extra_model_paths.yaml, and prints what the nodes list and where they write.
 
 Takes the folders for face2diffusion and face2diffusion_identities, each or None.
 """
@@ -17,7 +17,7 @@ for key, folder in (("face2diffusion", weights), ("face2diffusion_identities", i
         folder_paths.add_model_folder_path(key, folder)
 boot.load_pack()
 load, encoder = boot.node("F2DLoadIdentity"), boot.node("LoadFaceEncoder")
-files = sys.modules[load.__module__.rpartition(".")[0] + ".files"]
+files = sys.modules[load.__module__]
 print(
     json.dumps(
         {
