@@ -9,7 +9,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
-from .clip import SubjectTokenizer
+from .clip import SubjectTokenizer, check_clip
 from .files import NONE, full_path, state, weight_files
 from .sockets import CATEGORY, Identity, min_score_input, supported_fields
 
@@ -208,7 +208,7 @@ def _judge_text(photos: list, prompt: str, clip_vision, clip, text_projection: s
 
 def _encode_text(clip, prompt: str) -> torch.Tensor:
     """Give CLIP's pooled output before its projection, of the prompt with class words for S*."""
-    known = isinstance(clip.tokenizer, SubjectTokenizer)
+    known = isinstance(check_clip(clip).tokenizer, SubjectTokenizer)
     placeholders = [
         name
         for name in (clip.tokenizer.placeholders if known else [PLACEHOLDER])
@@ -219,7 +219,7 @@ def _encode_text(clip, prompt: str) -> torch.Tensor:
         raise ValueError(
             "Expected a prompt to judge the text by, got an empty one. Type what the pictures should show."
         )
-    tokens = (clip.tokenizer.base if known else clip.tokenizer).tokenize_with_weights(text)
+    tokens = (clip.tokenizer.plain if known else clip.tokenizer).tokenize_with_weights(text)
     if len(tokens) != 1:
         raise ValueError(
             f"Expected the CLIP of a Stable Diffusion 1.x checkpoint, got one of another family ({', '.join(sorted(tokens))}). "
