@@ -8,11 +8,11 @@ import functools
 import json
 import pickle
 import sys
+import types
 
 import boot
 import comfy.hooks
 import comfy.sd
-import server
 import torch
 from comfy.sd1_clip import SD1Tokenizer, SDTokenizer
 from comfy_execution.utils import CurrentNodeContext
@@ -123,7 +123,8 @@ class Recorder:
         self.shown.append((node_id, text))
 
 
-server.PromptServer.instance = recorder = Recorder()
+recorder = Recorder()
+sys.modules["server"] = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=recorder))
 for text in ("A photo of a chef", PROMPT, ""):
     with CurrentNodeContext("prompt", "17", 0):
         subject_clip.tokenize(text)
