@@ -5,9 +5,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, delayed_ranges, replace_placeholders
+from ..f2d.prompt.injection import (
+    CLASS_WORDS,
+    PLACEHOLDER,
+    delayed_ranges,
+    names_subject,
+    replace_placeholders,
+)
 from .schema_parts import CONDITIONING, search_aliases
-from .subject_clip import SubjectTokenizer
+from .subject_clip import SubjectTokenizer, check_clip, plain_clip
 
 
 class F2DConditioning(io.ComfyNode):
@@ -66,20 +72,23 @@ class F2DConditioning(io.ComfyNode):
     def execute(
         cls, clip, prompt: str, negative_prompt: str, class_words: str, subject_from: float
     ) -> io.NodeOutput:
-        if not isinstance(clip.tokenizer, SubjectTokenizer):
-            raise ValueError(
-                "Expected a CLIP that knows S*, got a plain one. Connect the output of Inject S*."
-            )
-        class_prompt = replace_placeholders(prompt, clip.tokenizer.placeholders, class_words)
-        negative = clip.encode_from_tokens_scheduled(clip.tokenize(negative_prompt))
+        if not isinstance(check_clip(clip).tokenizer, SubjectTokenizer):
+            raise ValueError("This CLIP has no S*. Connect the output of Inject S*.")
+        placeholders, plain = clip.tokenizer.placeholders, plain_clip(clip)
+        class_prompt = replace_placeholders(prompt, placeholders, class_words)
+        negative_clip = clip if names_subject(negative_prompt, placeholders) else plain
+        negative = negative_clip.encode_from_tokens_scheduled(negative_clip.tokenize(negative_prompt))
         if not subject_from:
             return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)), negative)
-        positive = []
-        for text, (start, end) in zip((class_prompt, prompt), delayed_ranges(subject_from), strict=True):
-            positive += clip.encode_from_tokens_scheduled(
-                clip.tokenize(text), add_dict={"start_percent": start, "end_percent": end}
-            )
+        before, after = delayed_ranges(subject_from)
+        positive = [*_encode(plain, class_prompt, before), *_encode(clip, prompt, after)]
         return io.NodeOutput(positive, negative)
+
+
+def _encode(clip, prompt: str, share: tuple[float, float]) -> list:
+    """Encode a prompt for a share of the denoising, from start to end."""
+    times = {"start_percent": share[0], "end_percent": share[1]}
+    return clip.encode_from_tokens_scheduled(clip.tokenize(prompt), add_dict=times)
 
 
 class F2DBatchConditioning(io.ComfyNode):

@@ -12,7 +12,7 @@ from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholder
 from .model_folders import full_path, state, weight_files
 from .schema_parts import IMAGE, NONE, min_score_input, search_aliases
 from .sockets import Identity
-from .subject_clip import SubjectTokenizer
+from .subject_clip import SubjectTokenizer, check_clip
 
 _CLIP_FOLDERS = ("text_encoders", "clip_vision")  # where files with CLIP's text projection lie
 _BATCH = 8  # images per pass of CLIP Vision
@@ -189,7 +189,7 @@ def _score_text(
 
 def _encode_text(clip, prompt: str) -> torch.Tensor:
     """Give CLIP's pooled output before its projection, of the prompt with class words for S*."""
-    known = isinstance(clip.tokenizer, SubjectTokenizer)
+    known = isinstance(check_clip(clip).tokenizer, SubjectTokenizer)
     candidates = clip.tokenizer.placeholders if known else [PLACEHOLDER]
     placeholders = [name for name in candidates if name.lower() in prompt.lower()]
     text = replace_placeholders(prompt, placeholders) if placeholders else prompt
@@ -197,7 +197,7 @@ def _encode_text(clip, prompt: str) -> torch.Tensor:
         raise ValueError(
             "The prompt is empty, so the text cannot be scored. Type what the images should show."
         )
-    tokens = (clip.tokenizer.base if known else clip.tokenizer).tokenize_with_weights(text)
+    tokens = (clip.tokenizer.plain if known else clip.tokenizer).tokenize_with_weights(text)
     if len(tokens) != 1:
         raise ValueError(
             f"This CLIP is of another family ({', '.join(sorted(tokens))}) than Stable Diffusion 1.x. "

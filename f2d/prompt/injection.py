@@ -12,7 +12,7 @@ Dimension letters: D word width, N length of a chunk (77).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -59,6 +59,9 @@ class Subject:
     class_rows: Tensor  # (2, D) float32: token embeddings of "a person"
     positional: Positional = "replace"
     strength: float = 1.0  # 0 = "a person", 1 = S*
+    class_ids: tuple[
+        int, ...
+    ] = ()  # tokens of "a person", to read class_rows anew where the text encoder is patched
 
     def __post_init__(self) -> None:
         """Check that the placeholder can be found at all."""
@@ -68,17 +71,26 @@ class Subject:
                 "token. Use 'S*'."
             )
 
-    def rows(self, position_rows: Tensor) -> Tensor:
-        """Give the rows for one occurrence; both arguments and result have shape (2, D).
+    def rows(self, position_rows: Tensor, class_rows: Tensor | None = None) -> Tensor:
+        """Compute the rows for one occurrence.
 
-        Strength turns the direction, since CLIP normalizes its input: S* may be many times as long as a usual
-        word, and linear interpolation from "a person" would then be at S* after a few percent of the way. The
-        length is interpolated geometrically, and stays that of S* beyond 1.
+        Strength turns the direction, since CLIP normalizes what it sees: S* may be many times as long as a usual word,
+        so a straight line from "a person" would arrive after a few percent of the way. The length changes
+        geometrically, and stays as it is beyond 1.
+
+        Args:
+            position_rows: shape (2, D): the position embedding at the two places.
+            class_rows: shape (2, D): the token embeddings of "a person"; None = `self.class_rows`.
+
+        Returns:
+            shape (2, D), on the device of `position_rows`.
         """
-        rows = insertion_rows(self.words, position_rows, self.positional)
+        class_rows = self.class_rows if class_rows is None else class_rows
+        class_rows, words = class_rows.to(position_rows), self.words.to(position_rows)
+        rows = insertion_rows(words, position_rows, self.positional)
         if self.strength in (0, 1):
-            return rows if self.strength else self.class_rows
-        start, end = self.class_rows + position_rows, rows + position_rows  # as CLIP sees them
+            return rows if self.strength else class_rows
+        start, end = class_rows + position_rows, rows + position_rows  # as CLIP sees them
         direction = torch.lerp(
             functional.normalize(start, dim=-1), functional.normalize(end, dim=-1), self.strength
         )
@@ -110,39 +122,38 @@ def check_placeholder(placeholder: str) -> str:
     return placeholder
 
 
-def isolate(prompt: str, placeholders: Iterable[str]) -> str:
-    """Put spaces around each placeholder.
+def isolate(prompt: str, placeholders: Iterable[str], strict: bool = True) -> str:
+    """Put spaces around each placeholder, so that CLIP's tokenizer keeps it apart from punctuation ("S*," or "S*'s").
 
-    Otherwise CLIP's tokenizer would merge it with punctuation, as in "S*," or "S*'s". What stands behind
-    `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
+    A placeholder that ends in a sign, such as "S*", may touch letters after it: CLIP's own tokenizer splits "S*as" there.
+    What stands behind `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
 
     Args:
         prompt: the text.
         placeholders: as `check_placeholder` gives them.
+        strict: raise where a placeholder is glued to a word before it or to digits after it; else leave it as it is.
 
     Returns:
         The text with spaces.
 
     Raises:
-        ValueError: a placeholder with a sign in it, such as "S*", stands inside a word.
+        ValueError: a placeholder with a sign in it, such as "S*", is glued to another word.
     """
     placeholders = list(placeholders)
-    text = re.sub(_EMBEDDING, " ", prompt)
-    for placeholder in placeholders:
-        word = re.escape(placeholder)
-        # "s*man" is meant, "yes*" is not: a star after small letters is more likely a footnote.
-        glued = (
-            re.findall(rf"\w+{word}\w*|(?<!\w)(?i:{word})\w+", text)
-            if re.search(r"[^\w\s]", placeholder)
-            else []
-        )
-        for found in glued:
-            if found not in placeholders:
-                raise ValueError(
-                    f"Expected '{placeholder}' as a word of its own, got '{found}' in the prompt. "
-                    "Put spaces around it."
-                )
+    if strict:
+        _refuse_glued(re.sub(_EMBEDDING, " ", prompt), placeholders)
     return _pattern(placeholders).sub(lambda match: f" {match[0]} " if match[1] else match[0], prompt)
+
+
+def _refuse_glued(text: str, placeholders: Sequence[str]) -> None:
+    # Only in the placeholder's own capitals: "S*" is meant in "aS*", but a star after small letters is a footnote.
+    for placeholder in placeholders:
+        if re.search(r"[^\w\s]", placeholder):
+            for found in re.findall(rf"\w+{re.escape(placeholder)}|{re.escape(placeholder)}[\d_]\w*", text):
+                if found not in placeholders:
+                    raise ValueError(
+                        f"'{found}' in the prompt glues '{placeholder}' to another word. Put spaces around '{placeholder}'."
+                    )
 
 
 def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
@@ -166,10 +177,14 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
         )
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
-    pattern = _pattern(placeholders)
-    if not any(match[1] for match in pattern.finditer(prompt)):
+    if not names_subject(prompt, placeholders):
         raise missing_placeholder(prompt, placeholders)
-    return pattern.sub(lambda match: class_words if match[1] else match[0], prompt)
+    return _pattern(placeholders).sub(lambda match: class_words if match[1] else match[0], prompt)
+
+
+def names_subject(prompt: str, placeholders: Iterable[str]) -> bool:
+    """Tell whether a prompt has a placeholder in it."""
+    return any(match[1] for match in _pattern(list(placeholders)).finditer(prompt))
 
 
 def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
@@ -183,11 +198,11 @@ def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
 
 def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
     """Match an embedding, or a placeholder as group 1."""
-    longest_first = sorted(placeholders, key=len, reverse=True)
-    texts = (
-        r"\s+".join(map(re.escape, placeholder.split())) for placeholder in longest_first
-    )  # CLIP takes any spaces for one
-    return re.compile(rf"(?-i:{_EMBEDDING})|(?<!\w)({'|'.join(texts)})(?!\w)", re.IGNORECASE)
+    texts = []
+    for placeholder in sorted(placeholders, key=len, reverse=True):
+        text = r"\s+".join(map(re.escape, placeholder.split()))  # CLIP takes any spaces for one
+        texts.append(text + (r"(?!\w)" if re.search(r"\w$", placeholder) else r"(?![\d_])"))
+    return re.compile(rf"(?-i:{_EMBEDDING})|(?<!\w)({'|'.join(texts)})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +214,10 @@ class _Slot:
 
 
 def inject_tokens(
-    chunks: Sequence[Sequence[Token]], subjects: Sequence[Subject], position_embedding: Tensor
+    chunks: Sequence[Sequence[Token]],
+    subjects: Sequence[Subject],
+    position_embedding: Tensor,
+    make_token: Callable[[Tensor, Subject, int], Any] | None = None,
 ) -> list[list[Token]]:
     """Put the rows of S* in place of every placeholder in a tokenized prompt.
 
@@ -210,9 +228,10 @@ def inject_tokens(
         chunks: lists of N (token, weight, word id); start, end and padding have word id 0.
         subjects: who may be in the prompt.
         position_embedding: shape (N, D), float32.
+        make_token: makes the token of a row of shape (D,), its subject and its half (0 = S1*, 1 = S2*); None = the row.
 
     Returns:
-        Chunks of the same kind, in which rows of shape (D,) stand for the placeholders.
+        Chunks of the same kind, in which rows of shape (D,), or what `make_token` made of them, stand for the placeholders.
     """
     length = len(chunks[0])
     groups = [
@@ -232,7 +251,8 @@ def inject_tokens(
         filled[-1].extend(unit)
     filled = [chunk + [end] + [padding] * (length - 1 - len(chunk)) for chunk in filled]
     return [
-        [_place(token, index, position_embedding) for index, token in enumerate(chunk)] for chunk in filled
+        [_place(token, index, position_embedding, make_token) for index, token in enumerate(chunk)]
+        for chunk in filled
     ]
 
 
@@ -266,12 +286,18 @@ def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[T
             unit = []
 
 
-def _place(token: Token, index: int, position_embedding: Tensor) -> Token:
+def _place(
+    token: Token,
+    index: int,
+    position_embedding: Tensor,
+    make_token: Callable[[Tensor, Subject, int], Any] | None,
+) -> Token:
     slot, weight, word = token
     if not isinstance(slot, _Slot):
         return token
     first = index - slot.half
-    return slot.subject.rows(position_embedding[first : first + 2])[slot.half], weight, word
+    row = slot.subject.rows(position_embedding[first : first + 2])[slot.half]
+    return row if make_token is None else make_token(row, slot.subject, slot.half), weight, word
 
 
 def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -346,3 +346,22 @@ def test_clips_of_other_families_are_named(comfy: ComfyServer) -> None:
     for family in ("SDXL", "SD2", "SD3", "Flux"):
         assert messages[family].startswith("ValueError: Expected ")
         assert f"got an {family} CLIP" in messages[family] or f"got a {family} CLIP" in messages[family]
+
+
+# --- The tokenizer of Inject S*, as other packs see it -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer_facts(comfy: ComfyServer, sd1_checkpoint: Path) -> dict[str, bool | float]:
+    """What tests/comfy/inside/subject_tokenizer.py found."""
+    return run_inside(comfy.checkout, "subject_tokenizer", str(sd1_checkpoint))
+
+
+def test_the_tokenizer_is_like_a_plain_one_wherever_other_packs_look(tokenizer_facts: dict) -> None:
+    flags = {name: value for name, value in tokenizer_facts.items() if isinstance(value, bool)}
+    assert len(flags) > 10 and [name for name, value in flags.items() if not value] == []
+
+
+def test_s_star_stays_exact_whatever_other_packs_do_with_tokens_and_weights(tokenizer_facts: dict) -> None:
+    errors = {name: value for name, value in tokenizer_facts.items() if not isinstance(value, bool)}
+    assert len(errors) > 10 and {name: value for name, value in errors.items() if not value < EXACT} == {}

@@ -1037,15 +1037,15 @@ PROMPTS = [
     Case(
         "letter before S*",
         lambda b: isolate("a photo of xS*", ["S*"]),
-        r"'S\*' as a word",
+        r"glues 'S\*' to another word",
         r"'xS\*'",
         "Put spaces",
     ),
     Case(
-        "letter after S*",
-        lambda b: isolate("a photo of S*x", ["S*"]),
-        r"'S\*' as a word",
-        r"'S\*x'",
+        "digit after S*",
+        lambda b: isolate("a photo of S*2", ["S*"]),
+        r"glues 'S\*' to another word",
+        r"'S\*2'",
         "Put spaces",
     ),
     Case(

@@ -221,7 +221,7 @@ def test_a_grid_is_as_square_as_it_gets():
     [
         ("A photo of a chef", "Expected 'S\\*' in the prompt, got 'A photo of a chef'"),
         ("", "Expected 'S\\*' in the prompt"),
-        ("A photo of classS*", "as a word of its own, got 'classS\\*'"),
+        ("A photo of classS*", "'classS\\*' in the prompt glues"),
         ("S* " + "x " * 80, "82 tokens.*at most 75"),
     ],
 )
