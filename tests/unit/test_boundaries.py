@@ -51,7 +51,7 @@ LAYERS = {
         "miniature",
         "cli",
     ],
-    "training/miniature": ["world", "models", "recipe", "study"],
+    "training/miniature": ["world", "models", "recipe", "shipping study"],
 }
 PACKAGES_BELOW = {"f2d": {"f2d"}, "nodes": {"f2d", "nodes"}, "training": {"f2d", "training"}}
 

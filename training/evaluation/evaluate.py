@@ -1,9 +1,8 @@
 """The complete evaluation of one method: faces, images, scores, results.
 
-    f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 --msid msid.pt ... --out
-    eval/f2d.json f2d-train evaluate --method ELITE --faces eval/faces --aligned --images elite ... --out
-    eval/elite.json accelerate launch --multi_gpu --num_processes 8 -m face2diffusion.training.cli evaluate
-    ...
+    f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 ... --out eval/f2d.json
+    f2d-train evaluate --method ELITE --faces faces --aligned --images elite ... --out eval/elite.json
+    torchrun --nproc_per_node 8 -m face2diffusion.training.cli evaluate ...
 
 The second line scores the images of another method. Several processes divide generation and scoring among
 themselves; process 0 crops the faces and writes the results. Rerun the command to resume: existing images and

@@ -98,7 +98,7 @@ class ImageGenerator:
         Args:
             face: file of its FFHQ crop.
             face_hash: of its pixels.
-            located: where the face lies in it; None = it is looked for.
+            located: the face in it; None = detect it.
 
         Raises:
             ValueError: the detector finds no face in it.
@@ -140,11 +140,11 @@ class ImageGenerator:
             save_png(folder / slot.name, result.image, {**result.text, RECORD: self.record(slot, face_hash)})
 
     def encoding_seconds(self, face: str, located: Face | None = None) -> float:
-        """Measure how long an aligned face takes to become S* (Table 2): identity encoder and mapper, the median of some runs.
+        """Measure the time from an aligned face to S* (Table 2), in identity encoder and mapper.
 
         Args:
             face: file of an FFHQ crop.
-            located: where the face lies in it; None = it is looked for.
+            located: the face in it; None = detect it.
 
         Returns:
             Seconds, the median of 20 runs.
@@ -153,9 +153,8 @@ class ImageGenerator:
         seconds = []
         for _ in range(_WARM_UP + _TIMED):
             start = time.perf_counter()
-            self.encoder.words(
-                self.encoder.identify_crops([crop])
-            )  # returns CPU tensors, so the GPU has finished
+            # Returns CPU tensors, so the GPU has finished.
+            self.encoder.words(self.encoder.identify_crops([crop]))
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[_WARM_UP:]))
 

@@ -25,7 +25,7 @@ from ..config import EvaluateConfig
 from ..data.face_datasets import PICTURES
 from .protocol import RECORD
 
-_FACE = "face"  # entry of a crop: where the face lies in it
+_FACE = "face"  # PNG text entry of a crop: the face in it
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
@@ -35,9 +35,7 @@ class References:
 
     crops: dict[str, str]  # file of each identity's FFHQ crop
     hashes: dict[str, str]  # SHA-256 of its pixels
-    faces: dict[str, Face] = field(
-        default_factory=dict
-    )  # where the detector found the face, in the crop's px
+    faces: dict[str, Face] = field(default_factory=dict)  # detected ones, in px of the crop
     skipped: dict[str, str] = field(default_factory=dict)  # files without a usable face, and why
 
 
@@ -143,12 +141,12 @@ def prepare_references(
     for identity, path in chosen.items():
         try:
             crop = path if config.aligned else Path(out) / f"{identity}.png"
-            read = _read_aligned if config.aligned else _cut
-            picture, face = read(path, crop, detector, config)
+            read = _read_aligned if config.aligned else _crop
+            image, face = read(path, crop, detector, config)
         except ValueError as error:  # also of NoFaceError
             skipped[identity] = str(error)
         else:
-            crops[identity], hashes[identity] = str(crop), hashlib.sha256(picture.tobytes()).hexdigest()
+            crops[identity], hashes[identity] = str(crop), hashlib.sha256(image.tobytes()).hexdigest()
             if face is not None:
                 faces[identity] = face
     if not crops:
@@ -160,7 +158,7 @@ def prepare_references(
     where = "" if config.aligned else f"; FFHQ crops -> {out}"
     log(f"Faces: {len(crops)} of {len(chosen)}{where}")
     for identity, why in skipped.items():
-        log(f"Left out {identity}: {why}")
+        log(f"Skipped {identity}: {why}")
     return References(crops, hashes, faces, skipped)
 
 
@@ -178,23 +176,22 @@ def _load_detector(config: EvaluateConfig) -> Detector | None:
 def _read_aligned(
     path: Path, crop: Path, detector: Detector | None, config: EvaluateConfig
 ) -> tuple[Photo, Face | None]:
-    """Read an FFHQ crop and look for the face in it; what needs the face tells where there is none."""
+    """Read an FFHQ crop and detect the face in it; None if there is no face or no detector."""
     if path.name.lower().endswith(VIDEOS):
         raise ValueError(f"'{path}' is a video, not an FFHQ crop. Omit --aligned.")
-    picture = load_photo(path)
-    if picture.shape[0] != picture.shape[1]:
+    image = load_photo(path)
+    if image.shape[0] != image.shape[1]:
         raise ValueError(
-            f"'{path}' has {picture.shape[1]}x{picture.shape[0]} px, but FFHQ crops are square. Omit "
-            "--aligned."
+            f"'{path}' has {image.shape[1]}x{image.shape[0]} px, but FFHQ crops are square. Omit --aligned."
         )
-    found = find_faces(detector, picture, config.min_score)[:1] if detector is not None else []
-    return picture, (found[0] if found else None)
+    found = find_faces(detector, image, config.min_score)[:1] if detector is not None else []
+    return image, (found[0] if found else None)
 
 
-def _cut(
+def _crop(
     path: Path, crop: Path, detector: Detector | None, config: EvaluateConfig
 ) -> tuple[Photo, Face | None]:
-    """Find the face in a photo, once, and write its FFHQ crop with the face's place in it."""
+    """Detect the face in a photo and write its FFHQ crop, with the face's landmarks as PNG text."""
     record = json.dumps(
         {
             "source": hash_file(path),
@@ -208,9 +205,9 @@ def _cut(
         return done
     photo = read_face(path, config.frame)
     located = locate_face(detector, photo, choice=FaceChoice(min_score=config.min_score))
-    picture, face = located.align_ffhq(config.face_size), located.face_in_ffhq(config.face_size)
-    save_png(crop, picture, {RECORD: record, _FACE: face.to_json()})
-    return picture, face
+    image, face = located.align_ffhq(config.face_size), located.face_in_ffhq(config.face_size)
+    save_png(crop, image, {RECORD: record, _FACE: face.to_json()})
+    return image, face
 
 
 def _read_crop(crop: Path, record: str) -> tuple[Photo, Face] | None:

@@ -1,10 +1,9 @@
 """Scores generated images in batches; embeddings are cached by content, so that a killed run resumes.
 
-    scorer = load_scorer(adaface="adaface_ir101.ckpt", clip="CLIP-ViT-H-14", detector="yunet.onnx",
-    cache="scores.sqlite") scorer.metrics ("AdaFace", "CLIP", "dCLIP"), those with weights, in the order of
-    METRICS scorer.description {"AdaFace": "...", "CLIP": "...", "detector": "..."}, the weights
-    scorer.score([Request(...), ...]) [{"AdaFace": 0.31, "CLIP": 0.25, "dCLIP": 0.2}, ...], one dict per
-    request
+    scorer = load_scorer(adaface="adaface_ir101.ckpt", clip="CLIP-ViT-H-14", detector="yunet.onnx")
+    scorer.metrics          # ("AdaFace", "CLIP", "dCLIP"), those with weights, in the order of METRICS
+    scorer.description      # {"AdaFace": "...", "CLIP": "...", "detector": "..."}, the weights
+    scorer.score(requests)  # [{"AdaFace": 0.31, "CLIP": 0.25, "dCLIP": 0.2}, ...], one dict per request
 
 An image without a face scores 0.0 in all identity metrics; of several faces the largest counts. Any other
 missing or damaged input is an error that names the file; earlier embeddings stay in the cache.
@@ -56,7 +55,7 @@ class Request:
     prompt: str  # p, with class words in place of the placeholder: "A photo of a person as a chef"
     base: str = ""  # path of y_r: the image of "A photo of S*" with the same identity (for dCLIP only)
     base_prompt: str = "A photo of a person"  # p_r
-    face: Face | None = None  # where the face lies in the reference; None = detect it
+    face: Face | None = None  # in the reference; None = detect it
 
 
 @dataclass(frozen=True, eq=False)

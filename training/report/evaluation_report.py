@@ -1,8 +1,9 @@
 """One page for one or more evaluations, in Markdown and HTML, from their JSON files.
 
-f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
-f2d-train report --results eval/f2d.json --encoders msid.pt --triplets vggface2 --out eval/report (with Fig.
-4)
+    f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report
+    f2d-train report --results eval/f2d.json --encoders msid.pt --triplets vggface2 --out eval/report
+
+The second line adds Fig. 4.
 """
 
 from __future__ import annotations

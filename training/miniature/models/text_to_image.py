@@ -110,10 +110,10 @@ class Diffusion(nn.Module):
         """Encode captions: shape (B, 77, D)."""
         prompts = PromptEncoder(self.tokenizer, self.text_encoder)
         ids = torch.tensor([prompts.pad(prompts.content_ids(caption.text)) for caption in captions])
-        people = [one for caption in captions for one in caption.named]
+        people = [person for caption in captions for person in caption.named]
         if not people:
             return prompts.encode(ids)
-        features = torch.from_numpy(np.stack([one.features for one in people])).float()
+        features = torch.from_numpy(np.stack([person.features for person in people])).float()
         rows = self.namer(features.to(self.namer.weight.device)).view(-1, 2, TEXT_WIDTH)
         caption, place = (ids == prompts.content_ids(NAMER_TOKENS)[0]).nonzero(as_tuple=True)
         return prompts.encode(ids, (caption[:, None], torch.stack([place, place + 1], dim=1)), rows)
