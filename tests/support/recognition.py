@@ -35,7 +35,7 @@ def units(variant: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
-    """Sample each tensor by its name and rank, so that activations keep their size and every normalization has
+    """Sample each tensor by its name and rank, so activations keep their size and every normalization has
     its own statistics.
     """
     generator = torch.Generator().manual_seed(seed)
