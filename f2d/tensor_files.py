@@ -44,7 +44,7 @@ def read_tensors(
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
+            f"The .safetensors file '{path}' is damaged ({error}). Get it again."
         ) from error
 
 

@@ -242,7 +242,7 @@ def test_faces_of_photos_and_videos_are_cropped_once(tmp_path: Path, monkeypatch
 
 
 def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
-    painter: ImageGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: ImageGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = Detector()
     monkeypatch.setattr(references, "_load_detector", lambda config: detector)
@@ -254,15 +254,15 @@ def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
     face, crop = found.faces["alice"], found.crops["alice"]
     assert again.faces["alice"].to_json() == face.to_json()
 
-    monkeypatch.setattr(painter.encoder, "detector", detector)
-    monkeypatch.setattr(painter, "_met", "")
+    monkeypatch.setattr(generator.encoder, "detector", detector)
+    monkeypatch.setattr(generator, "_subject", "")
     encoded: list[np.ndarray] = []
-    identify = painter.encoder.identify_crops
+    identify = generator.encoder.identify_crops
     monkeypatch.setattr(
-        painter.encoder, "identify_crops", lambda crops: encoded.extend(crops) or identify(crops)
+        generator.encoder, "identify_crops", lambda crops: encoded.extend(crops) or identify(crops)
     )
-    painter.meet(crop, found.hashes["alice"], face)
-    painter.encoding_seconds(crop, face)
+    generator.set_subject(crop, found.hashes["alice"], face)
+    generator.encoding_seconds(crop, face)
     np.testing.assert_array_equal(encoded[0], align_face(load_photo(crop), face.landmarks))
 
     network = SphereFace().eval()
@@ -281,7 +281,7 @@ def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
     assert detector.calls == 4, "without its place the reference is searched too"
 
 
-def test_identities_are_drawn_at_random_but_always_the_same(tmp_path: Path) -> None:
+def test_identities_are_sampled_by_seed(tmp_path: Path) -> None:
     for number in range(20):
         save_png(tmp_path / f"{number:02d}.png", np.zeros((16, 16, 3), np.uint8))
     first = list(list_faces(tmp_path, 5))
@@ -327,7 +327,7 @@ def test_a_portrait_with_a_real_detector(settings: dict, detector_file: Path, tm
     assert crop.shape == (512, 512, 3)
     generator = ImageGenerator(config, "cpu")
     aligned = generator._crop(crop).astype(float)  # the same face, detected in the FFHQ crop or in the photo
-    direct = generator.encoder.find(data.astronaut()).crop.astype(float)
+    direct = generator.encoder.crop_face(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
     assert generate_images(generator, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
     assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)

@@ -262,7 +262,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
         ),
         ({"prompt": "A photo"}, "0 times in the training prompt 'A photo'"),
         ({"sample_prompts": ("S*", "A photo")}, r"S\*"),
-        ({"sample_prompts": ("S* " + 80 * "very ",)}, "at most 75 tokens"),
+        ({"sample_prompts": ("S* " + 80 * "very ",)}, "takes at most 75"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):

@@ -1049,13 +1049,6 @@ PROMPTS = [
         "Put spaces",
     ),
     Case(
-        "plural of S*",
-        lambda b: replace_placeholders("two S*s", ["S*"]),
-        r"'S\*' as a word",
-        r"'S\*s'",
-        "Put spaces",
-    ),
-    Case(
         "prompt without S*",
         lambda b: replace_placeholders("a chef", ["S*"]),
         r"'S\*' in the prompt",

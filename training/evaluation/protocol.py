@@ -189,22 +189,22 @@ def _is_image(name: str) -> bool:
 
 
 def _inspect(path: Path, size: int) -> tuple[str, str]:
-    """Check a picture; gives its record and what is wrong with it.
+    """Check an image; returns its record and what is wrong with it, "" if nothing is.
 
-    A PNG carries a checksum of each part, so its pixels need not be decoded here: the scorer does that, once.
+    A PNG has a checksum for each chunk, so its pixels need not be decoded here; the scorer decodes them, once.
     """
     try:
         with Image.open(path) as image:
             record = str(image.info.get(RECORD, ""))
             if image.size != (size, size):
-                return "", f"Expected {size}x{size} px, got {image.width}x{image.height} px"
+                return "", f"{image.width}x{image.height} px, not {size}x{size} px"
             if image.format == "PNG":
                 image.verify()
             else:
                 image.load()
             return record, ""
     except Exception as error:  # a damaged file may raise anything, by its format
-        return "", f"Expected a whole picture, got one that is damaged ({type(error).__name__})"
+        return "", f"damaged ({type(error).__name__})"
 
 
 def check_not_empty(inventory: Inventory, folder: str | os.PathLike) -> None:
