@@ -654,14 +654,14 @@ FILES = [
     Case(
         ".safetensors that breaks off",
         lambda b: read(b.cut(b.ours("msid", {}), "a.safetensors")),
-        "a whole",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
     Case(
         "pickle named .safetensors",
         lambda b: read(rename(b, "a.safetensors")),
-        "a whole .safetensors",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
@@ -943,7 +943,7 @@ IDENTITIES = [
     Case(
         "identity that breaks off",
         lambda b: FaceIdentity.load(b.cut(b.identity(), "a.safetensors")),
-        "a whole",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
