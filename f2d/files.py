@@ -20,7 +20,7 @@ TEMPORARY = ".f2d-"  # how the names of unfinished files begin
 
 
 def check_file(path: str | os.PathLike, what: str) -> str:
-    """Check that a file exists, is not empty, and is not a Git-LFS pointer or a web page saved under its name.
+    """Check that a file exists, is not empty, and is no Git-LFS pointer or web page of that name.
 
     Args:
         path: the file.
@@ -51,7 +51,8 @@ def check_file(path: str | os.PathLike, what: str) -> str:
         raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
     if head.startswith(_LFS_MAGIC):
         raise ValueError(
-            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. Download the file itself (or run `git lfs pull`)."
+            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. "
+            "Download the file itself (or run `git lfs pull`)."
         )
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         raise ValueError(
@@ -62,10 +63,10 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it over the target when the block has ended well.
+    """Give a temporary name in the target's folder, and move it over the target when the block succeeds.
 
-    The file's bytes are on the disk before the target has its name, and the name before this returns, so that files which are
-    written one after the other survive a power failure in that order.
+    The file's bytes are on the disk before the target has its name, and the name before this returns, so that
+    files which are written one after the other survive a power failure in that order.
 
     Args:
         path: the target; it is never seen half written, and an existing file survives a failure.
@@ -116,7 +117,7 @@ def _sync(path: str) -> None:
 
 
 def _sync_folder(path: str) -> None:
-    """Wait until a folder's names are on the disk, where the system can: Windows and some network file systems cannot."""
+    """Wait until a folder's names are on the disk; Windows and some network file systems cannot."""
     with contextlib.suppress(OSError):
         _sync(path)
 

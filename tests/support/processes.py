@@ -1,4 +1,5 @@
-"""Several training processes on this machine, as torchrun starts them, without the seconds that importing torch takes each."""
+"""Several training processes on this machine, as torchrun starts them, without the seconds that importing
+torch takes each."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Processes:
             self.processes.append(process)
 
     def wait(self, seconds: float = 90) -> list[Any]:
-        """What the jobs gave back, or the exception that one has raised; None of a process that was killed."""
+        """What the jobs gave back, or the exception that one has raised; None of a process that was
+        killed."""
         end = time.monotonic() + seconds
         answers = []
         try:
@@ -97,7 +99,8 @@ Trained = tuple[Path, list[str]]  # the weight file, and what the process logged
 
 
 def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Trained:
-    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that is logged."""
+    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that
+    is logged."""
     from face2diffusion.training.config import MSIDTrainingConfig
     from face2diffusion.training.engine import processes
     from face2diffusion.training.msid.train import train_msid

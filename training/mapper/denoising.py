@@ -1,4 +1,4 @@
-"""The frozen Stable Diffusion seen from training: noisy latents, prompts with trainable words, and the two predictions.
+"""Frozen Stable Diffusion in training: noisy latents, prompts with trainable words, two predictions.
 
 Dimension letters: B batch, C latent channels, H and W latent sides, D word width.
 
@@ -67,12 +67,13 @@ class FrozenDiffusion(nn.Module):
         self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
         if self.schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(
-                f"'{base}' predicts \"{self.schedule.config.prediction_type}\", which the losses do not know. "
+                f"'{base}' predicts \"{self.schedule.config.prediction_type}\", which no loss here is for. "
                 f"Use a model that predicts one of {', '.join(_PREDICTED)}."
             )
         if self.unet.config.cross_attention_dim != self.word_dim:
             raise ValueError(
-                f"Expected a U-Net for text {self.word_dim} wide, got one for {self.unet.config.cross_attention_dim}. Use SD 1.x or 2.x."
+                f"The text encoder is {self.word_dim} wide, but the U-Net takes "
+                f"{self.unet.config.cross_attention_dim}. Use SD 1.x or 2.x."
             )
         self.positional = positional
         ids, self.places = self._tokenize(prompt)
@@ -116,7 +117,8 @@ class FrozenDiffusion(nn.Module):
         found = [index for index in range(len(content)) if content[index : index + 2] == word]
         if len(found) != 1:
             raise ValueError(
-                f"Expected '{PLACEHOLDER}' once in the training prompt, got '{prompt}'. The paper's is 'A photo of S*'."
+                f"'{PLACEHOLDER}' must be once in the training prompt, which is '{prompt}'. "
+                "The paper's is 'A photo of S*'."
             )
         return self._pad(content), (found[0] + 1, found[0] + 2)
 
@@ -179,7 +181,7 @@ class FrozenDiffusion(nn.Module):
         return self.unet(noisy.to(dtype), time, states.to(dtype)).sample
 
     def place(self, device: str, dtype: torch.dtype) -> None:
-        """Move everything to a device, and the U-Net alone to a dtype: the text encoder is small, and stays exact.
+        """Move everything to a device, and the U-Net alone to a dtype; the text encoder stays in float32.
 
         Args:
             device: "cuda", "cpu", ...
@@ -194,7 +196,11 @@ class FrozenDiffusion(nn.Module):
 
 
 def load_vae(base: str | os.PathLike) -> Any:
-    """Load the base model's AutoencoderKL or AutoencoderTiny, frozen, in float32 on the CPU; raise a ValueError where there is none."""
+    """Load the base model's VAE (AutoencoderKL or AutoencoderTiny), frozen, in float32 on the CPU.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
     import diffusers
 
     check_base(base)
@@ -217,7 +223,7 @@ def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         images: shape (B, 3, 8H, 8W), in [-1, 1].
 
     Returns:
-        Mean and standard deviation of the latents, each of shape (B, C, H, W); AutoencoderTiny's do not spread.
+        Mean and standard deviation of the latents, each of shape (B, C, H, W); AutoencoderTiny's have none.
     """
     encoded, scale = vae.encode(images), vae.config.scaling_factor
     if hasattr(encoded, "latent_dist"):
@@ -230,7 +236,8 @@ def check_base(base: str | os.PathLike) -> None:
     index = Path(base) / "model_index.json"
     if not os.fspath(base) or not index.is_file():
         raise ValueError(
-            f"Expected --base with a Stable Diffusion 1.x or 2.x folder in diffusers layout, got '{base}' without model_index.json."
+            f"Expected --base with a Stable Diffusion 1.x or 2.x folder in diffusers layout, "
+            f"got '{base}' without model_index.json."
         )
     name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     if name != "StableDiffusionPipeline":
