@@ -161,6 +161,7 @@ class TrainingLoop:
         """Yield this process's micro-batches from the next step on."""
         if self.task.samples is None:
             yield from repeat({})
+            return
         sampler = ResumableBatchSampler(
             self.config.batch_size,
             self.step,
