@@ -51,7 +51,7 @@ def write_faces(folder: Path, names: Sequence[str] = ("alice", "bob")) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, str]:
-    """Write a small msid.pt, its mapping.pt and a Stable Diffusion in diffusers' layout; returns evaluate's options."""
+    """Write a small msid.pt, its mapping.pt and Stable Diffusion; returns options of EvaluateConfig."""
     from support.random_pipeline import random_pipeline
 
     folder.mkdir(parents=True, exist_ok=True)

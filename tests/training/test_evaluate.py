@@ -1,4 +1,4 @@
-"""The complete chain on small random models: generate, resume after a kill, score, report; with two processes too."""
+"""The complete chain on small random models: generate, resume after a kill, score, report."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Links(HTMLParser):
 
 
 def test_means_of_hand_made_scores(make: Make) -> None:
-    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, and 0 for the image without a face; Bob: 0.5."""
+    """Alice: hMean 6 / (3/0.2 + 3/0.8) = 0.32, gMean sqrt(0.2 * 0.8) = 0.4, 0 without a face; Bob: 0.5."""
     markdown, _ = pages(make())
     cells = row(markdown, "F2D (measured)")
     assert [float(cell.split()[0]) for cell in cells[1:]] == pytest.approx(

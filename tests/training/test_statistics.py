@@ -24,7 +24,7 @@ def test_interval_has_the_width_of_the_standard_error_over_identities() -> None:
 
 
 def test_interval_has_its_nominal_coverage() -> None:
-    """95 % of 300 experiments, less what the percentile method lacks for 40 identities; binomial 3 sigma is 3.8 %."""
+    """95 % of 300 experiments, less the percentile method's deficit at 40 identities; 3 sigma: 3.8 %."""
     chance, hits = np.random.default_rng(1), 0
     for _ in range(300):
         values = 0.2 + 0.05 * np.repeat(chance.standard_normal(40), 5) + 0.1 * chance.standard_normal(200)
