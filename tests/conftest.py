@@ -26,6 +26,7 @@ COMFY_TESTS = Path(__file__).resolve().parent / "comfy"
 BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 CHECKOUTS = find_checkouts()
+OWN_SERVERS = ("test_archive.py", "test_fuzz.py")  # do not use the server that the other files share
 LONGEST = ("test_mistakes.py", "test_miniature.py", "test_fuzz.py", "test_mapper.py", "test_demo.py")
 
 
@@ -49,7 +50,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            return next((part for part in re.split(r"[][-]", test) if part in versions), file)
+            version = next((part for part in re.split(r"[][-]", test) if part in versions), "")
+            return f"{file}[{version}]" if not version or file.endswith(OWN_SERVERS) else version
 
     return Scheduling(config, log)
 

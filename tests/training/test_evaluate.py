@@ -97,6 +97,7 @@ def test_results_hold_a_score_of_each_picture(unbroken: Path, place: Path) -> No
     assert len(pictures(unbroken)) == 26
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(place: Path, unbroken: Path) -> None:
     killed = settings(place, "killed")
     folder = Path(killed["images"])
