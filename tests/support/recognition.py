@@ -1,4 +1,4 @@
-"""Random weights of the judges in their published layouts, and their computations written out with torch.nn.functional.
+"""Random weights of the evaluators in their published layouts, and their computations written out.
 
 Names, shapes and order of layers are stated here a second time, with torch.nn.functional and without the
 package's own classes. The same seed gives the same file.
@@ -35,7 +35,7 @@ def units(variant: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
-    """Draw each tensor by its name and rank, so that activations keep their size and every normalization has its own statistics."""
+    """Sample each tensor by name and rank: activations keep their size, normalizations differ."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, shape in shapes.items():
@@ -262,7 +262,7 @@ def facenet(state: State, x: Tensor) -> Tensor:
     return F.normalize(batch_norm(state, "last_bn", x @ state["last_linear.weight"].T, 1e-3))
 
 
-# --- Text judges -----------------------------------------------------------------------------------------------------------------------
+# --- Text evaluators ---
 
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _VISION = {**_TOWER, "image_size": 48, "patch_size": 16}
