@@ -19,7 +19,7 @@ TEMPORARY = ".f2d-"  # how the names of unfinished files begin
 
 
 def check_file(path: str | os.PathLike, what: str) -> str:
-    """Check that a file exists, is not empty, and is neither a Git-LFS pointer nor a web page.
+    """Check that a file exists, is not empty, and is no Git-LFS pointer or web page of that name.
 
     Args:
         path: the file.
@@ -62,10 +62,10 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it to the target when the block has succeeded.
+    """Give a temporary name in the target's folder, and move it over the target when the block succeeds.
 
-    The file's bytes are on the disk before the target has its name, and the name before this returns, so that files which are
-    written one after the other survive a power failure in that order.
+    The file's bytes are on the disk before the target has its name, and the name before this returns, so that
+    files which are written one after the other survive a power failure in that order.
 
     Args:
         path: the target; it is never seen half written, and an existing file survives a failure.
@@ -116,7 +116,7 @@ def _sync(path: str) -> None:
 
 
 def _sync_folder(path: str) -> None:
-    """Wait until a folder's names are on the disk, where the system can: Windows and some network file systems cannot."""
+    """Wait until a folder's names are on the disk; Windows and some network file systems cannot."""
     with contextlib.suppress(OSError):
         _sync(path)
 

@@ -42,7 +42,10 @@ def load_photo(source: str | os.PathLike | np.ndarray | Image.Image) -> Photo:
             f"Expected a picture as a path, an array or a PIL image, got {type(source).__name__}. Convert it "
             "first."
         )
-    path = os.fspath(source)
+    return _read_photo(os.fspath(source))
+
+
+def _read_photo(path: str) -> Photo:
     if not os.path.exists(path):
         raise FileNotFoundError(f"Expected a picture at '{path}', got no such file. Check the path.")
     if os.path.isdir(path):

@@ -43,9 +43,7 @@ def read_tensors(
             names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a dict)
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"Expected a whole .safetensors file, got '{path}', which is damaged ({error}). Get it again."
-        ) from error
+        raise ValueError(f"The .safetensors file '{path}' is damaged ({error}). Get it again.") from error
 
 
 def _read_pickle(path: str) -> Tensors:

@@ -1,13 +1,13 @@
-"""A CLIP with a subject: its tokenizer puts the words of S* in place of placeholders; weights and original stay untouched.
+"""A CLIP with a subject: its tokenizer puts the words of S* in place of placeholders.
 
-Nodes of other packs look into a CLIP's tokenizer: they check its class, read the vocabulary, copy its attributes, exchange
-its methods for a while, or call the inner tokenizer of one text encoder. So the tokenizer here is a copy of the CLIP's own, of
-a subclass of its class, with the same attributes; the inner one too.
+Weights and the original CLIP stay untouched. Nodes of other packs look into a CLIP's tokenizer: they check
+its class, read the vocabulary, copy its attributes, replace its methods for a while, or call the inner
+tokenizer of one text encoder. So the tokenizer here is a copy of the CLIP's own, of a subclass of its class,
+with the same attributes; so is the inner one.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from dataclasses import dataclass
@@ -40,13 +40,14 @@ class _Subjects:
 
     subjects: tuple[Subject, ...]
     position_embedding: torch.Tensor  # (77, D) float32
-    embeddings: torch.nn.Module | None  # of the text encoder; None after unpickling
+    plain: Any  # the CLIP's own tokenizer
+    embeddings: torch.nn.Module | None = None  # of the text encoder; None after unpickling
 
     def __deepcopy__(self, memo: dict) -> _Subjects:
         return self  # a copied tokenizer serves the same text encoder
 
     def __reduce__(self) -> tuple:
-        return _Subjects, (self.subjects, self.position_embedding, None)
+        return _Subjects, (self.subjects, self.position_embedding, self.plain)
 
     @property
     def placeholders(self) -> list[str]:
@@ -62,7 +63,7 @@ class _Subjects:
         return WordToken.make(row, subject, half, self.embeddings)
 
     def inject(self, tokens: Any) -> Any:
-        """Exchange placeholders for words, in chunks of (token, weight, word id) or in lists of token ids at any depth."""
+        """Replace placeholders, in chunks of (token, weight, word id) or in nested lists of token ids."""
         if not isinstance(tokens, list | tuple):
             return tokens
         if tokens and all(_is_chunk(chunk) for chunk in tokens):
@@ -101,10 +102,13 @@ class SubjectTokenizer:
     @property
     def plain(self) -> Any:
         """The CLIP's own tokenizer."""
-        return _without_subjects(self)
+        return getattr(self, _STATE).plain
 
     def tokenize_with_weights(self, text: Any, return_word_ids: bool = False, **options: Any) -> Any:
-        """Tokenize as the class behind does; what another pack has put in place of the inner tokenizer's method gets S* too."""
+        """Tokenize as the class behind does.
+
+        S* also gets into what another pack's replacement of the inner tokenizer's method returns.
+        """
         state: _Subjects = getattr(self, _STATE)
         found = super().tokenize_with_weights(state.isolate(text), True, **options)  # type: ignore[misc]
         found = {key: state.inject(tokens) for key, tokens in found.items()}
@@ -141,18 +145,18 @@ class _Vocabulary(dict):
         if not isinstance(token, WordToken):
             raise KeyError(token)
         ids = token.subject.token_ids
-        return self[ids[min(token.half, len(ids) - 1)]]
+        return self[ids[min(token.number, len(ids) - 1)]]
 
 
 @functools.cache
 def _subclass(base: type, mixin: type) -> type:
-    """Make the subclass of a tokenizer's class; one for each class, so that isinstance and type comparisons hold."""
+    """Make the subclass of a tokenizer's class: one per class, so that comparisons of types hold."""
     return type(base.__name__, (mixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
 def _restore(base: type, attributes: dict[str, Any], mixin: type) -> Any:
     """Make an object of the subclass, with the attributes of one of the class."""
-    made = base.__new__(_subclass(base, mixin))
+    made: Any = object.__new__(_subclass(base, mixin))
     made.__dict__.update(attributes)
     return made
 
@@ -172,20 +176,8 @@ def _with_subjects(tokenizer: Any, key: str, state: _Subjects) -> Any:
 
 def _without_subjects(tokenizer: Any) -> Any:
     """Get a CLIP's own tokenizer back."""
-    if not isinstance(tokenizer, SubjectTokenizer):
-        return tokenizer
-    plain = copy.copy(tokenizer)
-    for name, value in list(vars(plain).items()):
-        if isinstance(value, _InnerTokenizer):
-            setattr(plain, name, _strip(value))
-    return _strip(plain)
-
-
-def _strip(tokenizer: Any) -> Any:
-    base = type(tokenizer).__mro__[2]
-    plain = base.__new__(base)
-    plain.__dict__.update({name: value for name, value in vars(tokenizer).items() if name != _STATE})
-    return plain
+    state: _Subjects | None = getattr(tokenizer, _STATE, None)
+    return tokenizer if state is None else state.plain
 
 
 def _inner(tokenizer: Any, key: str) -> tuple[str, Any]:
@@ -222,8 +214,8 @@ def check_clip(clip: Any) -> Any:
     """Return a CLIP, or raise a ValueError where a checkpoint without one is connected."""
     if clip is None:
         raise ValueError(
-            "The clip input is None: the checkpoint has no CLIP or text encoder. Connect the CLIP of an SD 1.x checkpoint, "
-            "or load one with Load CLIP."
+            "The clip input is None: the checkpoint has no CLIP or text encoder. "
+            "Connect the CLIP of an SD 1.x checkpoint, or load one with Load CLIP."
         )
     return clip
 
@@ -244,7 +236,8 @@ def inject_subject(
         The clone.
 
     Raises:
-        ValueError: no CLIP, another family of text encoders, words of another width, or a placeholder that is bad or taken.
+        ValueError: no CLIP, another family of text encoders, words of another width, or a placeholder that is
+            invalid or taken.
     """
     tokenizer = _without_subjects(check_clip(clip).tokenizer)
     known: _Subjects | None = getattr(clip.tokenizer, _STATE, None)
@@ -254,13 +247,15 @@ def inject_subject(
     subjects = known.subjects if known else ()
     if any(subject.token_ids == ids for subject in subjects):
         raise ValueError(
-            f"The placeholder '{placeholder}' is already taken by another person. Give each one its own, such as 'S1*' and 'S2*'."
+            f"The placeholder '{placeholder}' is already taken by another person. "
+            "Give each one its own, such as 'S1*' and 'S2*'."
         )
     class_ids = _token_ids(tokenizer, CLASS_WORDS)[1]
     class_rows = _patched(clip, key, "token_embedding", class_ids)
     subject = Subject(placeholder, ids, words.cpu(), class_rows, positional, strength, class_ids)
     clone = clip.clone()
-    state = _Subjects((*subjects, subject), _patched(clip, key, "position_embedding"), embeddings)
+    positions = _patched(clip, key, "position_embedding")
+    state = _Subjects((*subjects, subject), positions, tokenizer, embeddings)
     clone.tokenizer = _with_subjects(tokenizer, key, state)
     return clone
 
@@ -284,7 +279,7 @@ def position_embedding(clip: Any, words: torch.Tensor) -> torch.Tensor:
 
 
 def _patched(clip: Any, key: str, name: str, rows: tuple[int, ...] | None = None) -> torch.Tensor:
-    """Compute an embedding's weight as this CLIP has it: other CLIPs share its module, and may have left their patches there."""
+    """Compute an embedding's weight with this CLIP's patches; the module may hold those of another CLIP."""
     full = f"clip_{key}.transformer.text_model.embeddings.{name}.weight"
     found = clip.patcher.get_key_patches(full).get(full) if getattr(clip, "patcher", None) else None
     if found is None:
@@ -304,7 +299,8 @@ def _token_ids(tokenizer: Any, text: str) -> tuple[str, tuple[int, ...]]:
     if len(tokens) != 1:
         family = _FAMILIES.get(frozenset(tokens), f"a CLIP with {', '.join(tokens)}")
         raise ValueError(
-            f"This is {family}; Face2Diffusion's words are made for Stable Diffusion 1.x. Connect the CLIP of an SD 1.x checkpoint."
+            f"This is {family}; Face2Diffusion's words are made for Stable Diffusion 1.x. "
+            "Connect the CLIP of an SD 1.x checkpoint."
         )
     key, chunks = next(iter(tokens.items()))
     return key, tuple(token for chunk in chunks for token, _, word in chunk if word)
@@ -322,7 +318,8 @@ def _embeddings(clip: Any, key: str, words: torch.Tensor) -> Any:
     if width != words.shape[-1]:
         family = _FAMILIES.get(frozenset([key]), f"a text encoder of kind '{key}'")
         raise ValueError(
-            f"This is {family} {width or 'without token embeddings'} wide; the mapper's words are {words.shape[-1]} wide. "
+            f"This is {family} {width or 'without token embeddings'} wide; "
+            f"the mapper's words are {words.shape[-1]} wide. "
             "Use an SD 1.x checkpoint, or the mapper that was trained for this base model."
         )
     return embeddings

@@ -157,7 +157,7 @@ def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
 
 
 def draw_strengths() -> Image.Image:
-    """Draw a person of the miniature over Inject S*'s strength and S* Conditioning's subject_from, with the judges' scores."""
+    """Generate a person of the miniature over `strength` and `subject_from`, with the evaluators' scores."""
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
     verifier, attributes = miniature.load_evaluators()
     photo = load_photo(miniature.portraits()["ada"])

@@ -22,11 +22,17 @@ from support.server import (
 )
 from support.shared import make_once
 
-COMFY_TESTS = Path(__file__).resolve().parent / "comfy"
-BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
+TESTS = Path(__file__).resolve().parent
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 CHECKOUTS = find_checkouts()
-LONGEST = ("test_mistakes.py", "test_miniature.py", "test_fuzz.py", "test_mapper.py", "test_demo.py")
+OWN_SERVERS = ("test_archive.py", "test_fuzz.py")  # do not use the server that the other files share
+LONGEST = (
+    "training/test_mistakes.py",
+    "training/test_miniature.py",
+    "comfy/test_fuzz.py",
+    "training/test_mapper.py",
+    "unit/test_demo.py",
+)
 
 
 # --- Several processes (pytest -n auto) ---
@@ -49,7 +55,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            return next((part for part in re.split(r"[][-]", test) if part in versions), file)
+            version = next((part for part in re.split(r"[][-]", test) if part in versions), "")
+            return f"{file}[{version}]" if not version or file.endswith(OWN_SERVERS) else version
 
     return Scheduling(config, log)
 
@@ -72,21 +79,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = ""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Marks tests in ComfyUI with `comfy`, those that also need Chromium with `browser`, and the benchmarks.
 
-    The files that take longest go to the front, for two workers to end together.
+    Once `-m` has selected by the marks, the longest files go to the front, for all workers to end together.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if "browser" in fixtures:
             item.add_marker(pytest.mark.browser)
-        elif COMFY_TESTS in item.path.parents or "comfy" in fixtures:
+        elif TESTS / "comfy" in item.path.parents:
             item.add_marker(pytest.mark.comfy)
-        if BENCHMARKS in item.path.parents:
+        if TESTS / "benchmarks" in item.path.parents:
             item.add_marker(pytest.mark.benchmark)
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    yield
+    places = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 # --- ComfyUI, its frontend and model files ---

@@ -1,1 +1,1 @@
-"""Training for Face2Diffusion: the mapper with expression guidance and CGDR, and the multi-scale identity encoder."""
+"""Training for Face2Diffusion: the mapper with CGDR, and the multi-scale identity encoder."""

@@ -1,6 +1,7 @@
-"""The command `f2d-train`: a cache of frozen features, the mapper, the identity encoder, and their evaluation.
+"""The command `f2d-train`: a cache of frozen features, mapper, identity encoder, and their evaluation.
 
-torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper ...     runs the same on many GPUs, as does `accelerate launch`
+torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper ...     runs the same on 8 GPUs
+(`accelerate launch` starts the processes as well)
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def _command(
 
 
 def _option(parser: argparse._ActionsContainer, field: dataclasses.Field, kind: Any) -> None:
-    """Add one field of a config as an option; fields that are not given keep the config's or the preset's value."""
+    """Add one field of a config as an option; what is not given keeps the config's or preset's value."""
     flag = f"--{field.name.replace('_', '-')}"
     text = f"{field.metadata['help']}{_shown(field.default)}".replace("%", "%%")
     if kind is bool:
@@ -179,8 +180,8 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
         got = tuple(cache.depths), tuple(cache.normed)
         if got != wanted:
             raise ValueError(
-                f"The cache '{config.cache}' has depths {got[0]} with norms at {got[1]}, but --preset {preset} needs "
-                f"{wanted[0]} with norms at {wanted[1]}. Prepare one with ArcFace's weights "
+                f"The cache '{config.cache}' has depths {got[0]} with norms at {got[1]}, but --preset "
+                f"{preset} needs {wanted[0]} with norms at {wanted[1]}. Prepare one with ArcFace's weights "
                 "(`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
     _log(f"Weights -> {train_mapper(config, _log)}")

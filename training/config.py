@@ -1,4 +1,4 @@
-"""Every number of a training run, as dataclasses: the paper's values are the defaults, and what the paper does not give says so."""
+"""Every number of a training run, as dataclasses: the defaults are the paper's, or say that it gives none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def option(default: Any, text: str, may_change: bool = False, repeat: bool = Fal
     Args:
         default: the paper's value where it gives one.
         text: the option's help.
-        may_change: whether a run may resume with another value. Paths may: what lies there is compared by its fingerprint.
+        may_change: whether a run may resume with another value. Paths may: what lies there is compared by its
+            fingerprint.
         repeat: whether several values are given by repeating the option, instead of by commas.
 
     Returns:
@@ -31,9 +32,10 @@ def changeable(config: Any) -> set[str]:
     return {entry.name for entry in fields(config) if entry.metadata.get("may_change")}
 
 
-# CelebAMask-HQ names of what belongs to the identity region M. The paper says only "identity region" (Sec. 3.4).
+# CelebAMask-HQ names of what belongs to M. The paper says only "identity region" (Sec. 3.4).
 IDENTITY_CLASSES = (
-    "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "nose", "mouth", "u_lip", "l_lip", "hair",
+    "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "nose", "mouth", "u_lip",
+    "l_lip", "hair",
 )  # fmt: skip
 
 
@@ -54,8 +56,8 @@ class PrepareConfig:
     expression: str = option("", "weights of Deep3DFaceRecon; without them the cache has no expressions")
     parser: str = option(
         "",
-        "face-parsing weights, a SegFormer folder or BiSeNet's .pth; without them M comes from the dataset's maps, "
-        "which only the layout 'fastcomposer' has",
+        "face-parsing weights, a SegFormer folder or BiSeNet's .pth; without them M comes from the "
+        "dataset's maps, which only the layout 'fastcomposer' has",
     )
     detector: str = option("", "weights of YuNet; not needed for photos that are FFHQ crops")
     aligned: bool = option(False, "the photos are FFHQ crops")
@@ -101,7 +103,8 @@ class MapperTrainingConfig(TrainingConfig):
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train mapper --cache cache --base sd-v1-4 --out runs/cgdr --precision bf16",
         "f2d-train mapper --preset reconstruction --cache cache --base sd-v1-4 --out runs/reconstruction",
-        "torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper --cache cache --base sd-v1-4 --out runs/cgdr",
+        "torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper --cache cache --base sd-v1-4 "
+        "--out runs/cgdr",
     )
 
     cache: str = option("", "folder that `f2d-train prepare` made", may_change=True)
@@ -152,7 +155,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "arcface": {},
     "arcface-msf": {},
 }
-# What the cache's encoder must be for a preset: the depths of its features, and whether the shallow ones have norms.
+# What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "arcface": ((12,), (12,)),
     "arcface-msf": ((3, 6, 9, 12), (12,)),
@@ -165,7 +168,8 @@ class MSIDTrainingConfig(TrainingConfig):
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train msid --data ms1m-retinaface-t1 --out runs/msid --precision bf16",
-        "torchrun --nproc_per_node 8 -m face2diffusion.training.cli msid --data ms1m-retinaface-t1 --out runs/msid",
+        "torchrun --nproc_per_node 8 -m face2diffusion.training.cli msid --data ms1m-retinaface-t1 "
+        "--out runs/msid",
     )
 
     data: str = option(
@@ -202,7 +206,7 @@ class MSIDTrainingConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How `f2d-train evaluate` generates and scores the images of one method; the defaults are the paper's protocol (Sec. 4.2)."""
+    """How `f2d-train evaluate` scores one method; the defaults are the paper's protocol (Sec. 4.2)."""
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train evaluate --method F2D --faces ffpp --detector yunet.onnx --images eval/f2d --base sd-v1-4 "
@@ -218,7 +222,7 @@ class EvaluateConfig:
     method: str = option("", "its name in the report; names of presets are rows of Tables 3 to 5")
     images: str = option(
         "",
-        "folder of images, identity/prompt_index/seed.png; missing ones are generated there where --base is given",
+        "folder of images, identity/prompt_index/seed.png; missing ones are generated if --base is given",
     )
     faces: str = option("", "folder of photos or videos, one per identity")
     out: str = option("", "JSON file of the results")
@@ -238,7 +242,7 @@ class EvaluateConfig:
     size: int = option(512, "side of the images in px; others cannot be scored")
     base: str = option(
         "",
-        "Stable Diffusion 1.4, a diffusers folder or a single file; without it only existing images are scored",
+        "Stable Diffusion 1.4, a diffusers folder or a single file; without it, existing images are scored",
     )
     base_config: str = option("", "for a single file: diffusers folder with configs and tokenizer")
     msid: str = option("", "weights of the identity encoder")
@@ -290,7 +294,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MiniatureConfig:
-    """How `f2d-train miniature` makes the models of the synthetic dataset; the defaults are those of the shipped weights."""
+    """How `f2d-train miniature` makes its models; the defaults are those of the shipped weights."""
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train miniature --out runs/miniature",
@@ -300,7 +304,8 @@ class MiniatureConfig:
 
     stage: Literal["train", "report", "ship", "unpack", "exam"] = option(
         "train",
-        "train all models, report on them, pack them into the package, start from the packed ones, or evaluate those on held-out data",
+        "train all models, report on them, pack them into the package, start from the packed ones, or "
+        "evaluate those on held-out data",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)
@@ -340,7 +345,8 @@ class MiniatureConfig:
 
 # Too small to learn anything: for tests.
 MINIATURE_SMALL: dict[str, Any] = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2, "finish_steps": 2,
-    "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 2, "verifier_steps": 2, "attribute_steps": 2,
-    "photos": 8, "mapper_steps": 2, "report_people": 2, "report_prompts": 3, "best_of": 2, "bf16": False,
+    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2,
+    "finish_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 2,
+    "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2, "report_people": 2,
+    "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

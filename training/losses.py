@@ -35,7 +35,7 @@ def reconstruction_loss(prediction: Tensor, noise: Tensor) -> Tensor:
 
 
 def cgdr_loss(prediction: Tensor, noise: Tensor, class_prediction: Tensor, mask: Tensor) -> Tensor:
-    """Compute class-guided denoising regularization: noise inside the mask, the class's prediction outside (Eq. 7).
+    """Compute class-guided denoising regularization: noise inside M, the class's prediction outside (Eq. 7).
 
     Args:
         prediction: shape (B, C, H, W).
@@ -74,12 +74,16 @@ def arcface_loss(
     """Compute the softmax loss of scaled cosines with an angular margin on the true class (Eq. 3).
 
     Args:
-        cosines: shape (B, K) in [-1, 1], cos(theta) between v_id and the rows of W, both of unit length; slightly more is clamped.
-        labels: shape (B,), y; -1 where the true class is none of these K, which only a `cross_entropy` over shards can take.
+        cosines: shape (B, K) in [-1, 1], cos(theta) between v_id and the rows of W, both of unit length;
+            slightly more is clamped.
+        labels: shape (B,), y; -1 where the true class is none of these K, which only a `cross_entropy` over
+            shards can take.
         scale: s.
-        margin: m, radians, below pi / 2. Where theta + m exceeds pi, cos(theta + m) would grow again, so that features could flee from their
-            own class and end with a small loss; as in ArcFace's first code, cos(theta) - m * sin(m) stands there, which goes on falling.
-        cross_entropy: takes logits (B, K) and labels (B,); over all shards where K is only this process's share of the classes.
+        margin: m, radians, below pi / 2. Where theta + m exceeds pi, cos(theta + m) would grow again, so that
+            features could flee from their own class and end with a small loss; as in ArcFace's first code,
+            cos(theta) - m * sin(m) stands there, which goes on falling.
+        cross_entropy: takes logits (B, K) and labels (B,); over all shards where K is only this process's
+            share of the classes.
 
     Returns:
         scalar: the mean over the batch.

@@ -57,9 +57,8 @@ def read_text_projection(path: str | os.PathLike) -> Tensor:
     found, _ = read_tensors(path, "CLIP's text encoder", _is_projection)
     if len(found) != 1 or next(iter(found.values())).ndim != 2:
         raise ValueError(
-            f"Expected one '{_PROJECTION}' in '{os.fspath(path)}', got {len(found)}. Choose a file of the "
-            "whole CLIP ViT-L/14 or of its text encoder (clip_l.safetensors); Stable Diffusion checkpoints "
-            "have none."
+            f"'{os.fspath(path)}' has {len(found)} tensors '{_PROJECTION}', not one. Choose a file of all of "
+            "CLIP ViT-L/14 or of its text encoder (clip_l.safetensors); SD 1.x checkpoints have none."
         )
     ((name, matrix),) = found.items()
     return (matrix if name.endswith(".weight") else matrix.T).float()

@@ -1,7 +1,7 @@
 """The miniature's evaluators: who is in an image, and which scene attributes it shows.
 
-They are trained apart from the encoder under test (`training.miniature.models.train_evaluators`): on other people, with
-another architecture and loss.
+They are trained apart from the encoder under test (`training.miniature.models.train_evaluators`): on other
+people, with another architecture and loss.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ class Subject:
     def rows(self, position_rows: Tensor, class_rows: Tensor | None = None) -> Tensor:
         """Compute the rows for one occurrence.
 
-        Strength turns the direction, since CLIP normalizes what it sees: S* may be many times as long as a usual word,
-        so a straight line from "a person" would arrive after a few percent of the way. The length changes
-        geometrically, and stays as it is beyond 1.
+        Strength turns the direction, since CLIP normalizes what it sees: S* may be many times as long as a
+        usual word, so a straight line from "a person" would arrive after a few percent of the way. The length
+        changes geometrically, and stays as it is beyond 1.
 
         Args:
             position_rows: shape (2, D): the position embedding at the two places.
@@ -123,15 +123,17 @@ def check_placeholder(placeholder: str) -> str:
 
 
 def isolate(prompt: str, placeholders: Iterable[str], strict: bool = True) -> str:
-    """Put spaces around each placeholder, so that CLIP's tokenizer keeps it apart from punctuation ("S*," or "S*'s").
+    """Put spaces around each placeholder, so that CLIP's tokenizer keeps it apart ("S*," or "S*'s").
 
-    A placeholder that ends in a sign, such as "S*", may touch letters after it: CLIP's own tokenizer splits "S*as" there.
-    What stands behind `embedding:` is left alone: with the placeholder "alice", `embedding:alice` is still the file.
+    A placeholder that ends in a sign, such as "S*", may touch letters after it: CLIP's own tokenizer splits
+    "S*as" there. What stands behind `embedding:` is left alone: with the placeholder "alice",
+    `embedding:alice` is still the file.
 
     Args:
         prompt: the text.
         placeholders: as `check_placeholder` gives them.
-        strict: raise where a placeholder is glued to a word before it or to digits after it; else leave it as it is.
+        strict: raise where a placeholder is glued to a word before it or to digits after it; else leave it as
+            it is.
 
     Returns:
         The text with spaces.
@@ -146,13 +148,15 @@ def isolate(prompt: str, placeholders: Iterable[str], strict: bool = True) -> st
 
 
 def _refuse_glued(text: str, placeholders: Sequence[str]) -> None:
-    # Only in the placeholder's own capitals: "S*" is meant in "aS*", but a star after small letters is a footnote.
+    # Only in the placeholder's own capitals: "S*" is meant in "aS*", but a star after small letters is
+    # a footnote.
     for placeholder in placeholders:
         if re.search(r"[^\w\s]", placeholder):
             for found in re.findall(rf"\w+{re.escape(placeholder)}|{re.escape(placeholder)}[\d_]\w*", text):
                 if found not in placeholders:
                     raise ValueError(
-                        f"'{found}' in the prompt glues '{placeholder}' to another word. Put spaces around '{placeholder}'."
+                        f"'{found}' in the prompt glues '{placeholder}' to another word. "
+                        f"Put spaces around '{placeholder}'."
                     )
 
 
@@ -228,10 +232,12 @@ def inject_tokens(
         chunks: lists of N (token, weight, word id); start, end and padding have word id 0.
         subjects: who may be in the prompt.
         position_embedding: shape (N, D), float32.
-        make_token: makes the token of a row of shape (D,), its subject and its half (0 = S1*, 1 = S2*); None = the row.
+        make_token: makes the token of a row of shape (D,), its subject and its number (0 = S1*, 1 = S2*);
+            None = the row.
 
     Returns:
-        Chunks of the same kind, in which rows of shape (D,), or what `make_token` made of them, stand for the placeholders.
+        Chunks of the same kind, in which rows of shape (D,), or what `make_token` made of them, stand for the
+        placeholders.
     """
     length = len(chunks[0])
     groups = [

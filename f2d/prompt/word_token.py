@@ -1,10 +1,10 @@
 """A word of S* as a token: it learns its place in the sequence only when the text encoder puts it there.
 
-The row for a word depends on its place, since the text encoder adds the position embedding of that place (see `injection.py`).
-Prompt nodes move tokens after they were made (BREAK, masks, shuffles), and LoRA hooks and merges exchange the encoder's
-embeddings between tokenizing and encoding. So a `WordToken` computes its row at the moment the encoder concatenates it with its
-neighbors, from the embeddings that are in the encoder then. Until that moment it behaves like a token: it equals another token
-of the same word, and never a number.
+The row for a word depends on its place, since the text encoder adds the position embedding of that place (see
+`injection.py`). Prompt nodes move tokens after they were made (BREAK, masks, shuffles), and LoRA hooks and
+merges exchange the encoder's embeddings between tokenizing and encoding. So a `WordToken` computes its row at
+the moment the encoder concatenates it with its neighbors, from the embeddings that are in the encoder then.
+Until that moment it behaves like a token: it equals another token of the same word, and never a number.
 
 Dimension letters: D word width.
 """
@@ -37,31 +37,31 @@ _SAME_WORD = {  # functions whose result is still this word, only elsewhere or i
 
 
 class WordToken(Tensor):
-    """One of the two words of S*, shape (D,); its values are the row for the place where the tokenizer put it."""
+    """One of the two words of S*, shape (D,); its values are the row for the place where it was made."""
 
     subject: Subject
-    half: int  # 0 = S1*, 1 = S2*
+    number: int  # 0 = S1*, 1 = S2*
     embeddings: torch.nn.Module | None  # of the text encoder: `token_embedding` and `position_embedding`
 
     @staticmethod
-    def make(row: Tensor, subject: Subject, half: int, embeddings: torch.nn.Module | None) -> WordToken:
+    def make(row: Tensor, subject: Subject, number: int, embeddings: torch.nn.Module | None) -> WordToken:
         """Make a token.
 
         Args:
             row: shape (D,), for the place where the token stands now.
             subject: whose word it is.
-            half: 0 = S1*, 1 = S2*.
+            number: 0 = S1*, 1 = S2*.
             embeddings: of the text encoder that will see it; None = the row stays as it is.
 
         Returns:
             The token, shape (D,).
         """
         token = row.detach().as_subclass(WordToken)
-        token.subject, token.half, token.embeddings = subject, half, embeddings
+        token.subject, token.number, token.embeddings = subject, number, embeddings
         return token
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's protocol
+    def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         """Keep the word through moves and reshapes, and give its row where it is put into a sequence."""
         if function is torch.cat:
             args = (_place(*args[:2], **(kwargs or {})), *args[1:])
@@ -77,7 +77,11 @@ class WordToken(Tensor):
             return result
         source = args[0]
         if function in _SAME_WORD and isinstance(source, WordToken) and result.numel() == source.numel():
-            result.subject, result.half, result.embeddings = source.subject, source.half, source.embeddings
+            result.subject, result.number, result.embeddings = (
+                source.subject,
+                source.number,
+                source.embeddings,
+            )
             return result
         return _plain(result)
 
@@ -91,10 +95,10 @@ class WordToken(Tensor):
 
     __hash__ = Tensor.__hash__
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch's is untyped
         """Name the word, where a node shows a prompt's tokens."""
         return (
-            f"S{self.half + 1}* of '{self.subject.placeholder}'"
+            f"S{self.number + 1}* of '{self.subject.placeholder}'"
             if hasattr(self, "subject")
             else super().__repr__()
         )
@@ -105,15 +109,15 @@ class WordToken(Tensor):
 
     def __deepcopy__(self, memo: dict) -> WordToken:
         """Copy the values; subject and text encoder stay the same objects."""
-        return self.clone()
+        return self.clone()  # type: ignore[return-value]  # __torch_function__ keeps the class
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the values only: what a file holds has no text encoder."""
         return _plain(self).__reduce_ex__(protocol)
 
     def same_word(self, other: WordToken) -> bool:
         """Tell whether two tokens are the same word of the same subject, wherever they stand."""
-        return self.subject is other.subject and self.half == other.half
+        return self.subject is other.subject and self.number == other.number
 
     def row(self, place: int) -> Tensor:
         """Compute the row for a place from the embeddings that the text encoder has now.
@@ -126,11 +130,12 @@ class WordToken(Tensor):
         """
         if self.embeddings is None:
             return _plain(self)
-        first = place - self.half
-        positions = self.embeddings.position_embedding.weight.detach()  # type: ignore[union-attr]
+        first = place - self.number
+        embeddings: Any = self.embeddings
+        positions = embeddings.position_embedding.weight.detach()
         if not 0 <= first <= len(positions) - 2:
             return _plain(self)
-        weight = self.embeddings.token_embedding.weight.detach()  # type: ignore[union-attr]
+        weight = embeddings.token_embedding.weight.detach()
         class_rows = (
             weight[list(self.subject.class_ids)] if self.subject.class_ids else self.subject.class_rows
         )
@@ -138,15 +143,15 @@ class WordToken(Tensor):
             positions[first : first + 2].to(self.device, torch.float32),
             class_rows.to(self.device, torch.float32),
         )
-        return rows[self.half]
+        return rows[self.number]
 
 
 def _plain(token: Tensor) -> Tensor:
     return token.as_subclass(Tensor)
 
 
-def _place(tensors, dim=0, **_):  # type: ignore[no-untyped-def]  # the arguments of torch.cat
-    """Exchange word tokens of shape (1, 1, D) for their rows; the place is what stands before them along the sequence."""
+def _place(tensors, dim=0, **_):  # type: ignore[no-untyped-def]
+    """Replace word tokens of shape (1, 1, D) by their rows; what stands before one is its place."""
     placed, start = [], 0
     for tensor in tensors:
         if isinstance(tensor, WordToken):

@@ -348,7 +348,7 @@ def test_clips_of_other_families_are_named(comfy: ComfyServer) -> None:
         assert f"got an {family} CLIP" in messages[family] or f"got a {family} CLIP" in messages[family]
 
 
-# --- The tokenizer of Inject S*, as other packs see it -------------------------------------------------------------------------
+# --- The tokenizer of Inject S*, as other packs see it ---
 
 
 @pytest.fixture(scope="module")

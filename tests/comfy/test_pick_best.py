@@ -1,4 +1,4 @@
-"""Pick Best Images in a real server: the order, CLIP's joint space against transformers, and what cannot be judged."""
+"""Pick Best Images in a real server: the order, CLIP's joint space against transformers, and bad input."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def _stubs() -> Iterator[None]:
     stubs = {
         "comfy_api": {},
         "comfy_api.latest": {"io": _io(), "ui": SimpleNamespace(), "ComfyExtension": object},
-        "comfy": {},
+        "comfy": {"__path__": []},
+        "comfy.lora": {},
         "comfy.utils": {},
         "comfy.model_management": {"throw_exception_if_processing_interrupted": None},
         "folder_paths": {"get_filename_list": _file_names},

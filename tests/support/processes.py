@@ -102,7 +102,8 @@ Trained = tuple[Path, list[str]]  # the weight file, and what the process logged
 
 
 def train(settings: dict[str, Any], hang: float | None = None, pause: float = 0) -> Trained:
-    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that is logged."""
+    """Run `f2d-train msid`, waiting `hang` seconds at most for other processes, and pausing at each step that
+    is logged."""
     from face2diffusion.training.config import MSIDTrainingConfig
     from face2diffusion.training.engine import processes
     from face2diffusion.training.msid.train import train_msid

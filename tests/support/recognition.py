@@ -35,9 +35,7 @@ def units(variant: str) -> Iterator[tuple[str, int, int, int]]:
 
 
 def draw(shapes: Shapes, seed: int, gain: float = 0.6) -> State:
-    """Sample each tensor by its name and rank, so activations keep their size and every normalization has
-    its own statistics.
-    """
+    """Sample each tensor by name and rank: activations keep their size, normalizations differ."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, shape in shapes.items():
@@ -345,7 +343,7 @@ def _save_folder(
             if parameter.ndim > 1:
                 torch.nn.init.normal_(
                     parameter, std=(parameter.shape[0] / parameter.numel()) ** 0.5
-                )  # else all images look alike
+                )  # else all pictures look alike
         if hasattr(model, "logit_bias"):
             model.logit_scale.data.fill_(2.3)
             model.logit_bias.data.fill_(-4.0)

@@ -49,7 +49,8 @@ def test_the_loss_grows_with_the_margin_up_to_pi(cosines: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 0.5, 1.0])
 def test_the_loss_falls_all_the_way_to_the_own_class(margin: float) -> None:
-    """With cos(theta + m) alone it would fall towards the opposite side too, where all classes are as far: a collapsed encoder."""
+    """With cos(theta + m) alone it would fall towards the opposite side too, where all classes are as far: a
+    collapsed encoder."""
     own = torch.linspace(-1, 1, 401, dtype=torch.float64)
     losses = [
         float(arcface_loss(torch.tensor([[cosine, -1.0, -1.0]], dtype=torch.float64), LABELS[:1], 8, margin))
@@ -142,7 +143,7 @@ def test_initial_rows_do_not_depend_on_the_number_of_processes() -> None:
 
 
 def test_classifier_refuses_what_makes_no_sense() -> None:
-    with pytest.raises(ValueError, match="with 1 class.*at least 2 people"):
+    with pytest.raises(ValueError, match="With 1 class.*at least 2 people"):
         ShardedClassifier(1, 8)
     with pytest.raises(ValueError, match="sample rate 0 .*Use 1"):
         ShardedClassifier(5, 8, sample_rate=0)

@@ -1,4 +1,5 @@
-"""The loop that every training runs on: checkpoints that survive anything, logs, and processes that know each other."""
+"""The loop that every training runs on: checkpoints that survive anything, logs, and processes that know each
+other."""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(tmp_path, changes)
 
 
 def test_only_what_is_committed_stays(tmp_path, monkeypatch):
-    """Killed between the files of step 9 and their commit; resumed; stopped at step 7: that run can be resumed."""
+    """Killed between the files of step 9 and their commit; resumed; stopped at step 7: that run can be
+    resumed."""
     unbroken = train(tmp_path / "unbroken")
     run = tmp_path / "run"
 
@@ -275,7 +277,8 @@ def test_a_terminal_is_what_stderr_is(monkeypatch):
 
 
 def test_processes_that_do_not_see_each_other_are_refused(monkeypatch):
-    """As where the environment says 2, but a group of one was made before; without this each would train the entire run."""
+    """As where the environment says 2, but a group of one was made before; without this each would train the
+    entire run."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with (

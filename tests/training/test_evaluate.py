@@ -96,6 +96,7 @@ def test_results_hold_a_score_per_image(uninterrupted: Path, workspace: Path) ->
     assert len(image_files(uninterrupted)) == 26
 
 
+@pytest.mark.slow
 def test_resumed_and_uninterrupted_runs_are_identical(workspace: Path, uninterrupted: Path) -> None:
     killed = settings(workspace, "killed")
     folder = Path(killed["images"])

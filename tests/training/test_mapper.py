@@ -1,4 +1,5 @@
-"""Training the mapper on a small cache and a small random Stable Diffusion: what changes, what does not, and going on after a stop."""
+"""Training the mapper on a small cache and a small random Stable Diffusion: what changes, what does not, and
+going on after a stop."""
 
 from __future__ import annotations
 
@@ -262,7 +263,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
         ),
         ({"prompt": "A photo"}, "0 times in the training prompt 'A photo'"),
         ({"sample_prompts": ("S*", "A photo")}, r"S\*"),
-        ({"sample_prompts": ("S* " + 80 * "very ",)}, "at most 75 tokens"),
+        ({"sample_prompts": ("S* " + 80 * "very ",)}, "takes at most 75"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):
@@ -330,7 +331,7 @@ def test_the_command_shows_its_configuration(capsys, tmp_path):
     assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", str(tmp_path / "x")]) == 2
 
 
-# --- several processes, and processes that are stopped -----------------------------------------------------------------------------
+# --- Several processes, and processes that are stopped ---
 
 
 def command(config: MapperTrainingConfig, processes: int = 1) -> list[str]:

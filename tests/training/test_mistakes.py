@@ -1,7 +1,8 @@
-"""The miniature's mapper, set back, is trained on for a moment: each mistake in the training code shows in what comes out.
+"""The miniature's mapper, set back, is trained on for a moment: each mistake in the training code shows in
+what comes out.
 
-What is measured does not use the training code: people whom the run has not seen, S* put into the prompt by the stand-alone pipeline, and the
-U-Net's predictions compared inside and outside the identity region.
+What is measured does not use the training code: people whom the run has not seen, S* put into the prompt by
+the stand-alone pipeline, and the U-Net's predictions compared inside and outside the identity region.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def caches(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
-    """The shipped mapper in the narrow text encoder's width, deaf to expressions and with its words moved away: only training can change that."""
+    """The shipped mapper in the narrow text encoder's width, deaf to expressions and with its words moved
+    away: only training can change that."""
     checkpoint, generator = read(WEIGHTS / FILES["mapper"]), torch.Generator().manual_seed(0)
     network = load_mapper(checkpoint)
     for word in (network.i2t_first, network.i2t_last):
@@ -127,8 +129,10 @@ def measure(file: Path, cache: Path) -> dict[str, float]:
     """Compare the errors of the U-Net's predictions.
 
     face: in the identity region, with S* in relation to "a person"; below 1 the face is known.
-    scene: outside it, how far S* is from "a person", in relation to how far the noise is; at 0 the scene is left alone.
-    heard: in the identity region, how much larger the error is with the v_exp that is least like theirs, in standard errors over people.
+    scene: outside it, how far S* is from "a person", in relation to how far the noise is; at 0 the scene is
+        left alone.
+    heard: in the identity region, how much larger the error is with the v_exp that is least like theirs, in
+        standard errors over people.
     """
     network, photos, pipeline = load_mapper(read(file)), LatentCache(cache), load_pipeline()
     items = [photos.load(index, False) for index in range(len(photos))]

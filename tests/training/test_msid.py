@@ -1,4 +1,5 @@
-"""Pre-training the identity encoder: it learns, resumes, stops cleanly, and does the same in one process and in several."""
+"""Pre-training the identity encoder: it learns, resumes, stops cleanly, and does the same in one process and
+in several."""
 
 from __future__ import annotations
 
@@ -189,7 +190,7 @@ def test_a_run_folder_of_other_data_or_settings_is_refused(
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
     with pytest.raises(
         FloatingPointError,
-        match=r"(loss|gradient) is (nan|inf) at step \d+ .*\(faces \d+, .*; rank 0\).*[Ll]ower the learning rate.*No checkpoint yet",
+        match=r"(loss|gradient) is (nan|inf) at step \d+ .*\(faces \d+, .*; rank 0\).*learning rate",
     ):
         train(data, tmp_path / "run", lr=1e20, warmup_epochs=0.0)
     train(data, tmp_path / "good", epochs=1)
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
 def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch size 1 .*at least 2 images"):
         train(data, tmp_path / "run", batch_size=1)
-    with pytest.raises(ValueError, match="rising depths between 1 and 2"):
+    with pytest.raises(ValueError, match=r"depths \(1, 3\) do not rise from 1 to 2"):
         train(data, tmp_path / "run", depths=(1, 3))
     with pytest.raises(ValueError, match="got only 'person-000'"):
         train(write_folders(tmp_path / "one", identities=1), tmp_path / "run")
@@ -207,7 +208,7 @@ def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(
             ValueError,
-            match=r"^Expected a picture at '.*2\.png', got 7 bytes that are none\. Remove it, or get it again\.$",
+            match=r"^Expected a picture at '.*2\.png', got 7 bytes that are none\. Remove it, .*\.$",
         ):
             train(broken, tmp_path / f"run{workers}", workers=workers, epochs=4, batch_size=4)
 
@@ -239,7 +240,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(data: Path, unbroken: Pa
 def test_a_run_resumes_with_another_number_of_processes(
     data: Path, unbroken: Path, tmp_path: Path, world: int
 ) -> None:
-    """The rows of the classifier are divided anew, also where the last process gets none: 6 classes are 2 + 2 + 2 + 0."""
+    """The rows of the classifier are divided anew, also where the last process gets none: 6 classes are 2 + 2
+    + 2 + 0."""
     run = tmp_path / "run"
     begun = processes.run(processes.train, settings(data, run, epochs=4))
     assert processes.world_of(begun) == 2

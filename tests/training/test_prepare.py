@@ -1,4 +1,4 @@
-"""From photos to a cache with small random networks: values, mirror images, skipped photos, kills, refusals."""
+"""From photos to a cache with small random networks: values, mirror images, skips, kills, bad input."""
 
 from __future__ import annotations
 

@@ -123,7 +123,8 @@ def test_five_landmarks_are_means_of_the_eyes_then_nose_tip_and_mouth_corners() 
 
 
 def test_ffhq_quad_of_an_upright_face() -> None:
-    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the center a tenth of the way to the mouth.
+    # Eyes 20 px apart, mouth 20 px below: half a side is 2 x 20 px, the center a tenth of the way to
+    # the mouth.
     face = np.array([(40, 50), (60, 50), (50, 60), (43, 70), (57, 70)])
     np.testing.assert_allclose(ffhq_quad(face), [(10, 12), (10, 92), (90, 92), (90, 12)])
 

@@ -654,14 +654,14 @@ FILES = [
     Case(
         ".safetensors that breaks off",
         lambda b: read(b.cut(b.ours("msid", {}), "a.safetensors")),
-        "a whole",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
     Case(
         "pickle named .safetensors",
         lambda b: read(rename(b, "a.safetensors")),
-        "a whole .safetensors",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
@@ -943,7 +943,7 @@ IDENTITIES = [
     Case(
         "identity that breaks off",
         lambda b: FaceIdentity.load(b.cut(b.identity(), "a.safetensors")),
-        "a whole",
+        r"\.safetensors file",
         "damaged",
         "Get it again",
     ),
@@ -1046,13 +1046,6 @@ PROMPTS = [
         lambda b: isolate("a photo of S*2", ["S*"]),
         r"glues 'S\*' to another word",
         r"'S\*2'",
-        "Put spaces",
-    ),
-    Case(
-        "plural of S*",
-        lambda b: replace_placeholders("two S*s", ["S*"]),
-        r"'S\*' as a word",
-        r"'S\*s'",
         "Put spaces",
     ),
     Case(

@@ -126,7 +126,8 @@ def test_photo_is_turned_as_its_exif_entry_says(
     picture: np.ndarray, orientation: int, as_file: bool, tmp_path: Path
 ) -> None:
     stored = {
-        1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
+        1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
         6: np.rot90(picture), 7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture, -1),
     }[orientation]  # fmt: skip
     exif = Image.Exif()

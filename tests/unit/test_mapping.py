@@ -1,4 +1,4 @@
-"""The mapping network: the paper's parameter counts, Eq. 4's dropped expression, and sizes read from files."""
+"""The mapping network: the paper's parameter counts, Eq. 4's dropped expression, sizes read from files."""
 
 from __future__ import annotations
 

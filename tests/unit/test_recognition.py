@@ -12,8 +12,7 @@ import pytest
 import torch
 from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, align_face
 from face2diffusion.f2d.face.detection import Face, NoFaceError, find_faces
-from face2diffusion.f2d.networks import recognition
-from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, load_recognizer
+from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, load_recognizer, recognizer
 from support import recognition as published
 from support.official import write_msid
 
@@ -101,7 +100,7 @@ def test_features_from_the_public_file_equal_the_computation_written_out(
 def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, crops: dict) -> None:
     network = SphereFace().eval()
     whole = network.embed(crops["SphereFace"])
-    monkeypatch.setattr(recognition, "pass_size", lambda device: 2)
+    monkeypatch.setattr(recognizer, "pass_size", lambda device: 2)
     torch.testing.assert_close(network.embed(crops["SphereFace"]), whole)
 
 

@@ -162,7 +162,7 @@ def test_every_help_page_has_a_picture() -> None:
     assert [str(page) for page in pages if not PICTURE.search(page.read_text(encoding="utf-8"))] == []
 
 
-# --- GitHub ----------------------------------------------------------------------------------------------------------------------
+# --- GitHub ---
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

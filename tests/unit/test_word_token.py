@@ -62,7 +62,7 @@ def as_written(subject: Subject, embeddings: Embeddings, tokens: list) -> Tensor
     found = embeddings.encode(numbers)
     for place, token in enumerate(tokens):
         if isinstance(token, Tensor):
-            found[0, place] = subject.words[token.half]
+            found[0, place] = subject.words[token.number]
     return found
 
 
@@ -110,7 +110,7 @@ def test_it_equals_the_same_word_wherever_that_stands_and_no_number(embeddings: 
     someone = [t for t in tokenize(other, embeddings, [*IDS]) if isinstance(t, WordToken)]
     assert torch.equal(first[0], later[0]) and torch.equal(first[1], later[1])
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], someone[0])
-    assert first[0] not in [IDS[0], END, 0] and first[0] != END and not first[0] == END
+    assert first[0] not in [IDS[0], END, 0] and first[0] != END and (first[0] == END) is False
     assert first[0] not in {IDS[0], END}
 
 

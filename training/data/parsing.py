@@ -1,7 +1,8 @@
 """Face parsing: which pixels belong to the identity region M (Sec. 3.4).
 
-Two kinds of weights are read: a folder of transformers' SegFormer (jonathandinu/face-parsing and its like), and BiSeNet's
-`79999_iter.pth` [zllrunning/face-parsing.PyTorch], which facexlib distributes as `parsing_bisenet.pth`.
+Two kinds of weights are read: a folder of transformers' SegFormer (jonathandinu/face-parsing and its like),
+and BiSeNet's `79999_iter.pth` [zllrunning/face-parsing.PyTorch], which facexlib distributes as
+`parsing_bisenet.pth`.
 
 Dimension letters: B batch, K classes, H and W sides of the photo.
 """
@@ -45,7 +46,8 @@ class FaceParser(nn.Module):
         """Wrap a network.
 
         Args:
-            network: takes (B, 3, size, size), normalized as for ImageNet; gives logits (B, K, h, w), or an object that has them.
+            network: takes (B, 3, size, size), normalized as for ImageNet; gives logits (B, K, h, w), or an
+                object that has them.
             labels: K names.
             size: side of the network's input in px.
         """
@@ -92,7 +94,7 @@ class FaceParser(nn.Module):
         return chosen[self(photos)]
 
     def class_table(self, classes: Sequence[str]) -> Tensor:
-        """Tell for each label whether it is chosen: shape (K,), bool; a ValueError lists the valid names where one is unknown."""
+        """Mark the chosen labels: shape (K,), bool; a ValueError lists the valid names for an unknown one."""
         check_classes(classes)
         return torch.tensor([label in classes for label in self.labels])
 
@@ -133,17 +135,19 @@ def load_parser(path: str | os.PathLike, size: int = INPUT_SIZE) -> FaceParser:
         segformer: Any = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"Expected SegFormer weights in '{path}', got none that can be read ({error}). Download the folder again."
+            f"Expected SegFormer weights in '{path}', got none that can be read ({error}). "
+            "Download the folder again."
         ) from error
     return FaceParser(segformer.float(), CELEBAMASK_LABELS, size).eval().requires_grad_(False)
 
 
 def _check_segformer(folder: Path) -> None:
-    """Refuse other models, and labels whose order cannot be right: early copies of jonathandinu/face-parsing name them wrongly."""
+    """Refuse other models, and wrong orders of labels, which early copies of jonathandinu/face-parsing have."""
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"Expected a SegFormer folder with config.json, got '{folder}' without. Name the folder that has it."
+            f"Expected a SegFormer folder with config.json, got '{folder}' without. "
+            "Name the folder that has it."
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -155,16 +159,18 @@ def _check_segformer(folder: Path) -> None:
         ) from error
     if config.get("model_type") != "segformer":
         raise ValueError(
-            f"Expected a SegFormer in '{folder}', got '{config.get('model_type')}'. Use SegFormer or BiSeNet face parsing."
+            f"Expected a SegFormer in '{folder}', got '{config.get('model_type')}'. "
+            "Use SegFormer or BiSeNet face parsing."
         )
     if labels != CELEBAMASK_LABELS:
         raise ValueError(
-            f"Expected the labels {', '.join(CELEBAMASK_LABELS)} in this order in '{file}', got {', '.join(map(str, labels)) or 'none'}. "
+            f"Expected the labels {', '.join(CELEBAMASK_LABELS)} in this order in '{file}', got "
+            f"{', '.join(map(str, labels)) or 'none'}. "
             "Early copies of jonathandinu/face-parsing name their classes wrongly: download the present one."
         )
 
 
-# --- BiSeNet, under the names of its weight file -----------------------------------------------------------------------------------
+# --- BiSeNet, under the names of its weight file ---
 
 
 class BiSeNet(nn.Module):

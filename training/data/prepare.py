@@ -1,6 +1,6 @@
-"""Turns a folder of faces into a cache of all that is frozen: VAE latents, v_id, v_exp and M.
+r"""Turns a folder of faces into a cache of all that is frozen: VAE latents, v_id, v_exp and M.
 
-    f2d-train prepare --photos photos --base sd-v1-4 --msid msid.pt --expression epoch_20.pth \\
+    f2d-train prepare --photos photos --base sd-v1-4 --msid msid.pt --expression epoch_20.pth \
         --parser face-parsing --detector yunet.onnx --out cache
     f2d-train prepare --photos ffhq --aligned ...                           (crops of FFHQ)
     torchrun --nproc_per_node 8 -m face2diffusion.training.cli prepare ...  (each process: every eighth shard)

@@ -1,4 +1,4 @@
-"""Training of the miniature's small networks: AdamW, a cosine schedule and an average of the weights, in one process."""
+"""Training of the miniature's small networks: AdamW, a cosine schedule, an average of the weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FitConfig(TrainingConfig):
         return self.lr * rising * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def average_decay(self, step: int) -> float:
-        """Compute the decay of the average, lower at first so that the random start is forgotten; `step` from 1."""
+        """Compute the average's decay after `step` steps, lower at first: the random start is forgotten."""
         return min(self.ema, step / (step + 10))
 
 
@@ -58,7 +58,8 @@ def fit(
 
     Args:
         network: all its parameters are trained.
-        loss_of: computes the loss of a step, which decides alone what is drawn for it, on the network's device.
+        loss_of: computes the loss of a step, which decides alone what is drawn for it, on the network's
+            device.
         config: the run.
         log: called with each progress message.
 

@@ -1,8 +1,8 @@
 """The loop that every training runs on.
 
-Per step: micro-batches by number -> loss -> gradients, reduced over the processes -> clipping -> optimizer -> average of the weights.
-All randomness derives from the seed and the numbers of step and samples, so a resumed run equals an uninterrupted one, and the number
-of processes changes nothing but rounding.
+Per step: micro-batches by number -> loss -> gradients, reduced over the processes -> clipping -> optimizer ->
+average of the weights. All randomness derives from the seed and the numbers of step and samples, so a resumed
+run equals an uninterrupted one, and the number of processes changes nothing but rounding.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class TrainingLoop:
         return self.processes.mean(torch.stack(losses).mean()), indices
 
     def _update(self, indices: list[int]) -> float:
-        """Let the optimizers take a step, unless gradients in float16 overflow; returns the norm of the network's gradient."""
+        """Take a step, unless gradients in float16 overflow; returns the norm of the network's gradient."""
         self._reduce()
         self._unscale()
         self.task.adjust_gradients()
@@ -232,7 +232,7 @@ class TrainingLoop:
             torch._foreach_div_(gradients, self.processes.world)
 
     def _unscale(self) -> None:
-        """Divide by the loss scale; what is divided among the processes takes or leaves its step as the network does."""
+        """Divide by the loss scale, which the network's gradients decide on for all."""
         self.scaler.unscale_(self.task.optimizer)
         if self.scaler.is_enabled() and self.task.divided:
             for group in self.task.divided.optimizer.param_groups:
@@ -244,14 +244,14 @@ class TrainingLoop:
         of = f" ({self.task.sample_name} {named}; rank {self.processes.rank})" if indices else ""
         last = f"Last checkpoint: {self.run.committed.weights}" if self.run.committed else "No checkpoint yet"
         raise FloatingPointError(
-            f"The {what} at step {self.step} of '{self.run.folder}'{of}. Lower the learning rate, or use bf16 instead of fp16, "
-            f"and rerun the command. {last}."
+            f"The {what} at step {self.step} of '{self.run.folder}'{of}. Lower the learning rate, or use "
+            f"bf16 instead of fp16, and rerun the command. {last}."
         )
 
     # --- Checkpoints ---
 
     def _save_and_notify(self) -> None:
-        """Save where it is due, then do what is done now and then: should that end the process, nothing is lost."""
+        """Save where it is due, and only then act on events: should one end the process, nothing is lost."""
         due = [event for event in self.task.events if event.every and self.step % event.every == 0]
         if due or self.step % self.config.save_every == 0 or self.step == self.task.steps:
             self.save()

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun and `accelerate launch` start them: their number, what they exchange, and when one has died."""
+"""The processes of a run, as torchrun and `accelerate launch` start them."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def require_one_process(what: str, device: str = "") -> Processes:
     processes = read_environment(device)
     if processes.world > 1:
         raise ValueError(
-            f"{what} runs in one process, but WORLD_SIZE is {processes.world}. Start it without torchrun and accelerate."
+            f"{what} runs in one process, but WORLD_SIZE is {processes.world}. "
+            "Start it without torchrun and accelerate."
         )
     return processes
 
@@ -139,7 +140,8 @@ def start_processes(
 
     Args:
         device: "" = the best there is; of several GPUs, that of LOCAL_RANK.
-        backend: what they talk through where they compute on GPUs; "gloo" does where only small things pass. On CPUs it is always gloo.
+        backend: what they talk through where they compute on GPUs; "gloo" does where only small things pass.
+            On CPUs it is always gloo.
         patience: how long they wait for one that hangs; `HANG` where left out.
 
     Yields:
@@ -164,14 +166,15 @@ def start_processes(
         if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in _LOST):
             raise
         raise ConnectionError(
-            f"Another of the {processes.world} processes crashed or timed out, so rank {processes.rank} stops "
-            f"({str(error).splitlines()[0]}). Look for the first error of the others; rerun the command to resume."
+            f"Another of the {processes.world} processes crashed or timed out, so rank {processes.rank} "
+            f"stops ({str(error).splitlines()[0]}). Look for the first error of the others; rerun the "
+            "command to resume."
         ) from error
 
 
 @contextmanager
 def _group(backend: str, patience: timedelta) -> Iterator[Any]:
-    """Join the process group; yields the group for objects. After an error it is left as it is: leaving it would wait for the dead."""
+    """Yield the group for objects. After an error no group is left, as that would wait for the dead."""
     dist.init_process_group(backend, timeout=patience)
     yield dist.new_group(backend="gloo", timeout=max(patience, _SLOW))
     dist.destroy_process_group()

@@ -8,7 +8,8 @@ run/checkpoint.json              the last complete checkpoint; its replacement i
 run/checkpoint-before.json       the one before it, for the case that a file of the last one is damaged
 run/tensorboard/, run/samples/
 
-Only files that one of the two names can be resumed. What lies above the last one was never committed and is removed at the start.
+Only files that one of the two names can be resumed. What lies above the last one was never committed and is
+removed at the start.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Run:
             config: a dataclass; its fields go to config.json.
             keep: how many weight files to keep.
             processes: of the run; only the first writes what is shared. None = this one alone.
-            contents: fingerprints of what is trained on, by name; these may lie at other paths when the run resumes, but not differ.
+            contents: fingerprints of what is trained on, by name; these may lie at other paths when the run
+                resumes, but not differ.
 
         Raises:
             ValueError: no folder is named, or it holds a run with other settings or data.
@@ -119,7 +121,10 @@ class Run:
     # --- Resuming ---
 
     def load(self) -> Saved | None:
-        """Read the last checkpoint that every process can read, and remove what was never committed; None before the first.
+        """Read the last checkpoint that all processes can read, and remove what was never committed.
+
+        Returns:
+            The checkpoint; None before the first.
 
         Raises:
             ValueError: there are checkpoints, but all are damaged.
@@ -140,7 +145,8 @@ class Run:
             return saved
         if found:
             raise ValueError(
-                f"All checkpoints in '{self.folder}' are damaged. Restore the folder from a copy, or start again with another --out."
+                f"All checkpoints in '{self.folder}' are damaged. "
+                "Restore the folder from a copy, or start again with another --out."
             )
         self._clean()
         return None
@@ -208,7 +214,7 @@ class Run:
         divided: bool = False,
         **metadata: str,
     ) -> Path:
-        """Write the weights, then commit them with the states as the last checkpoint, then delete old ones; process 0 only.
+        """Write the weights, commit them with the states, then delete old ones; process 0 only.
 
         Args:
             step: how many are done.
@@ -249,7 +255,7 @@ class Run:
 
     @property
     def writer(self) -> Any:
-        """TensorBoard's SummaryWriter, made when it is first used; it takes back what a killed run logged after its last checkpoint."""
+        """TensorBoard's SummaryWriter; it takes back what a killed run logged after its last checkpoint."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -286,7 +292,7 @@ def lock_config(
     write: bool = True,
     contents: Mapping[str, str] | None = None,
 ) -> None:
-    """Write settings to config.json; where something was made with those that are there, only some may differ.
+    """Write settings to config.json; once something was made with them, only some may change.
 
     Args:
         folder: of the run.
@@ -311,7 +317,8 @@ def lock_config(
         changed += _changes(before.get("contents", {}), contents or {}, contents or ())
         if changed:
             raise ValueError(
-                f"'{folder}' holds a run with other settings: {', '.join(changed)}. Use another --out, or the same settings."
+                f"'{folder}' holds a run with other settings: {', '.join(changed)}. "
+                "Use another --out, or the same settings."
             )
     if write:
         write_json(file, settings)

@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 
 
 class ResumableBatchSampler:
-    """Which samples this process sees, micro-batch after micro-batch; all processes together see each number once."""
+    """Which samples this process sees, by micro-batch; all processes together see each number once."""
 
     def __init__(
         self, batch_size: int, first_step: int, steps: int, rank: int, world: int, accumulate: int = 1
@@ -36,7 +36,8 @@ class ResumableBatchSampler:
         parts = world * accumulate
         if batch_size % parts:
             raise ValueError(
-                f"The batch size {batch_size} is not divisible by processes x accumulate = {world} x {accumulate}. Change one of them."
+                f"The batch size {batch_size} is not divisible by processes x accumulate = {world} x "
+                f"{accumulate}. Change one of them."
             )
         self.batch_size, self.size, self.accumulate = batch_size, batch_size // parts, accumulate
         self.first_step, self.steps, self.rank, self.world = first_step, steps, rank, world

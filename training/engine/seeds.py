@@ -9,7 +9,7 @@ _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB13311
 
 
 def derive_seed(*parts: int) -> int:
-    """Mix numbers (seed, step, rank, ...) to one seed, so that nothing random depends on what ran before (SplitMix64)."""
+    """Mix numbers (seed, step, rank, ...) to one seed (SplitMix64)."""
     mixed = 0
     for part in parts:
         mixed = (mixed ^ part) + _STEP
@@ -20,7 +20,7 @@ def derive_seed(*parts: int) -> int:
 
 
 def uniform(seeds: Tensor, first: int, count: int) -> Tensor:
-    """Compute numbers of each seed's own random stream (SplitMix64), wherever the seeds lie, the same on every device.
+    """Compute numbers of each seed's own random stream (SplitMix64), the same on every device.
 
     Args:
         seeds: shape (B,), int64, of `derive_seed`.

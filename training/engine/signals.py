@@ -31,7 +31,7 @@ class StopSignal:
 
 
 def outlive_signals() -> None:
-    """Serve the last steps of a main process that was asked to stop; for loader processes, which such a signal reaches too.
+    """Let a loader process serve the last step of a main process that was asked to stop.
 
     Ctrl-C on a terminal and the SIGTERM of a cluster's scheduler go to all processes of a job.
     """

@@ -191,7 +191,7 @@ def _is_image(name: str) -> bool:
 def _inspect(path: Path, size: int) -> tuple[str, str]:
     """Check an image; returns its record and what is wrong with it, "" if nothing is.
 
-    The parts of a PNG have checksums, so its pixels are decoded only once, by the scorer.
+    A PNG has a checksum for each chunk, so its pixels need not be decoded here; the scorer decodes them, once.
     """
     try:
         with Image.open(path) as image:
@@ -203,7 +203,7 @@ def _inspect(path: Path, size: int) -> tuple[str, str]:
             else:
                 image.load()
             return record, ""
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # a damaged file may raise anything, by its format
         return "", f"damaged ({type(error).__name__})"
 
 

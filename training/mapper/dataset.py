@@ -31,8 +31,8 @@ class MapperDataset(Dataset):
         """Make the sample with a number: a photo of the epoch's order, and all its random draws.
 
         Returns:
-            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (), `dropout_seed` (), and with
-            expressions `v_exp` (E) and `keep` ().
+            `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (),
+            `dropout_seed` (), and with expressions `v_exp` (E) and `keep` ().
         """
         epoch, place = divmod(number, len(self.cache))
         if self._order[0] != epoch:

@@ -62,7 +62,7 @@ class FrozenDiffusion(nn.Module):
         self.float().requires_grad_(False).eval()  # transformers 5 keeps the files' float16
         if self.schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(
-                f"'{base}' predicts \"{self.schedule.config.prediction_type}\", which the losses do not know. "
+                f"'{base}' predicts \"{self.schedule.config.prediction_type}\", which no loss here is for. "
                 f"Use a model that predicts one of {', '.join(_PREDICTED)}."
             )
         if self.unet.config.cross_attention_dim != self.word_dim:
@@ -151,7 +151,7 @@ class FrozenDiffusion(nn.Module):
         return self.unet(noisy.to(dtype), time, states.to(dtype)).sample
 
     def place(self, device: str, dtype: torch.dtype) -> None:
-        """Move everything to a device, and the U-Net alone to a dtype: the text encoder is small, and stays exact.
+        """Move everything to a device, and the U-Net alone to a dtype; the text encoder stays in float32.
 
         Args:
             device: "cuda", "cpu", ...

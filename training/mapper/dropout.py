@@ -1,4 +1,4 @@
-"""Dropout whose masks derive from the samples, so that they do not depend on how the samples are divided among processes."""
+"""Dropout whose masks derive from the samples, whichever process a sample is in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..engine.seeds import uniform
 
 @contextmanager
 def sampled_dropout(network: nn.Module, seeds: Tensor) -> Iterator[None]:
-    """Let each sample bring its own masks to every `nn.Dropout` of a network in training mode while the block runs.
+    """Let each sample bring its own masks to every `nn.Dropout` of a network while the block runs.
 
     Args:
         network: takes a batch of B rows; every dropout in it sees shape (B, N).

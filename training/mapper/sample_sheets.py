@@ -20,7 +20,7 @@ from .denoising import FrozenDiffusion
 
 
 class SampleSheets:
-    """Generates the sheets; all processes share the work, and process 0 writes them to samples/ and TensorBoard."""
+    """Generates the sheets, shared among the processes; process 0 writes them out and to TensorBoard."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class SampleSheets:
         return images
 
     def _pipeline(self) -> Any:
-        """Build a pipeline around the frozen U-Net; the VAE and a text encoder in its dtype are there only meanwhile."""
+        """Build a pipeline around the frozen U-Net, with a VAE and a text encoder in its dtype."""
         from diffusers import EulerAncestralDiscreteScheduler
 
         from ...f2d.diffusion.pipeline import F2DPipeline

@@ -1,11 +1,13 @@
-"""Trains f_map1, f_map2 and the null expression on a cache of faces; everything else stays frozen.
+r"""Trains f_map1, f_map2 and the null expression on a cache of faces; everything else stays frozen.
 
     f2d-train mapper --cache ffhq --base sd-v1-4 --out runs/cgdr --precision bf16
-    torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper --cache ffhq --base sd-v1-4 --out runs/cgdr
+    torchrun --nproc_per_node 8 -m face2diffusion.training.cli mapper --cache ffhq --base sd-v1-4 \
+        --out runs/cgdr
     f2d-train mapper --cache faces --base tiny-sd --out runs/try --steps 20 --batch-size 4      (on a laptop)
 
-The same command resumes. All randomness (the photo, its flip, the timestep, the noise, the dropped expression and the dropout of a
-sample) derives from the seed and the sample's number alone, so the number of processes does not matter.
+The same command resumes. All randomness (the photo, its flip, the timestep, the noise, the dropped expression
+and the dropout of a sample) derives from the seed and the sample's number alone, so the number of processes
+does not matter.
 """
 
 from __future__ import annotations
@@ -79,8 +81,8 @@ def train_mapper(config: MapperTrainingConfig, log: Callable[[str], None] = prin
         The last weight file.
 
     Raises:
-        ValueError: a cache of other weights, a base model that is not SD 1.x or 2.x, a run folder of another run, or a mapper that
-            does not fit.
+        ValueError: a cache of other weights, a base model that is not SD 1.x or 2.x, a run folder of another
+            run, or a mapper that does not fit.
         FloatingPointError: the loss is NaN or infinite; names the step, the photos and the last checkpoint.
         ConnectionError: another process has died or hangs.
         OSError: the run folder cannot be written to.
@@ -125,7 +127,8 @@ def open_cache(config: MapperTrainingConfig) -> LatentCache:
     cache = LatentCache(config.cache)
     if config.expression_guidance and not cache.exp_dim:
         raise ValueError(
-            f"The cache '{config.cache}' has no expressions. Prepare it with --expression, or train with --no-expression-guidance."
+            f"The cache '{config.cache}' has no expressions. "
+            "Prepare it with --expression, or train with --no-expression-guidance."
         )
     cache.check(vae=fingerprint(load_vae(config.base).state_dict()))
     return cache
@@ -205,14 +208,14 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
     )
     if wanted != got:
         raise ValueError(
-            f"The mapper '{config.init}' has (identity, expression, word) widths {got}, but cache and base model need {wanted}. "
-            "Use another --init."
+            f"The mapper '{config.init}' has (identity, expression, word) widths {got}, but cache and base "
+            f"model need {wanted}. Use another --init."
         )
     return mapper.requires_grad_(True)
 
 
 def learning_rate(config: MapperTrainingConfig, step: int) -> float:
-    """Compute a step's learning rate: it rises over the first `warmup` steps and falls to 0 over the last `decay`.
+    """Compute a step's learning rate: it rises over `warmup` steps, and falls to 0 over the last `decay`.
 
     Args:
         config: of the run.

@@ -10,7 +10,7 @@ from .collectives import add_up, is_distributed
 
 
 class SynchronizedBatchNorm(nn.BatchNorm1d):
-    """Batch normalization over the batch of all processes, on any device; tensor names as `nn.BatchNorm1d`."""
+    """`nn.BatchNorm1d` over the batch of all processes, on any device; tensor names stay."""
 
     running_mean: Tensor
     running_var: Tensor

@@ -1,11 +1,14 @@
-"""The classifier W of Eq. 3 with its rows divided among the processes (PartialFC), so that any number of identities fits.
+"""The classifier W of Eq. 3 with its rows divided among the processes (PartialFC): any number of them fits.
 
-Dimension letters: b batch of this process, B batch of all processes, C feature width, K classes, k classes of this process.
+Dimension letters: b batch of this process, B batch of all processes, C feature width,
+K classes, k classes of this process.
 
-    features (b,C) --gather--> (B,C) --cosines with own rows (k,C)--> (B,k) --margin, softmax over all shards--> loss
+    features (b,C) --gather--> (B,C) --cosines with own rows (k,C)--> (B,k)
+        --margin, softmax over all shards--> loss
 
-Every process computes the same loss, that of the whole batch over all classes. Its gradient for own rows and own features is
-exact; gradients of what lies before the features (the encoder) have to be summed, not averaged, over the processes.
+Every process computes the same loss, that of the whole batch over all classes. Its gradient for own rows and
+own features is exact; gradients of what lies before the features (the encoder) have to be summed, not
+averaged, over the processes.
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ class ShardedClassifier(nn.Module):
             width: C.
             scale: s of Eq. 3.
             margin: m of Eq. 3.
-            sample_rate: share of the classes in a step's softmax; those of the batch are always in it. The others' rows get no
-                gradient, but go on moving by the optimizer's momentum.
+            sample_rate: share of the classes in a step's softmax; those of the batch are always in it. The
+                others' rows get no gradient, but go on moving by the optimizer's momentum.
             seed: of the rows and of the sampling.
             rank: of this process.
             world: number of processes; more than one needs `torch.distributed`.
@@ -62,7 +65,7 @@ class ShardedClassifier(nn.Module):
         super().__init__()
         if classes < 2:
             raise ValueError(
-                f"There is nothing to tell apart with {classes} class(es). Train on photos of at least 2 people."
+                f"With {classes} class(es) there is nothing to tell apart. Train on at least 2 people."
             )
         if not 0 < sample_rate <= 1:
             raise ValueError(
@@ -100,7 +103,7 @@ class ShardedClassifier(nn.Module):
             return arcface_loss(cosines, labels, self.scale, self.margin, _ShardedCrossEntropy.apply)
 
     def _sample(self, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Choose the own rows of this step, (k',), and give the labels as places among them; does not depend on the sharding."""
+        """Choose the own rows of this step, (k',), and give the labels as places among them."""
         generator = torch.Generator(labels.device).manual_seed(derive_seed(self.seed, _SAMPLE, step))
         draws = torch.rand(self.classes, generator=generator, device=labels.device)[
             self.first : self.first + self.count
@@ -159,7 +162,7 @@ class ClassifierTraining:
 
 
 def _initial_rows(seed: int, first: int, count: int, width: int) -> Tensor:
-    """Draw rows [first, first + count) of the initial W, (count, width), which are the same whatever the number of processes."""
+    """Draw rows [first, first + count) of the initial W, (count, width), independent of the sharding."""
     blocks = [torch.empty(0, width)]
     for block in range(first // _INITIAL_BLOCK, -(-(first + count) // _INITIAL_BLOCK) if count else 0):
         generator = torch.Generator().manual_seed(derive_seed(seed, _ROWS, block))

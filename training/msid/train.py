@@ -1,12 +1,13 @@
-"""Pre-trains the multi-scale identity encoder: ArcFace over the features of several depths at once (Sec. 3.2).
+"""Pre-trains the multi-scale identity encoder: ArcFace over several depths at once (Sec. 3.2).
 
     f2d-train msid --data ms1m-retinaface-t1 --out runs/msid --precision bf16
-    f2d-train msid --data ms1m-retinaface-t1 --out runs/arcface --depths 12         (plain ArcFace, the baseline)
+    f2d-train msid --data ms1m-retinaface-t1 --out runs/arcface --depths 12     (plain ArcFace, the baseline)
     torchrun --nproc_per_node 8 -m face2diffusion.training.cli msid --data ms1m-retinaface-t1 --out runs/msid
-    f2d-train msid --data faces --out runs/try --embed-dim 96 --depth 3 --depths 1,3 --heads 3 --batch-size 32      (on a laptop)
+    f2d-train msid --data faces --out runs/try --embed-dim 96 --depth 3 --depths 1,3 --heads 3   (on a laptop)
 
-The same command resumes. Order and flips of the faces derive from the seed and a sample's number alone, the batch normalization sees
-the batch of all processes, and the rows of the classifier are divided among them, so the number of processes does not matter.
+The same command resumes. Order and flips of the faces derive from the seed and a sample's number alone, the
+batch normalization sees the batch of all processes, and the rows of the classifier are divided among them, so
+the number of processes does not matter.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def build_encoder(config: MSIDTrainingConfig) -> MSIDEncoder:
 
 
 def drop_key_gradients(encoder: MSIDEncoder) -> None:
-    """Zero the gradient of the keys' biases, which add one number to all logits of a softmax: it is rounding noise.
+    """Zero the gradient of the keys' biases, which is rounding noise: softmax ignores a shared addend.
 
     Adam would make full steps of the noise, other ones for each number of processes.
 
@@ -168,7 +169,8 @@ def train_msid(config: MSIDTrainingConfig, log: Callable[[str], None] = print) -
 
     Raises:
         FileNotFoundError: there are no faces at the named place.
-        ValueError: damaged faces, one identity only, labels with gaps, sizes that do not fit, or a run folder of another run.
+        ValueError: damaged faces, one identity only, labels with gaps, sizes that do not fit, or a run folder
+            of another run.
         FloatingPointError: the loss is NaN or infinite; names the step, the faces and the last checkpoint.
         ConnectionError: another process has died or hangs.
         OSError: the run folder cannot be written to.
@@ -194,8 +196,8 @@ def train_msid(config: MSIDTrainingConfig, log: Callable[[str], None] = print) -
 def _check_batch(config: MSIDTrainingConfig, world: int) -> None:
     if config.batch_size % (world * config.accumulate) or config.batch_size // config.accumulate < 2:
         raise ValueError(
-            f"The batch size {config.batch_size} cannot be divided among {world} process(es) x {config.accumulate} part(s) "
-            "of at least 2 images. Change it."
+            f"The batch size {config.batch_size} cannot be divided among {world} process(es) x "
+            f"{config.accumulate} part(s) of at least 2 images. Change it."
         )
 
 

@@ -1,6 +1,7 @@
-"""How well an identity encoder tells people apart at each depth: {anchor, positive, negative} triplets as in Fig. 4.
+"""How well an identity encoder tells people apart at each depth: {anchor, positive, negative} triplets as in
+Fig. 4.
 
-verify("msid.pt", "vggface2", "runs/msid")                          aligned faces in class folders, or as training takes them
+verify("msid.pt", "vggface2", "runs/msid")                          aligned faces, as training takes them
 verify("arcface.pt", "vggface2", "runs/arcface", depths=(3, 12))    Figs. 4(a) and (b)
 """
 
@@ -59,7 +60,8 @@ def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
         seed: of the draws.
 
     Returns:
-        shape (T, 3), places in `labels`; anchor and positive are two photos of one identity, the negative is any photo of another.
+        shape (T, 3), places in `labels`; anchor and positive are two photos of one identity, the negative is
+        any photo of another.
 
     Raises:
         ValueError: no identity has two photos, or there is one identity only.
@@ -70,7 +72,8 @@ def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     pairs = counts >= 2
     if not pairs.any() or len(counts) < 2:
         raise ValueError(
-            f"Expected at least 2 identities, one of them with 2 photos, got {len(counts)} with at most {counts.max(initial=0)} photo(s). Add photos."
+            f"Triplets need at least 2 identities, one of them with 2 photos; there are {len(counts)} with "
+            f"at most {counts.max(initial=0)} photo(s). Add photos."
         )
     starts, counts = starts[pairs], counts[pairs]
     anchor = draws.integers(counts)
@@ -144,7 +147,8 @@ def compare(
 
 
 def draw_histograms(found: Mapping[int, Similarities], path: str | os.PathLike, title: str = "") -> None:
-    """Draw the distributions of Fig. 4, one beside the other, each on its own scale: shallow features of everyone are nearly the same.
+    """Draw the distributions of Fig. 4, one beside the other, each on its own scale: shallow features of
+    everyone are nearly the same.
 
     Args:
         found: of `compare`.
@@ -238,7 +242,8 @@ def verify(
         log: called with each progress message.
 
     Returns:
-        what the JSON holds: encoder, data, seed, triplets, and for each depth `depth`, `auc`, `positive_mean`, `negative_mean`.
+        what the JSON holds: encoder, data, seed, triplets, and for each depth `depth`, `auc`,
+        `positive_mean`, `negative_mean`.
 
     Raises:
         FileNotFoundError: no such file or folder.

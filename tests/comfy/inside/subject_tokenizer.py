@@ -1,6 +1,6 @@
-"""Does with the CLIP of Inject S* what other packs do with a CLIP, and prints what comes out as JSON: relative errors, and true or false.
+"""Does with the CLIP of Inject S* what other packs do, and prints relative errors and flags as JSON.
 
-The words are those of "a man" under the CLIP in question, position included: then S* must give the conditioning of "a man".
+The words are those of "a man" in that CLIP, position included: S* must give the conditioning of "a man".
 """
 
 import copy
