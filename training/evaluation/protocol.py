@@ -191,7 +191,7 @@ def _is_image(name: str) -> bool:
 def _inspect(path: Path, size: int) -> tuple[str, str]:
     """Check an image; returns its record and what is wrong with it, "" if nothing is.
 
-    A PNG has a checksum for each chunk, so its pixels need not be decoded here; the scorer decodes them, once.
+    The chunks of a PNG have checksums, so its pixels are decoded only once, by the scorer.
     """
     try:
         with Image.open(path) as image:
