@@ -83,7 +83,7 @@ class FrozenDiffusion(nn.Module):
                 "class_states", self.text_encoder(self._pad(self._content(class_prompt)))[0], persistent=False
             )
         if compiled:
-            self.unet = torch.compile(self.unet)
+            self.unet.compile()  # in place, so that tensor names and fingerprint stay
 
     @property
     def _embeddings(self) -> Any:
