@@ -67,6 +67,8 @@ class _Subjects:
         if not isinstance(tokens, list | tuple):
             return tokens
         if tokens and all(_is_chunk(chunk) for chunk in tokens):
+            if any(isinstance(token, WordToken) for chunk in tokens for token, *_ in chunk):
+                return tokens  # the inner tokenizer has done it
             return inject_tokens(tokens, self.subjects, self.position_embedding, self.make_token)
         if tokens and all(isinstance(token, int | torch.Tensor) for token in tokens):
             return self._inject_ids(list(tokens))
@@ -74,9 +76,7 @@ class _Subjects:
 
     def _inject_ids(self, ids: list) -> list:
         pairs = {subject.token_ids: subject for subject in self.subjects if len(subject.token_ids) == 2}
-        for place in range(
-            len(ids) - 1
-        ):  # two for two, since the weights stand in another list of the same length
+        for place in range(len(ids) - 1):  # two for two: the weights are in another list of the same length
             first, second = ids[place : place + 2]
             if isinstance(first, int) and isinstance(second, int) and (first, second) in pairs:
                 subject, start = pairs[first, second], min(place, len(self.position_embedding) - 2)

@@ -607,4 +607,4 @@ def test_exports_that_no_prompt_could_use_are_refused(
 def test_a_mapper_for_another_base_model_is_refused(pack: ComfyServer, graph: Prompt) -> None:
     graph["encoder"]["inputs"]["mapper"] = "wide.pt"
     result = pack.run(exported(graph, "bad"))
-    assert "Expected a CLIP 1024 wide (the mapper's words), got an SD1 CLIP 768 wide" in result.message
+    assert "This is an SD1 CLIP 768 wide; the mapper's words are 1024 wide" in result.message

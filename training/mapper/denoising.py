@@ -78,7 +78,7 @@ class FrozenDiffusion(nn.Module):
         with torch.no_grad():
             self.register_buffer("class_states", prompts.encode(class_ids), persistent=False)
         if compiled:
-            self.unet = torch.compile(self.unet)
+            self.unet.compile()  # in place, so that tensor names and fingerprint stay
 
     @property
     def prompts(self) -> PromptEncoder:

@@ -27,12 +27,13 @@ def clip_of(tokenizer: type, model: type | None) -> types.SimpleNamespace:
 
 
 boot.load_pack()
-encoder = types.SimpleNamespace(words=lambda identity, expression: torch.zeros(2, 768))
-encoder.mapper = types.SimpleNamespace(config=types.SimpleNamespace(positional="replace"))
+mapper = types.SimpleNamespace(config=types.SimpleNamespace(positional="replace"))
+encoder = types.SimpleNamespace(mapper=mapper)
+identity = types.SimpleNamespace(encoder=encoder, words=lambda expression: torch.zeros(2, 768))
 messages = {}
 for name, parts in FAMILIES.items():
     try:
-        boot.node("InjectSStar").execute(clip_of(*parts), types.SimpleNamespace(encoder=encoder), 1.0, "S*")
+        boot.node("InjectSStar").execute(clip_of(*parts), identity, 1.0, "S*")
         messages[name] = "no error"
     except Exception as error:
         messages[name] = f"{type(error).__name__}: {error}"
