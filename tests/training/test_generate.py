@@ -25,7 +25,7 @@ from face2diffusion.training.evaluation.generate import (
 )
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
 from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
-from face2diffusion.training.evaluation.scoring import Evaluator, Request, Scorer
+from face2diffusion.training.evaluation.scoring import Evaluator, Request, Score, Scorer
 from PIL import Image
 from support.evaluation import SIZE, write_faces, write_models
 
@@ -273,7 +273,7 @@ def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
     save_png(tmp_path / "large.png", photo)
     scorer = Scorer([Evaluator(network)], detector)
     request = Request(str(tmp_path / "image.png"), str(tmp_path / "large.png"), "", face=face)
-    assert scorer.score([request], progress=False) == [{"SphereFace": 0.0}]
+    assert scorer.score([request], progress=False) == [Score({"SphereFace": 0.0}, face=False)]
     np.testing.assert_array_equal(cropped, [face.box])
     assert detector.calls == 2, "once in alice's photo, once in the image"
     cropped.clear()
