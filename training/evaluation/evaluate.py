@@ -321,7 +321,7 @@ def _describe_machine(processes: Processes) -> dict[str, Any]:
     if processes.on_gpu:
         name = torch.cuda.get_device_name(processes.device)
     else:
-        name = platform.processor() or platform.machine()
+        name = f"{torch.get_num_threads()} CPU threads"  # as in docs/benchmarks.md and the miniature's report
     return {
         "device": name,
         "processes": processes.world,
