@@ -219,7 +219,7 @@ class F2DPipeline:
         self,
         prompt: str,
         config: GenerationConfig | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         count: int = 1,
         batch_size: int = 1,
         progress: bool = True,
@@ -229,7 +229,7 @@ class F2DPipeline:
         Args:
             prompt: with a placeholder in it.
             config: how to generate.
-            seed: of the first image; the others count on from it.
+            seed: of the first image, where the others count on from it; or those of all images.
             count: how many.
             batch_size: how many at once.
             progress: show a progress bar.
@@ -252,8 +252,9 @@ class F2DPipeline:
             )
         delayed = self.encode(class_prompt) if config.subject_from else None
         images: list[GeneratedImage] = []
+        all_seeds = range(seed, seed + count) if isinstance(seed, int) else seed
         for first in range(0, count, batch_size):
-            seeds = list(range(seed + first, seed + min(first + batch_size, count)))
+            seeds = all_seeds[first : min(first + batch_size, count)]
             images += self.generate_encoded([prompt] * len(seeds), positive, seeds, config, delayed, progress)
         return images
 

@@ -100,7 +100,7 @@ def test_scoring_in_batches(judges, requests, detector_file):
         for batch in batches:
             scores = Scorer(judges, detector, batch_size=PICTURES).score(batch, progress=False)
             assert len(scores) == len(batch)
-            assert tuple(scores[0]) == METRICS
+            assert tuple(scores[0].metrics) == METRICS
         return clock() - start
 
     seconds([requests[:1]])

@@ -11,6 +11,7 @@ from unittest import mock
 import cv2
 import numpy as np
 from face2diffusion.f2d.image import save_png
+from face2diffusion.training.evaluation.scoring import Score
 from PIL import Image
 from support.identities import draw
 from support.official import write_mapper, write_msid
@@ -25,7 +26,13 @@ class HashScorer:
     metrics = METRICS
     description = {"all": "SHA-256 of pixels and texts"}
 
-    def score(self, requests: Sequence[Any], progress: bool = True) -> list[dict[str, float]]:
+    def check_references(self, references: Sequence[str], faces: Any, progress: bool = True) -> None:
+        """Every face is usable."""
+
+    def to(self, device: str) -> None:
+        """There is no network to move."""
+
+    def score(self, requests: Sequence[Any], progress: bool = True) -> list[Score]:
         found = []
         for request in requests:
             pixels = [
@@ -33,7 +40,8 @@ class HashScorer:
                 for path in (request.image, request.reference, request.base)
             ]
             seen = hashlib.sha256(b"".join(pixels) + request.prompt.encode() + request.base_prompt.encode())
-            found.append({name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)})
+            scores = {name: seen.digest()[place] / 255 for place, name in enumerate(METRICS)}
+            found.append(Score(scores, face=True))
         return found
 
 

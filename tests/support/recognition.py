@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +68,18 @@ def batch_norm(state: State, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 # --- AdaFace ---
+
+
+def cp2tform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """MATLAB's cp2tform(source, target, 'nonreflective similarity'): shape (2, 3), from source to target."""
+    x, y = np.asarray(target, np.float64).T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    system = np.vstack([np.column_stack([x, y, one, zero]), np.column_stack([y, -x, zero, one])])
+    scaled_cos, scaled_sin, shift_x, shift_y = np.linalg.lstsq(
+        system, np.concatenate(np.asarray(source, np.float64).T), rcond=None
+    )[0]
+    to_source = np.array([[scaled_cos, -scaled_sin, 0], [scaled_sin, scaled_cos, 0], [shift_x, shift_y, 1]])
+    return np.linalg.inv(to_source).T[:2]
 
 
 def adaface_shapes(variant: str) -> Shapes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from face2diffusion.f2d.image import load_photo, save_png
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import EvaluateConfig
+from face2diffusion.training.evaluation import evaluate as module
 from face2diffusion.training.evaluation.evaluate import evaluate
 from face2diffusion.training.evaluation.results import Results
 from support import evaluation
@@ -210,6 +213,41 @@ def test_commands_from_faces_to_the_page(
     assert page.count("![") == 3  # trade-off is empty of F2D, and a grid for each identity
     assert main(["report", f"--results={uninterrupted},{out}", f"--out={tmp_path / 'report'}"]) == 2
     assert "method 'F2D'" in capsys.readouterr().err
+
+
+def test_bad_weights_and_faces_are_found_before_the_first_image(workspace: Path, tmp_path: Path) -> None:
+    """A real scorer: its weights are loaded and the faces embedded before the base model is."""
+    (tmp_path / "clip.txt").write_text("no weights")
+    options = settings(workspace, "bad", images=str(tmp_path / "images"), clip=str(tmp_path / "clip.txt"))
+    with pytest.raises((ValueError, OSError)):
+        evaluate(EvaluateConfig(**options), lambda message: None)
+    assert not list(tmp_path.rglob("*.png"))
+
+    class Faceless(evaluation.HashScorer):
+        def check_references(self, references: Sequence[str], faces: Any, progress: bool = True) -> None:
+            assert [Path(path).name for path in references] == ["alice.png", "bob.png"]
+            raise ValueError("No face found in 2 of 2 input photos")
+
+    options = settings(workspace, "bad", images=str(tmp_path / "images"))
+    with (
+        mock.patch.object(module, "load_scorer", lambda **weights: Faceless()),
+        pytest.raises(ValueError, match="No face found in 2"),
+    ):
+        evaluate(EvaluateConfig(**options), lambda message: None)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_minimum_score_reaches_the_scorer(workspace: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+
+    def load(**weights: Any) -> evaluation.HashScorer:
+        given.update(weights)
+        return evaluation.HashScorer()
+
+    options = settings(workspace, "uninterrupted", out=str(tmp_path / "f2d.json"), min_score=0.25, base="")
+    with mock.patch.object(module, "load_scorer", load):
+        evaluate(EvaluateConfig(**options), lambda message: None)
+    assert given["min_score"] == 0.25
 
 
 @pytest.mark.parametrize(

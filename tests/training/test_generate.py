@@ -25,7 +25,7 @@ from face2diffusion.training.evaluation.generate import (
 )
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
 from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
-from face2diffusion.training.evaluation.scoring import Evaluator, Request, Scorer
+from face2diffusion.training.evaluation.scoring import Evaluator, Request, Score, Scorer
 from PIL import Image
 from support.evaluation import SIZE, write_faces, write_models
 
@@ -83,17 +83,19 @@ def test_images_equal_the_pipelines_and_hold_a_record(
 ) -> None:
     assert generate(generator, settings, tmp_path) == 4
     assert scan(tmp_path, PROTOCOL).missing == ()
-    generated = generator.pipeline.generate(
-        "A photo of S* sipping coffee at a café terrace", generator.settings, 0, 2, 2, progress=False
-    )
-    assert np.array_equal(load_photo(tmp_path / "alice/13/1.png"), generated[1].image)
-    (base,) = generator.pipeline.generate("A photo of S*", generator.settings, 0, progress=False)
+    prompt = "A photo of S* sipping coffee at a café terrace"
+    seeds = [Slot("alice", 13, number).noise_seed for number in range(2)]
+    generated = generator.pipeline.generate(prompt, generator.settings, seeds, 2, 2, progress=False)
+    for number in range(2):
+        assert np.array_equal(load_photo(tmp_path / f"alice/13/{number}.png"), generated[number].image)
+    base_seed = Slot("alice", BASE, 0).noise_seed
+    (base,) = generator.pipeline.generate("A photo of S*", generator.settings, base_seed, progress=False)
     assert np.array_equal(load_photo(tmp_path / "alice/base/0.png"), base.image)
     text = Image.open(tmp_path / "alice/13/2.png").text
     record = json.loads(text[RECORD])
     assert (record["seed"], record["prompt"], record["steps"], record["cfg"]) == (
-        2,
-        "A photo of S* sipping coffee at a café terrace",
+        Slot("alice", 13, 2).noise_seed,
+        prompt,
         2,
         7.0,
     )
@@ -124,6 +126,11 @@ def test_images_of_another_run_stop_this_one(
     ):
         generate(other, settings, tmp_path)
     foreign = Slot("alice", 13, 0)
+    old = json.dumps({"seed": 0, **{key: value for key, value in generator.source.items() if key != "seeds"}})
+    with pytest.raises(ValueError, match=rf"seed 0, not {foreign.noise_seed}.*omit --base to score"):
+        list_missing(
+            Inventory({foreign: old}, {}, (), ()), {foreign: generator.record(foreign, "")}, tmp_path
+        )
     with pytest.raises(ValueError, match="without a record"):
         list_missing(Inventory({foreign: ""}, {}, (), ()), {foreign: generator.record(foreign, "")}, tmp_path)
 
@@ -273,7 +280,7 @@ def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
     save_png(tmp_path / "large.png", photo)
     scorer = Scorer([Evaluator(network)], detector)
     request = Request(str(tmp_path / "image.png"), str(tmp_path / "large.png"), "", face=face)
-    assert scorer.score([request], progress=False) == [{"SphereFace": 0.0}]
+    assert scorer.score([request], progress=False) == [Score({"SphereFace": 0.0}, face=False)]
     np.testing.assert_array_equal(cropped, [face.box])
     assert detector.calls == 2, "once in alice's photo, once in the image"
     cropped.clear()

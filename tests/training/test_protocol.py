@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_the_papers_protocol_has_16000_images() -> None:
     protocol = Protocol(tuple(f"{number:03d}" for number in range(100)))
     assert len(list(protocol.slots())) == 16_000
     assert len({slot.name for slot in [*protocol.slots(), *protocol.base_slots()]}) == 16_100
+
+
+def test_each_image_has_its_own_noise_by_a_rule_anyone_can_follow() -> None:
+    """SHA-256 of the path alone, so that neither the method nor the order of generation matters."""
+    protocol = Protocol(tuple(f"{number:03d}" for number in range(100)))
+    seeds = [slot.noise_seed for slot in [*protocol.slots(), *protocol.base_slots()]]
+    assert len(set(seeds)) > 16_090
+    assert min(seeds) >= 0 and max(seeds) < 2**32
+    assert Slot("alice", 13, 2).noise_seed == int(hashlib.sha256(b"alice/13/2.png").hexdigest()[:8], 16)
 
 
 @pytest.mark.parametrize("slot", [Slot("alice", 0, 3), Slot("b.ob (2)", 39, 10), Slot("é", BASE, 0)])

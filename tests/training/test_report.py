@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.networks.msid import MSIDConfig, MSIDEncoder
 from face2diffusion.training.config import ReportConfig
 from face2diffusion.training.evaluation import fid
-from face2diffusion.training.evaluation.protocol import Protocol, Slot
+from face2diffusion.training.evaluation.protocol import SEED_RULE, Protocol, Slot
 from face2diffusion.training.evaluation.results import Results
+from face2diffusion.training.report.checks import list_deviations
+from face2diffusion.training.report.comparison import Difference
 from face2diffusion.training.report.evaluation_report import write_evaluation_report
 from PIL import Image
 from support.identities import write_folders
@@ -45,7 +49,8 @@ def make(tmp_path: Path) -> Make:
     def write(
         method: str = "F2D", scores: Callable[[Slot], dict[str, float]] = by_hand, **changes: Any
     ) -> Path:
-        protocol = Protocol(("alice", "bob"), changes.pop("prompts", PROMPTS), 2, 32)
+        people = changes.pop("identities", ("alice", "bob"))
+        protocol = Protocol(people, changes.pop("prompts", PROMPTS), 2, 32)
         fields: dict[str, Any] = {
             "scorer": {"AdaFace": "ir101, SHA-256 12ab"},
             "faces": {"alice": "1", "bob": "2"},
@@ -58,7 +63,7 @@ def make(tmp_path: Path) -> Make:
                 "generation": None,
             },
         }
-        images = tuple((slot, scores(slot)) for slot in protocol.slots())
+        images = changes.pop("images", None) or tuple((slot, scores(slot)) for slot in protocol.slots())
         path = tmp_path / f"{method}.json"
         Results(method, protocol, images=images, **{**fields, **changes}).save(path)
         return path
@@ -112,7 +117,7 @@ def test_means_of_hand_made_scores(make: Make) -> None:
             (0.2 + 0.5) / 2,
         ]
     )
-    assert cells[7] == r"0.3300 \[0.1600–0.5000\]"  # of two identities, the bootstrap has three outcomes
+    assert cells[7] == r"0.3300 \[0.0000–1.0000\]"  # two identities say nothing: t is 12.7
     assert row(markdown, "F2D |")[1:5] == ["8 of 8", "2", "2", "0"]
 
 
@@ -136,7 +141,7 @@ def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(ma
     markdown, html = pages(
         make("ELITE"), make("F2D"), make("My <b>net</b>"), make("reconstruction"), make("no-expression")
     )
-    table = markdown.partition("## Tables 1 and 6")[2].partition("## Table 2")[0]
+    table = markdown.partition("## Tables 1 and 6")[2].partition("## Differences")[0]
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
     assert names == [
         r"*Subject-driven (published, Table 1)*",
@@ -146,8 +151,8 @@ def test_published_rows_are_all_there_and_measured_ones_stand_below_their_own(ma
         "Face2Diffusion", "F2D (measured)",
         r"*More recent methods (published, Table 6)*",
         "OFT", "DVAR",
-        r"*Measured, not in the paper*",
-        r"My \<b\>net\</b\> (measured)", "reconstruction (measured)", "no-expression (measured)",
+        r"*Measured, variants of Tables 3 to 5*", "reconstruction (measured)", "no-expression (measured)",
+        r"*Measured, not in the paper*", r"My \<b\>net\</b\> (measured)",
     ]  # fmt: skip
     assert row(table, "Face2Diffusion")[1:3] == ["0.3143 (3)", "0.4215 (3)"]
     assert row(table, "CustomDiffusion")[1] == "**0.4537** (1)"
@@ -178,6 +183,137 @@ def test_measured_methods_are_ranked_among_themselves(make: Make) -> None:
     ]
     assert '<sup title="rank 1">1</sup>' in html
     assert "(1)" not in row(pages(make("A"))[0], "A (measured)")[4]  # alone, it is not the best of anything
+
+
+def noisy(shift: float = 0.0, seed: int = 0) -> Callable[[Slot], dict[str, float]]:
+    """Scores around 0.5 + shift, with each face's noise shared by all methods and a little of their own."""
+
+    def scores(slot: Slot) -> dict[str, float]:
+        face = np.random.default_rng(int(slot.identity)).normal(0, 0.1)
+        own = np.random.default_rng([int(slot.identity), slot.prompt, slot.seed, seed]).normal(0, 0.02)
+        return dict.fromkeys(METRICS, float(np.clip(0.5 + shift + face + own, 0, 1)))
+
+    return scores
+
+
+PEOPLE = tuple(map(str, range(12)))
+
+
+def test_differences_are_paired_and_decide_the_ranks(make: Make) -> None:
+    """Faces vary by 0.1, so the methods' own intervals overlap; the paired difference of 0.03 is clear."""
+    wide = {"identities": PEOPLE, "faces": dict.fromkeys(PEOPLE, "1")}
+    markdown, _ = pages(
+        make("A", noisy(0.03, 1), **wide), make("B", noisy(0.0, 2), **wide), make("C", noisy(0.0, 3), **wide)
+    )
+    table = markdown.partition("## Differences")[2]
+    value, low, high = re.findall(r"[+-]\d\.\d+", row(table, "A − B")[1])
+    assert 0 < float(low) < 0.03 < float(high) and r"\*" in row(table, "A − B")[1]
+    assert r"\*" not in row(table, "B − C")[1]
+    assert "Of 24 differences, about 1.2 would have a star by chance" in markdown
+    assert [re.findall(r"\((\d)\)", row(markdown, f"{name} (measured)")[1]) for name in "ABC"] == [
+        ["1"], ["2"], ["2"],
+    ]  # fmt: skip
+
+
+def test_equal_methods_have_no_ranks(make: Make) -> None:
+    wide = {"identities": PEOPLE, "faces": dict.fromkeys(PEOPLE, "1")}
+    markdown, _ = pages(make("A", noisy(seed=1), **wide), make("B", noisy(seed=2), **wide))
+    marked = [cell for cell in row(markdown, "A − B")[1:] if r"\*" in cell]
+    ranked = [cell for cell in row(markdown, "A (measured)")[1:] if re.search(r"\(\d\)", cell)]
+    assert len(marked) == len(ranked) <= 2
+
+
+def test_a_method_that_loses_its_bad_images_is_not_ranked(make: Make) -> None:
+    """A copy of F2D without its images of hMean 0 has higher means, but no rank; its coverage is shown."""
+    wide = {"identities": PEOPLE, "faces": dict.fromkeys(PEOPLE, "1")}
+
+    def mostly_zero(slot: Slot) -> dict[str, float]:
+        scores = noisy()(slot)
+        return scores if slot.seed == 0 and int(slot.identity) < 4 else {**scores, "AdaFace": 0.0}
+
+    f2d = make("F2D", mostly_zero, **wide)
+    kept = [pair for pair in Results.load(f2d).images if pair[1]["AdaFace"] > 0]
+    gone = [slot.name for slot, scores in Results.load(f2d).images if not scores["AdaFace"]]
+    copy = make("copy", images=tuple(kept), gaps={**GAPS, "missing": gone}, **wide)
+    other = make("other", lambda slot: mostly_zero(slot) | {"CLIP": 0.2}, **wide)
+    markdown, html = pages(f2d, copy, other)
+    attack, own = row(markdown, "copy (measured)"), row(markdown, "F2D (measured)")
+    assert float(attack[7].split()[0]) > 2 * float(own[7].split()[0].strip("*"))
+    assert "8 of 48" in attack[7] and not re.search(r"\(\d\)", " ".join(attack[1:]))
+    assert "(1)" in own[4]  # F2D and other have all images, so they are ranked
+    assert row(markdown, "F2D − copy")[7] == r"refused \[8 of 48\]"
+    for page in (markdown, html):
+        assert "F2D and copy share 8 of 48 images, 40 has only F2D, 0 only copy" in page
+
+
+def test_a_method_that_loses_base_images_of_bad_faces_is_not_ranked_by_hmean(make: Make) -> None:
+    wide = {"identities": PEOPLE, "faces": dict.fromkeys(PEOPLE, "1")}
+
+    def without_base(slot: Slot) -> dict[str, float]:
+        scores = noisy(0.1, 1)(slot)
+        return scores if int(slot.identity) < 6 else {k: v for k, v in scores.items() if k != "dCLIP"}
+
+    markdown, _ = pages(make("A", noisy(), **wide), make("B", without_base, **wide))
+    cells = row(markdown, "A − B")
+    assert cells[5].startswith("refused") and cells[7].startswith("refused")
+    assert r"\*" in cells[1]
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "refused"), [(0, 0, False), (3, 2, False), (7, 0, True), (40, 35, True)]
+)
+def test_uneven_or_many_gaps_are_refused(only_first: int, only_second: int, refused: bool) -> None:
+    shared = 1000 - only_first - only_second
+    assert Difference("A", "B", None, shared, only_first, only_second, 1000).refused == refused
+
+
+def test_uneven_gaps_have_mcnemars_probability() -> None:
+    assert Difference("A", "B", None, 90, 8, 2, 100).uneven == pytest.approx(0.109375)
+    assert Difference("A", "B", None, 100, 0, 0, 100).uneven == 1
+
+
+def test_zeros_are_accounted_for(make: Make) -> None:
+    """Of 8 images: 2 without a face, 1 with a face and a cosine of 0 in AdaFace, 4 with dCLIP 0."""
+
+    def scores(slot: Slot) -> dict[str, float]:
+        if slot.identity == "alice" and slot.seed:
+            return HALF | dict.fromkeys(METRICS[:3], 0.0)
+        lone = {"AdaFace": 0.0} if slot == Slot("bob", 2, 0) else {}
+        return HALF | lone | ({"dCLIP": 0.0} if slot.prompt == 2 else {})
+
+    without = frozenset(Slot("alice", prompt, 1) for prompt in PROMPTS)
+    path = make("F2D", scores, without_face=without)
+    found = Results.load(path)
+    assert found.without_face == without and found.faceless.sum() == 2
+    part = pages(path)[0].partition("## Images that score zero")[2]
+    cells = row(part, "F2D")[1:]
+    assert cells[:4] == ["25.0 %", "12.5 %", "0.0 %", "0.0 %"]
+    assert cells[4:] == ["0.0 %", "37.5 %", "0.0 %", "62.5 %"]
+    old = pages(make("old", scores))[0].partition("## Images that score zero")[2]
+    assert Results.load(make("old", scores)).without_face is None  # files of older versions load
+    assert row(old, "old")[1:3] == ["–", "37.5 %"]
+
+
+def test_rows_off_the_papers_protocol_are_labeled(make: Make) -> None:
+    generation = {"steps": 10, "cfg": 7.0, "sampler": "Euler ancestral", "subject_from": 0.2}
+    details = {"config": {}, "machine": None, "generation": generation}
+    markdown, html = pages(make("F2D", details=details))
+    for told in (
+        "F2D is off the paper's protocol: 2 identities, not 100", "2 prompts, not 40",
+        "2 images per prompt, not 4", "32 px, not 512", "steps 10, not 30", "subject from 0.2, not 0.0",
+        "share the seeds 0, 1, 2, ... of an older version",
+    ):  # fmt: skip
+        assert told in markdown and told.replace("'", "&#x27;") in html
+
+
+def test_the_papers_protocol_has_no_label(make: Make) -> None:
+    protocol = Protocol(tuple(map(str, range(100))))
+    generation = {"steps": 30, "cfg": 7.0, "sampler": "Euler ancestral", "seeds": SEED_RULE}
+    results = Results.load(make("reconstruction-dsc"))
+    on = replace(results, protocol=protocol, details={"generation": {**generation, "subject_from": 0.2}})
+    assert list_deviations(on) == []
+    assert list_deviations(replace(on, method="F2D")) == ["subject from 0.2, not 0.0"]
+    assert list_deviations(replace(on, details={})) == []  # images from elsewhere
 
 
 @pytest.mark.parametrize(
@@ -227,11 +363,8 @@ def test_gaps_are_listed_and_never_zero(make: Make) -> None:
 def test_costs(make: Make) -> None:
     costs = {"parameters": 12_000_832, "encoding_seconds": 0.00712, "fid": 70.123}
     table = pages(make("A", costs=costs), make("B", costs={"parameters": 1024}))[0].partition("## Table 2")[2]
-    assert row(table, "A (measured, NVIDIA A100)")[1:] == [
-        "**70.12** (1)",
-        "1.20 × 10⁷ (2)",
-        "**0.00712 s** (1)",
-    ]
+    own = row(table, "A (measured, NVIDIA A100)")[1:]
+    assert own == ["70.12", "1.20 × 10⁷ (2)", "0.00712 s"]  # a lone value has no rank
     assert row(table, "B")[1:] == ["–", "**1024** (1)", "–"]
     assert row(table, "Face2Diffusion")[1:] == ["**69.33** (1)", "1.20 × 10⁷ (2)", "**0.006 s** (1)"]
 

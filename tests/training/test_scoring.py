@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE
 from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.networks.recognition import SphereFace, load_recognizer
@@ -112,6 +113,10 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
             key.removeprefix("model."): value for key, value in content.get("state_dict", content).items()
         }
 
+    def aligned(photo: np.ndarray) -> np.ndarray:
+        matrix = np.vstack([published.cp2tform(LANDMARKS, ARCFACE_TEMPLATE), (0, 0, 1)])
+        return cv2.warpPerspective(photo, matrix, (112, 112), flags=cv2.INTER_LINEAR)
+
     def box(photo: np.ndarray) -> np.ndarray:
         return np.asarray(
             Image.fromarray(photo).crop((170, 60, 260, 170)).resize((160, 160), Image.Resampling.BILINEAR)
@@ -119,10 +124,10 @@ def by_hand(weights: Path, request: Request) -> dict[str, float]:
 
     features = {
         "AdaFace": lambda photo: published.adaface(
-            state("adaface_ir50.ckpt"), tensor(align_face(photo, LANDMARKS)[..., ::-1] / 127.5 - 1), "IR-50"
+            state("adaface_ir50.ckpt"), tensor(aligned(photo)[..., ::-1] / 127.5 - 1), "IR-50"
         ),
         "SphereFace": lambda photo: published.sphereface(
-            state("sphere20a.pth"), tensor((align_face(photo, LANDMARKS)[:, 8:104, ::-1] - 127.5) / 128)
+            state("sphere20a.pth"), tensor((aligned(photo)[:, 8:104, ::-1] - 127.5) / 128)
         ),
         "FaceNet": lambda photo: published.facenet(state("vggface2.pt"), tensor((box(photo) - 127.5) / 128)),
     }
@@ -168,7 +173,9 @@ def test_all_six_metrics_equal_the_computation_by_hand(weights: Path, pictures: 
         judges(weights, "AdaFace", "SphereFace", "FaceNet", "CLIP", "SigLIP"), Astronaut(), batch_size=3
     )
     assert scorer.metrics == METRICS
-    scores = scorer.score(asked, progress=False)
+    found = scorer.score(asked, progress=False)
+    scores = [score.metrics for score in found]
+    assert [score.face for score in found] == [True, True, False, True]
     assert [list(row) for row in scores] == [list(METRICS)] * 4
     for index in (0, 3):
         assert scores[index] == pytest.approx(by_hand(weights, asked[index]), rel=1e-4, abs=1e-5)
@@ -181,7 +188,7 @@ def test_a_picture_is_most_like_itself(weights: Path, pictures: Path) -> None:
     (score,) = Scorer(judges(weights, "SphereFace"), Astronaut()).score(
         requests(pictures, "photo"), progress=False
     )
-    assert score == {"SphereFace": pytest.approx(1)}
+    assert score.metrics == {"SphereFace": pytest.approx(1)}
 
 
 def test_identity_needs_neither_base_nor_prompt_and_text_no_reference(weights: Path, pictures: Path) -> None:
@@ -335,14 +342,52 @@ def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, det
     )
     assert scorer.metrics == ("AdaFace", "CLIP", "dCLIP", "SigLIP")
     digest = hashlib.sha256((weights / "adaface_ir50.ckpt").read_bytes()).hexdigest()
-    assert scorer.description["AdaFace"] == f"adaface_ir50.ckpt, IR-50, SHA-256 {digest}"
+    assert scorer.description["AdaFace"] == (
+        f"adaface_ir50.ckpt, IR-50, aligned from template to photo, SHA-256 {digest}"
+    )
     assert scorer.description["SigLIP"].endswith("temperature 9.974, bias -4")
     assert scorer.description["detector"].startswith(f"{detector_file.name}, SHA-256 ")
-    scores = scorer.score(requests(pictures, "3", "nobody"), progress=True)
+    scores = [score.metrics for score in scorer.score(requests(pictures, "3", "nobody"), progress=True)]
     face = YuNet(detector_file).detect(np.asarray(Image.open(pictures / "photo.png")))[0]
     assert np.abs(face.landmarks - LANDMARKS).max() < 1
     assert scores[0]["AdaFace"] > 0
     assert scores[1]["AdaFace"] == 0
+
+
+def test_the_minimum_score_reaches_the_evaluators(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    """A face of score 0.4 counts at 0.3, does not at 0.6, and no embedding of one is used for the other."""
+    asked: list[float] = []
+
+    class Doubtful(Astronaut):
+        def detect(self, photo: np.ndarray, min_score: float = 0.6) -> list[Face]:
+            asked.append(min_score)
+            if min_score > 0.4:
+                raise NoFaceError("none")
+            return super().detect(photo, min_score)
+
+    cache = tmp_path / "scores.sqlite"
+    request = Request(str(pictures / "0.png"), str(pictures / "photo.png"), "", face=FACE)
+    faces = []
+    for min_score in (0.3, 0.6):
+        scorer = Scorer(judges(weights, "SphereFace"), Doubtful(), "d", cache=cache, min_score=min_score)
+        faces += [score.face for score in scorer.score([request], progress=False)]
+        assert ("minimum score 0.3" in scorer.description["detector"]) == (min_score == 0.3)
+    assert faces == [True, False] and asked == [0.3, 0.6]
+
+
+def test_faces_are_checked_without_images(weights: Path, pictures: Path) -> None:
+    scorer = Scorer(judges(weights, "SphereFace"), Astronaut())
+    photo, nobody = str(pictures / "photo.png"), str(pictures / "nobody.png")
+    scorer.check_references([photo], {}, progress=False)
+    with pytest.raises(ValueError, match=r"No face found in 1 of 2 input photos \('.*nobody\.png'"):
+        scorer.check_references([photo, nobody], {}, progress=False)
+    with pytest.raises(ValueError, match="outside the 320x256 px photo"):  # a given place is used
+        scorer.check_references([nobody], {nobody: Face(FACE.box + 900, LANDMARKS + 900, 1.0)}, False)
+
+
+def test_facenet_is_refused_with_fan(weights: Path) -> None:
+    with pytest.raises(ValueError, match="FAN.*--detector to a YuNet"):
+        load_scorer(facenet=weights / "vggface2.pt", detector="FAN")
 
 
 def test_weights_in_the_wrong_slot_are_named(weights: Path, detector_file: Path) -> None:

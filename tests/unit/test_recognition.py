@@ -10,8 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.face.alignment import ARCFACE_TEMPLATE, align_face
-from face2diffusion.f2d.face.detection import Face, NoFaceError, find_faces
+from face2diffusion.f2d.face.alignment import (
+    ARCFACE_TEMPLATE,
+    align_face,
+    inverse_similarity_transform,
+    similarity_transform,
+)
+from face2diffusion.f2d.face.detection import Face, NoFaceError, face_from_landmarks, find_faces
 from face2diffusion.f2d.networks.recognition import AdaFace, FaceNet, SphereFace, load_recognizer, recognizer
 from support import recognition as published
 from support.official import write_msid
@@ -107,18 +112,45 @@ def test_many_faces_are_embedded_in_batches(monkeypatch: pytest.MonkeyPatch, cro
 # --- Crops --------------------------------------------------------------------------------------------------
 
 
-def test_adaface_and_sphereface_see_their_templates(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+def test_adaface_and_sphereface_are_aligned_as_in_their_repositories(
+    portrait: np.ndarray, landmarks: np.ndarray
+) -> None:
+    """matlab_cp2tform fits template -> photo and inverts; the face is larger than by the direct fit."""
     face = Face(np.array([170.0, 60, 90, 110]), landmarks, 1.0)
-    np.testing.assert_array_equal(AdaFace("IR-50").crop(portrait, face), align_face(portrait, landmarks))
-    shifted = np.array(
+    narrow = np.array(
         [(30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041)]
     )
-    np.testing.assert_allclose(shifted, ARCFACE_TEMPLATE - (8, 0))
-    transform = pytest.importorskip("skimage.transform").SimilarityTransform.from_estimate(landmarks, shifted)
-    expected = cv2.warpPerspective(portrait, transform.params, (96, 112), flags=cv2.INTER_LINEAR)
-    crop = SphereFace().crop(portrait, face)
-    assert crop.shape == expected.shape
-    assert np.abs(crop.astype(int) - expected).max() <= 1
+    for network, template, width in (
+        (AdaFace("IR-50"), ARCFACE_TEMPLATE, 112),
+        (SphereFace(), narrow, 96),
+    ):
+        matrix = np.vstack([published.cp2tform(landmarks, template), (0, 0, 1)])
+        expected = cv2.warpPerspective(portrait, matrix, (width, 112), flags=cv2.INTER_LINEAR)
+        crop = network.crop(portrait, face)
+        assert crop.shape == expected.shape
+        assert np.abs(crop.astype(int) - expected).max() <= 1
+    assert (
+        np.abs(AdaFace("IR-50").crop(portrait, face).astype(int) - align_face(portrait, landmarks)).max() > 9
+    )
+
+
+def test_the_inverse_fit_equals_cp2tform(landmarks: np.ndarray) -> None:
+    found = inverse_similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    np.testing.assert_allclose(found, published.cp2tform(landmarks, ARCFACE_TEMPLATE), rtol=1e-9)
+    direct = similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    inverse_scale, scale = np.hypot(found[0, 0], found[1, 0]), np.hypot(direct[0, 0], direct[1, 0])
+    assert 1.002 < inverse_scale / scale < 1.03
+    exact = np.array([[0.6, -0.2, 7.0], [0.2, 0.6, -3.0]])
+    moved = landmarks @ exact[:, :2].T + exact[:, 2]  # without a residual both fits are the same
+    np.testing.assert_allclose(inverse_similarity_transform(landmarks, moved), exact, atol=1e-9)
+    with pytest.raises(ValueError, match="coincide"):
+        inverse_similarity_transform(np.full((5, 2), 9.0), ARCFACE_TEMPLATE)
+
+
+def test_facenet_refuses_the_box_of_landmarks(portrait: np.ndarray, landmarks: np.ndarray) -> None:
+    points = np.repeat(landmarks, 14, axis=0)[:68]
+    with pytest.raises(ValueError, match="FAN.*YuNet"):
+        FaceNet().crop(portrait, face_from_landmarks(points))
 
 
 def test_facenet_sees_the_box_without_rotation(portrait: np.ndarray, landmarks: np.ndarray) -> None:

@@ -44,7 +44,7 @@ from .protocol import (
 )
 from .references import References, prepare_references
 from .results import Results
-from .scoring import Request, Scorer
+from .scoring import Request, Score, Scorer
 
 _BASE_METRIC = "dCLIP"  # needs a base image
 _FACE_EVALUATORS = ("adaface", "sphereface", "facenet")
@@ -78,6 +78,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
             references = prepare_references(config, config.crops or out.parent / "faces", log)
         references = processes.share(references)
         protocol = Protocol(tuple(references.crops), config.prompts, config.images_per_prompt, config.size)
+        scorer = _load_evaluators(config, references, processes) if _given_evaluators(config) else None
         if config.base:
             generation = _generate_missing(config, protocol, references, processes, log)
         else:
@@ -86,10 +87,10 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
         if config.base and processes.first:
             write_manifest(images, config.method, protocol, inventory, generation=generation)
         check_not_empty(inventory, images)
-        if not _given_evaluators(config):
+        if scorer is None:
             log("No evaluator is given, so nothing is scored.")
             return images / MANIFEST
-        scorer, scores = _score_all(config, protocol, references, inventory, processes)
+        scores = _score_all(config, scorer, protocol, references, inventory, processes)
         if processes.first:
             results = _build_results(
                 config, protocol, references, inventory, scorer, scores, generation, processes
@@ -99,22 +100,40 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
     return out
 
 
+def _load_evaluators(config: EvaluateConfig, references: References, processes: Processes) -> Scorer:
+    """Load the evaluators and check the faces; they wait on the CPU while images are generated."""
+    cache = config.cache or Path(config.out).parent / processes.own("cache.sqlite")
+    weights = {name: getattr(config, name) or None for name in (*_EVALUATORS, "detector")}
+    scorer = load_scorer(
+        **weights,
+        device=processes.device,
+        batch_size=config.score_batch,
+        cache=cache,
+        min_score=config.min_score,
+    )
+    if processes.first:
+        faces = {references.crops[name]: face for name, face in references.faces.items()}
+        scorer.check_references(list(references.crops.values()), faces)
+    if config.base:
+        scorer.to("cpu")
+    return scorer
+
+
 def _score_all(
     config: EvaluateConfig,
+    scorer: Scorer,
     protocol: Protocol,
     references: References,
     inventory: Inventory,
     processes: Processes,
-) -> tuple[Scorer, list[tuple[Slot, dict[str, float]]]]:
+) -> list[tuple[Slot, Score]]:
     """Score all present images, each process its part; returns all scores in order."""
-    cache = config.cache or Path(config.out).parent / processes.own("cache.sqlite")
-    weights = {name: getattr(config, name) or None for name in (*_EVALUATORS, "detector")}
-    scorer = load_scorer(**weights, device=processes.device, batch_size=config.score_batch, cache=cache)
+    scorer.to(processes.device)
     slots = [slot for slot in protocol.slots() if slot in inventory.present]
     part = divide(slots, processes.rank, processes.world)
     own = score(scorer, part, inventory, references, Path(config.images), processes.first)
     scores = [row for rows in processes.gather(own) for row in rows]
-    return scorer, list(zip(slots, scores, strict=True))
+    return list(zip(slots, scores, strict=True))
 
 
 def score(
@@ -124,7 +143,7 @@ def score(
     references: References,
     images: Path,
     progress: bool = True,
-) -> list[dict[str, float]]:
+) -> list[Score]:
     """Score images; the text evaluators read the prompt with the class words in place of S*.
 
     Args:
@@ -136,7 +155,7 @@ def score(
         progress: show a progress bar.
 
     Returns:
-        The scores by metric, one dict per image.
+        The scores, one per image.
     """
     requests = []
     for slot in slots:
@@ -153,9 +172,15 @@ def score(
         )
     scores = scorer.score(requests, progress)
     return [
-        {name: value for name, value in row.items() if name != _BASE_METRIC or request.base != request.image}
-        for request, row in zip(requests, scores, strict=True)
+        _without_base_metric(score) if request.base == request.image else score
+        for request, score in zip(requests, scores, strict=True)
     ]
+
+
+def _without_base_metric(score: Score) -> Score:
+    return replace(
+        score, metrics={name: value for name, value in score.metrics.items() if name != _BASE_METRIC}
+    )
 
 
 def _check(config: EvaluateConfig) -> None:
@@ -249,7 +274,7 @@ def _build_results(
     references: References,
     inventory: Inventory,
     scorer: Scorer,
-    scores: Sequence[tuple[Slot, dict[str, float]]],
+    scores: Sequence[tuple[Slot, Score]],
     generation: dict[str, Any],
     processes: Processes,
 ) -> Results:
@@ -268,7 +293,7 @@ def _build_results(
         metrics=tuple(name for name in METRICS if name in scorer.metrics),
         scorer=dict(scorer.description),
         faces=references.hashes,
-        images=tuple(scores),
+        images=tuple((slot, score.metrics) for slot, score in scores),
         gaps={**inventory.describe(), "skipped": references.skipped},
         costs={name: value for name, value in costs.items() if value},
         folders={
@@ -280,14 +305,22 @@ def _build_results(
             "machine": _describe_machine(processes),
             "generation": generation or None,
         },
+        without_face=_list_faceless(scores),
     )
+
+
+def _list_faceless(scores: Sequence[tuple[Slot, Score]]) -> frozenset[Slot] | None:
+    """List the images without a face; None if no identity metric was computed."""
+    if any(score.face is None for _, score in scores):
+        return None
+    return frozenset(slot for slot, score in scores if not score.face)
 
 
 def _describe_machine(processes: Processes) -> dict[str, Any]:
     if processes.on_gpu:
         name = torch.cuda.get_device_name(processes.device)
     else:
-        name = platform.processor() or platform.machine()
+        name = f"{torch.get_num_threads()} CPU threads"  # as in docs/benchmarks.md and the miniature's report
     return {
         "device": name,
         "processes": processes.world,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ...f2d.files import fingerprint
 from ...f2d.image import Photo, load_photo, save_png
 from ...f2d.options import Alignment, FaceChoice
 from ..config import EvaluateConfig
-from .protocol import BASE, BASE_SEED, RECORD, Inventory, Slot
+from .protocol import BASE, BASE_SEED, RECORD, SEED_RULE, Inventory, Slot
 from .references import References
 
 _WARM_UP, _TIMED = 3, 20  # runs of the encoder
@@ -69,6 +69,7 @@ class ImageGenerator:
             "mapper_sha256": fingerprint(self.encoder.mapper.state_dict()),
             "detector": _name_detector(config),  # "" = the crop's place in FFHQ's square
             "sampler": "Euler ancestral",
+            "seeds": SEED_RULE,
             **asdict(self.settings),
         }
 
@@ -88,7 +89,7 @@ class ImageGenerator:
             The PNG's text entry RECORD.
         """
         return json.dumps(
-            {"prompt": slot.text, "seed": slot.seed, "face_sha256": face_hash, **self.source},
+            {"prompt": slot.text, "seed": slot.noise_seed, "face_sha256": face_hash, **self.source},
             ensure_ascii=False,
         )
 
@@ -133,8 +134,9 @@ class ImageGenerator:
         """
         prompt, first = slots[0].prompt, slots[0].seed // self.batch_size * self.batch_size
         last = BASE_SEED + 1 if prompt == BASE else self.images_per_prompt
-        count = min(self.batch_size, last - first)
-        generated = self.pipeline.generate(slots[0].text, self.settings, first, count, count, progress=False)
+        batch = [replace(slots[0], seed=seed) for seed in range(first, min(first + self.batch_size, last))]
+        seeds = [slot.noise_seed for slot in batch]
+        generated = self.pipeline.generate(slots[0].text, self.settings, seeds, len(batch), len(batch), False)
         for slot in slots:
             result = generated[slot.seed - first]
             save_png(folder / slot.name, result.image, {**result.text, RECORD: self.record(slot, face_hash)})

@@ -26,6 +26,7 @@ def load_scorer(
     device: str = "",
     batch_size: int = 64,
     cache: str | os.PathLike | None = None,
+    min_score: float = 0.6,
 ) -> Scorer:
     """Load the evaluators whose weights are given.
 
@@ -39,14 +40,21 @@ def load_scorer(
         device: "" = the best there is.
         batch_size: images at once.
         cache: an SQLite file for the embeddings, created if missing; None = in memory.
+        min_score: lowest score of the detector at which a face counts, in [0, 1].
 
     Returns:
         The scorer.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: no weights, those of another model, or identity metrics without a detector.
+        ValueError: no weights, those of another model, identity metrics without a detector, or FaceNet with
+            FAN.
     """
+    if facenet and detector and os.fspath(detector) == "FAN":
+        raise ValueError(
+            "FaceNet needs the detector's box, but FAN returns landmarks only. Set --detector to a YuNet .onnx "
+            "file, or omit --facenet."
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     evaluators = [
         _load_face_evaluator(path, name, device)
@@ -59,17 +67,18 @@ def load_scorer(
         if folder
     ]
     if not detector:
-        return Scorer(evaluators, None, "", batch_size, cache)
+        return Scorer(evaluators, None, "", batch_size, cache, min_score)
     source = Path(detector).name
     if os.path.isfile(detector):
         source += f", SHA-256 {hash_file(detector)}"
-    return Scorer(evaluators, load_detector(detector, device), source, batch_size, cache)
+    return Scorer(evaluators, load_detector(detector, device), source, batch_size, cache, min_score)
 
 
 def _load_face_evaluator(path: str | os.PathLike, name: str, device: str) -> Evaluator:
     network = load_recognizer(path, name).to(device)
     digest = hash_file(path)
-    return Evaluator(network, f"{Path(path).name}, {network.variant}, SHA-256 {digest}", digest)
+    aligned = "" if name == "FaceNet" else ", aligned from template to photo"
+    return Evaluator(network, f"{Path(path).name}, {network.variant}{aligned}, SHA-256 {digest}", digest)
 
 
 def _load_text_evaluator(folder: str | os.PathLike, name: str, device: str) -> Evaluator:

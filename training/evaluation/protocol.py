@@ -3,15 +3,16 @@
 images/
   alice/            identity: the stem of the face's file
     0/              prompt_index: the prompt's place in Table 7, counted from 0
-      0.png         seed: 0, 1, 2, 3
+      0.png         the place k among the images of one prompt: 0, 1, 2, 3
     base/
-      0.png         the image of "A photo of S*", y_r of dCLIP, with seed 0; the paper names no seed
+      0.png         the image of "A photo of S*", y_r of dCLIP
 
-The layout is the same for every method; `scan` finds what is present, missing, broken and unexpected.
+The paper names no seed. `Slot.noise_seed` gives each image its own, the same for every method. The layout is the same for every method; `scan` finds what is present, missing, broken and unexpected.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ BASE = -1  # its `Slot.prompt`
 BASE_SEED = 0
 RECORD = "evaluation"  # PNG text entry: the inputs and settings of an image, as JSON
 MANIFEST = "manifest.json"
+SEED_RULE = "SHA-256 of the path"  # see Slot.noise_seed; older folders used the file's number
 _LAYOUT = "identity/prompt_index/seed.png"
 _NAME = re.compile(r"(?P<identity>[^/]+)/(?:(?P<prompt>0|[1-9]\d*)|base)/(?P<seed>0|[1-9]\d*)\.png")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -90,6 +92,11 @@ class Slot:
     def name(self) -> str:
         """Path within the folder of images, with '/'."""
         return f"{self.identity}/{'base' if self.prompt == BASE else self.prompt}/{self.seed}.png"
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of the initial noise, in [0, 2^32): the first four bytes of the SHA-256 of `name`, big-endian."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
 
     @property
     def text(self) -> str:

@@ -17,8 +17,10 @@ from ...f2d.files import write_text
 from .metrics import METRICS, geometric_mean, harmonic_mean
 from .protocol import LOCATIONS, Protocol, Slot
 
+_DETAILS = ("config", "machine", "generation", "fid")
 FORMAT = "face2diffusion evaluation 1"
 HMEAN, GMEAN = "hMean", "gMean"
+_FACE = "face"  # entry of an image: whether the detector found a face
 _DIGITS = 7  # significant, of a score; float32 has no more
 
 
@@ -36,7 +38,9 @@ class Results:
     costs: dict[str, float] = field(default_factory=dict)  # of Table 2: parameters, encoding_seconds, fid
     # "images", and each identity's face as "face:NAME"; relative to the JSON's folder
     folders: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)  # config, machine, generation
+    details: dict[str, Any] = field(default_factory=dict)  # see _DETAILS
+    # images in which the detector found no face; None = not recorded, as in older files
+    without_face: frozenset[Slot] | None = None
     path: str = ""  # of the JSON, if it was read
 
     def column(self, name: str) -> np.ndarray:
@@ -70,6 +74,13 @@ class Results:
         return np.array([slot.prompt for slot, _ in self.images], np.int64)
 
     @property
+    def faceless(self) -> np.ndarray | None:
+        """Whether the detector found no face in each image, (P,) bool; None if not recorded."""
+        if self.without_face is None:
+            return None
+        return np.array([slot in self.without_face for slot, _ in self.images], bool)
+
+    @property
     def at_locations(self) -> np.ndarray:
         """Whether each image's prompt names a famous location (Sec. 5), (P,) bool."""
         return np.isin(self.prompts, list(LOCATIONS))
@@ -83,6 +94,7 @@ class Results:
                 ("metrics", self.metrics, other.metrics),
                 ("faces", self.faces, other.faces),
                 ("prompts", self.protocol.prompts, other.protocol.prompts),
+                ("image size", self.protocol.size, other.protocol.size),
             )
             if own != others
         ]
@@ -112,6 +124,7 @@ class Results:
                 {
                     "picture": slot.name,
                     **{name: float(f"{score:.{_DIGITS}g}") for name, score in scores.items()},
+                    **({} if self.without_face is None else {_FACE: slot not in self.without_face}),
                 },
                 ensure_ascii=False,
             )
@@ -166,6 +179,7 @@ class Results:
         slots = {slot for slot, _ in images}
         if len(slots) < len(images):
             raise ValueError("an image is listed twice")
+        faces = {row["picture"]: row[_FACE] for row in content["pictures"] if _FACE in row}
         gaps = {key: content[key] for key in ("missing", "broken", "unexpected", "skipped")}
         return cls(
             method=str(content["method"]),
@@ -177,7 +191,8 @@ class Results:
             gaps=gaps,
             costs=dict(content["costs"]),
             folders=dict(content["folders"]),
-            details={key: content.get(key) for key in ("config", "machine", "generation")},
+            details={key: content[key] for key in _DETAILS if key in content},
+            without_face=frozenset(slot for slot in slots if not faces[slot.name]) if faces else None,
             path=path,
         )
 
@@ -186,7 +201,7 @@ def _parse_row(row: dict[str, Any]) -> tuple[Slot, dict[str, float]]:
     slot = Slot.parse(row["picture"])
     if slot is None:
         raise ValueError(f"'{row['picture']}' is not a path of the layout")
-    scores = {name: float(score) for name, score in row.items() if name != "picture"}
+    scores = {name: float(score) for name, score in row.items() if name not in ("picture", _FACE)}
     wrong = [name for name, score in scores.items() if name not in METRICS or not -1e-6 <= score <= 1 + 1e-6]
     if wrong:
         raise ValueError(f"{row['picture']} has {wrong[0]} {scores[wrong[0]]}, not a score in [0, 1]")

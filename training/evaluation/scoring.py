@@ -1,9 +1,9 @@
 """Scores generated images in batches; embeddings are cached by content, so that a killed run resumes.
 
     scorer = load_scorer(adaface="adaface_ir101.ckpt", clip="CLIP-ViT-H-14", detector="yunet.onnx")
-    scorer.metrics          # ("AdaFace", "CLIP", "dCLIP"), those with weights, in the order of METRICS
-    scorer.description      # {"AdaFace": "...", "CLIP": "...", "detector": "..."}, the weights
-    scorer.score(requests)  # [{"AdaFace": 0.31, "CLIP": 0.25, "dCLIP": 0.2}, ...], one dict per request
+    scorer.metrics                      # ("AdaFace", "CLIP", "dCLIP"): those with weights
+    scorer.description                  # {"AdaFace": "...", "CLIP": "...", "detector": "..."}: the weights
+    scorer.score(requests)              # [Score({"AdaFace": 0.31, "CLIP": 0.25}, face=True), ...]
 
 An image without a face scores 0.0 in all identity metrics; of several faces the largest counts. Any other
 missing or damaged input is an error that names the file; earlier embeddings stay in the cache.
@@ -43,7 +43,9 @@ from .metrics import (
 from .text import TextEvaluator
 
 _READERS = 8  # threads that decode, detect and resize images
+_MIN_SCORE = 0.6  # the default
 _CHUNK = 1024  # requests whose scores are computed together
+_CROPS = "crops 2"  # in the cache's keys; changes with the evaluators' crops
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Request:
     base: str = ""  # path of y_r: the image of "A photo of S*" with the same identity (for dCLIP only)
     base_prompt: str = "A photo of a person"  # p_r
     face: Face | None = None  # in the reference; None = detect it
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of one image."""
+
+    metrics: dict[str, float]  # in [0, 1]
+    face: bool | None = None  # whether the detector found a face; None without identity metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,7 @@ class Scorer:
         detector_source: str = "",
         batch_size: int = 64,
         cache: str | os.PathLike | None = None,
+        min_score: float = _MIN_SCORE,
     ) -> None:
         """Open the cache.
 
@@ -91,6 +102,7 @@ class Scorer:
             detector_source: its name and hash; cached embeddings of faces from other detectors are not used.
             batch_size: images at once.
             cache: an SQLite file, created if missing; None = in memory.
+            min_score: lowest score of the detector at which a face counts, in [0, 1].
 
         Raises:
             ValueError: no evaluator, two of one name, no detector for faces, a batch size below 1, or `cache`
@@ -106,6 +118,9 @@ class Scorer:
             raise ValueError(f"The batch size {batch_size} is out of range. Use at least 1.")
         if detector is None and set(names) & set(IDENTITY_METRICS):
             raise ValueError("The identity metrics need a detector. Set --detector to a YuNet .onnx file.")
+        if min_score != _MIN_SCORE and detector:
+            detector_source = f"{detector_source}, minimum score {min_score:g}"
+        self._min_score = min_score
         self._evaluators = {evaluator.name: evaluator for evaluator in evaluators}
         self._keys = {evaluator.name: self._cache_key(evaluator, detector_source) for evaluator in evaluators}
         self._detector = detector
@@ -125,10 +140,33 @@ class Scorer:
     def _cache_key(evaluator: Evaluator, detector_source: str) -> str:
         network = evaluator.network
         if isinstance(network, FaceRecognizer):
-            return f"{evaluator.key or fingerprint(network.state_dict())} {detector_source}"
+            return f"{evaluator.key or fingerprint(network.state_dict())} {detector_source} {_CROPS}"
         return evaluator.key or fingerprint(network.model.state_dict())
 
-    def score(self, requests: Sequence[Request], progress: bool = True) -> list[dict[str, float]]:
+    def to(self, device: str) -> None:
+        """Move all evaluators to a device."""
+        for evaluator in self._evaluators.values():
+            network = evaluator.network
+            (network.model if isinstance(network, TextEvaluator) else network).to(device)
+
+    def check_references(
+        self, references: Sequence[str], faces: Mapping[str, Face], progress: bool = True
+    ) -> None:
+        """Embed the identities' photos, so that an unusable one is found before images are generated.
+
+        Args:
+            references: files of the photos.
+            faces: where the face lies, by file; in others it is detected.
+            progress: show progress bars.
+
+        Raises:
+            FileNotFoundError: a photo is missing.
+            ValueError: a photo is damaged or has no face, or weights are damaged.
+        """
+        if any(name in IDENTITY_METRICS for name in self._evaluators):
+            self._embed_references(references, _hash_files(references, progress, faces), progress, faces)
+
+    def score(self, requests: Sequence[Request], progress: bool = True) -> list[Score]:
         """Score images.
 
         Args:
@@ -136,7 +174,7 @@ class Scorer:
             progress: show progress bars.
 
         Returns:
-            For each request, in order, a score in [0, 1] by metric.
+            The scores of each request, in order.
 
         Raises:
             FileNotFoundError: an image is missing.
@@ -151,18 +189,14 @@ class Scorer:
         references = dict.fromkeys(request.reference for request in requests) if identity else {}
         files = dict.fromkeys([*references, *(path for paths in wanted.values() for path in paths)])
         faces = {request.reference: request.face for request in requests if request.face is not None}
-        hashes = _hash_files(list(files), progress)
-        hashes |= {
-            path: f"{hashes[path]} {_hash_face(face)}" for path, face in faces.items() if path in hashes
-        }
-        self._embed({name: list(references) for name in identity}, hashes, progress, "references", faces)
-        self._check_references(list(references), identity, hashes)
+        hashes = _hash_files(list(files), progress, faces)
+        self._embed_references(list(references), hashes, progress, faces)
         self._embed(wanted, hashes, progress, "images")
         texts = self._embed_texts(requests)
         return [
-            scores
+            score
             for start in range(0, len(requests), _CHUNK)
-            for scores in self._compare(requests[start : start + _CHUNK], hashes, texts)
+            for score in self._compare(requests[start : start + _CHUNK], hashes, texts)
         ]
 
     def _compare(
@@ -170,7 +204,7 @@ class Scorer:
         requests: Sequence[Request],
         hashes: Mapping[str, str],
         texts: Mapping[str, Mapping[str, Tensor]],
-    ) -> Iterator[dict]:
+    ) -> Iterator[Score]:
         """Compute the scores of embedded images; without a face the embedding and its cosines are 0."""
 
         def images(name: str, path_of: Callable[[Request], str]) -> Tensor:
@@ -181,9 +215,11 @@ class Scorer:
             return torch.stack([texts[name][prompt_of(request)] for request in requests])
 
         scores: dict[str, Tensor] = {}
+        faces: list[bool | None] = [None] * len(requests)
         for name, evaluator in self._evaluators.items():
             image = images(name, lambda request: request.image)
             if name in IDENTITY_METRICS:
+                faces = image.any(1).tolist()
                 scores[name] = identity_score(images(name, lambda request: request.reference), image)
                 continue
             text = prompts(name, lambda request: request.prompt)
@@ -194,8 +230,9 @@ class Scorer:
             base = images(name, lambda request: request.base)
             base_text = prompts(name, lambda request: request.base_prompt)
             scores["dCLIP"] = directional_clip_score(image, base, text, base_text)
-        for row in zip(*(scores[metric].tolist() for metric in self.metrics), strict=True):
-            yield dict(zip(self.metrics, row, strict=True))
+        rows = zip(*(scores[metric].tolist() for metric in self.metrics), strict=True)
+        for row, face in zip(rows, faces, strict=True):
+            yield Score(dict(zip(self.metrics, row, strict=True)), face)
 
     def _embed(
         self,
@@ -266,7 +303,7 @@ class Scorer:
         if self._detector is None:  # no identity metric
             return []
         with self._detecting:
-            return find_faces(self._detector, photo)
+            return find_faces(self._detector, photo, self._min_score)
 
     def _vectors(
         self, name: str, batch: Sequence[str], ready: Sequence[Mapping[str, Any]], path_of: Mapping[str, str]
@@ -289,9 +326,16 @@ class Scorer:
             if name in inputs and inputs[name] is None:
                 yield self._keys[name], content, None
 
-    def _check_references(
-        self, references: Sequence[str], names: Sequence[str], hashes: Mapping[str, str]
+    def _embed_references(
+        self,
+        references: Sequence[str],
+        hashes: Mapping[str, str],
+        progress: bool,
+        faces: Mapping[str, Face],
     ) -> None:
+        """Embed the photos for the identity metrics; raise a ValueError if one has no face."""
+        names = [name for name in IDENTITY_METRICS if name in self._evaluators]
+        self._embed({name: references for name in names}, hashes, progress, "references", faces)
         for name in names:
             vectors = self._cache.get(self._keys[name], [hashes[path] for path in references])
             faceless = [path for path, vector in zip(references, vectors, strict=True) if not vector.any()]
@@ -316,13 +360,17 @@ class Scorer:
         return embedded
 
 
-def _hash_files(paths: Sequence[str], progress: bool) -> dict[str, str]:
-    """Compute the SHA-256 of each file by path."""
+def _hash_files(paths: Sequence[str], progress: bool, faces: Mapping[str, Face]) -> dict[str, str]:
+    """Compute the SHA-256 of each file by path, and of where its face lies if this is given."""
     with ThreadPoolExecutor(_READERS) as pool:
         digests = tqdm(
             pool.map(_hash_image, paths), total=len(paths), unit="file", desc="hashes", disable=not progress
         )
-        return dict(zip(paths, digests, strict=True))
+        hashes = dict(zip(paths, digests, strict=True))
+    return {
+        path: f"{digest} {_hash_face(faces[path])}" if path in faces else digest
+        for path, digest in hashes.items()
+    }
 
 
 def _hash_image(path: str) -> str:

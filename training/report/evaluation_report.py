@@ -19,19 +19,23 @@ from ..config import ReportConfig
 from ..evaluation.protocol import PROMPTS
 from ..evaluation.results import Results, check_comparable
 from ..msid.verification import verify
+from .checks import report_deviations, report_gaps, report_zeros
+from .comparison import compare_pairs
 from .figures import report_image_grids, report_upper_bound, report_verification
 from .pages import Block, Cell, Figure, Heading, Row, Table, Text, to_html, to_markdown
 from .tables import (
+    SCORES,
     Measured,
     compare_ablations,
     compare_costs,
     compare_locations,
     compare_methods,
+    report_differences,
     summarize,
+    warn_of_gaps,
 )
 
 TITLE = "Face2Diffusion: evaluation"
-_LISTED = 12  # gaps named per kind
 
 
 def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = print) -> Path:
@@ -83,39 +87,23 @@ def build_blocks(
         Its blocks.
     """
     measured = [Measured.of(one, config.draws) for one in results]
-    differences = check_comparable(results)
+    comparisons = {score: compare_pairs(results, score, config.draws) for score in SCORES}
     return [
-        *summarize(measured, differences),
-        *compare_methods(measured, not differences),
-        *compare_costs(measured, not differences),
+        *summarize(measured, check_comparable(results)),
+        *report_deviations(results),
+        *warn_of_gaps(comparisons),
+        *compare_methods(measured, comparisons),
+        *report_differences(comparisons),
+        *report_zeros(results),
+        *compare_costs(measured),
         *compare_ablations(measured),
         *compare_locations(measured),
         *report_upper_bound(measured, config.draws),
         *report_verification(encoders),
         *report_image_grids(results, config),
-        *report_gaps(measured),
+        *report_gaps(results),
         *report_setup(measured),
     ]
-
-
-def report_gaps(measured: Sequence[Measured]) -> list[Block]:
-    """List missing and unusable inputs; no block if there are none."""
-    blocks: list[Block] = []
-    for method in measured:
-        for what, meaning in (
-            ("missing", "missing images"),
-            ("broken", "damaged images"),
-            ("unexpected", "images outside the protocol, not scored"),
-            ("skipped", "faces without a usable photo, skipped"),
-        ):
-            if listed := method.results.gaps[what]:
-                names = [
-                    f"{name} ({listed[name]})" if isinstance(listed, dict) else str(name)
-                    for name in list(listed)[:_LISTED]
-                ]
-                more = f", and {len(listed) - _LISTED} more in the JSON" if len(listed) > _LISTED else ""
-                blocks.append(Text(f"{method.name}, {meaning} ({len(listed)}): {', '.join(names)}{more}."))
-    return [Heading("Gaps"), *blocks] if blocks else []
 
 
 def report_setup(measured: Sequence[Measured]) -> list[Block]:

@@ -21,23 +21,26 @@ _GRID_SEED = 0
 
 def report_upper_bound(measured: Sequence[Measured], draws: int) -> list[Block]:
     """Build Fig. 7: the best of N images."""
-    curves = {}
+    curves, pairs = {}, {}
     for method in measured:
         results = method.results
         if points := upper_bound(results.column(HMEAN), results.identities, results.prompts, draws=draws):
             curves[method.name] = points
+            pairs[method.name] = len(results.protocol.identities) * len(results.protocol.prompts)
     if not curves:
         return []
     sizes = [n for n in BEST_OF if any(point.n == n for points in curves.values() for point in points)]
     rows = []
     for name, points in curves.items():
         means = {point.n: point.mean for point in points}
-        rows.append(Row((Cell(name), *(mean_cell(means.get(n)) for n in sizes)), "measured"))
+        cells = (mean_cell(means.get(n), pairs[name]) for n in sizes)
+        rows.append(Row((Cell(name), *cells), "measured"))
     return [
         Heading("Figure 7: upper bound"),
         Text(
             "The best hMean among N images of each {face, prompt}, averaged over all of them. With more than "
-            "N images, it is the mean over all choices of N; pairs with fewer are excluded. Generate "
+            "N images, it is the mean over all choices of N. A method's N all use the same pairs: those with "
+            "as many images as its largest N, which at least half of the pairs have. Generate "
             f"{BEST_OF[-1]} images per prompt for the complete curve."
         ),
         Figure(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..evaluation.metrics import METRICS
+from ..evaluation.protocol import LOCATIONS
 from ..evaluation.results import GMEAN, HMEAN, Results
+from .comparison import Difference, rank_by_differences
 from .pages import Block, Cell, Figure, Heading, Kind, Row, Table, Text
 from .plots import plot_trade_off
 from .published import ABLATIONS, COSTS, LOCATION_ADAFACE, METHODS, OURS, preset_of
 from .statistics import Mean, bootstrap_mean, rank
 
 SCORES = (*METRICS, HMEAN, GMEAN)
+Comparisons = Mapping[str, Sequence[Difference]]  # of `compare_pairs`, by score
 NONE = "–"
+_RANKED = 3  # the lowest marked rank
+_OTHERS = "Measured, not in the paper"
+_COSTS = ("fid", "parameters", "encoding_seconds")
 _GROUPS = (("Identity-Fidelity ↑", 3), ("Text-Fidelity ↑", 3), ("Identity × Text ↑", 2))
 
 
@@ -30,15 +39,27 @@ class Measured:
     def of(cls, results: Results, draws: int) -> Measured:
         """Average one method's scores, with `draws` draws of the bootstrap."""
         identities, where = results.identities, results.at_locations
-        means = {name: bootstrap_mean(results.column(name), identities, draws=draws) for name in SCORES}
-        return cls(
-            results, means, bootstrap_mean(results.column("AdaFace")[where], identities[where], draws=draws)
-        )
+
+        def average(name: str, chosen: np.ndarray | slice = slice(None)) -> Mean | None:
+            values = results.column(name)[chosen]
+            return bootstrap_mean(values, identities[chosen], draws=draws, limits=(0, 1))
+
+        return cls(results, {name: average(name) for name in SCORES}, average("AdaFace", where))
 
     @property
     def name(self) -> str:
         """The method's name."""
         return self.results.method
+
+    @property
+    def expected(self) -> int:
+        """Number of images in the protocol."""
+        protocol = self.results.protocol
+        return len(protocol.identities) * len(protocol.prompts) * protocol.images_per_prompt
+
+    def cell(self, score: str, place: int = 0) -> Cell:
+        """Format a mean with its rank, interval and coverage."""
+        return mean_cell(self.means[score], self.expected, place)
 
     def value(self, score: str) -> float:
         """Return a mean; NaN if there is none."""
@@ -54,9 +75,12 @@ def _interval(mean: Mean | None) -> str:
     return f"{mean.low:.4f}–{mean.high:.4f}" if mean is not None and math.isfinite(mean.low) else ""
 
 
-def mean_cell(mean: Mean | None, place: int = 0) -> Cell:
-    """Format a mean with its rank and interval."""
-    return Cell(NONE if mean is None else _number(mean.value), place, _interval(mean))
+def mean_cell(mean: Mean | None, expected: int, place: int = 0) -> Cell:
+    """Format a mean with its rank and interval, and with its number of images if some are missing."""
+    if mean is None:
+        return Cell(NONE)
+    coverage = f"{mean.samples} of {expected}" if mean.samples < expected else ""
+    return Cell(_number(mean.value), place, ", ".join(filter(None, (_interval(mean), coverage))))
 
 
 def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[Block]:
@@ -82,8 +106,9 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
         Text(
             "hMean and gMean are the harmonic and the geometric mean of the six metrics, computed per image "
             "and then averaged; an image with a zero, such as one without a face, counts as zero. Small "
-            "figures are 95 % confidence intervals (bootstrap over identities). In all tables, plain rows "
-            "are the paper's printed numbers; rows marked as measured are the evaluations above."
+            "figures are 95 % confidence intervals (bootstrap over identities, widened for few identities), "
+            "and the number of images where some are missing. In all tables, plain rows are the paper's "
+            "printed numbers; rows marked as measured are the evaluations above."
         ),
     ]
     if differences:
@@ -96,15 +121,14 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
 
 def _summary_row(method: Measured) -> Row:
     protocol, gaps = method.results.protocol, method.results.gaps
-    expected = len(protocol.identities) * len(protocol.prompts) * protocol.images_per_prompt
     cells = (
         Cell(method.name),
-        Cell(f"{len(method.results.images)} of {expected}"),
+        Cell(f"{len(method.results.images)} of {method.expected}"),
         Cell(str(len(protocol.identities))),
         Cell(str(len(protocol.prompts))),
         Cell(str(sum(len(gaps[name]) for name in ("missing", "broken")))),
-        mean_cell(method.means[HMEAN]),
-        mean_cell(method.means[GMEAN]),
+        method.cell(HMEAN),
+        method.cell(GMEAN),
     )
     return Row(cells, "measured")
 
@@ -130,16 +154,71 @@ def _same_method(published: str, measured: str) -> bool:
     )
 
 
-def compare_methods(measured: Sequence[Measured], ranked: bool) -> list[Block]:
+def warn_of_gaps(comparisons: Comparisons) -> list[Block]:
+    """Warn of pairs that are not compared, since their gaps are many or uneven."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for score, differences in comparisons.items():
+        for one in differences:
+            if one.refused:
+                refused.setdefault((one.describe(), one.first), []).append(score)
+    return [
+        Text(
+            f"{gaps}. They are not ranked against each other in {', '.join(scores)}, since missing images may "
+            "be the bad ones. Generate the missing images.",
+            "warning",
+        )
+        for (gaps, _), scores in refused.items()
+    ]
+
+
+def report_differences(comparisons: Comparisons) -> list[Block]:
+    """Build the paired differences between methods; no block for a single method."""
+    pairs: dict[str, dict[str, Difference]] = {}
+    for score, differences in comparisons.items():
+        for one in differences:
+            pairs.setdefault(f"{one.first} − {one.second}", {})[score] = one
+    if not pairs:
+        return []
+    rows = [
+        Row((Cell(pair), *(_difference_cell(found.get(score)) for score in SCORES)), "measured")
+        for pair, found in pairs.items()
+    ]
+    claims = sum(one.mean is not None for found in pairs.values() for one in found.values())
+    return [
+        Heading("Differences between methods"),
+        Text(
+            "First minus second method, paired by face, prompt and seed, on the images that both have. A star "
+            f"marks the differences whose 95 % interval excludes 0; ranks follow from these. Of {claims} "
+            f"differences, about {0.05 * claims:.1f} would have a star by chance if all methods were equal."
+        ),
+        Table(("Methods", *SCORES), tuple(rows), _GROUPS),
+    ]
+
+
+def _difference_cell(difference: Difference | None) -> Cell:
+    if difference is None:
+        return Cell(NONE)
+    mean, shared = difference.mean, f"{difference.shared} of {difference.expected}"
+    if mean is None:
+        return Cell("refused", detail=shared)
+    coverage = shared if difference.shared < difference.expected else ""
+    interval = f"{mean.low:+.4f} to {mean.high:+.4f}" if math.isfinite(mean.low) else ""
+    star = "*" if mean.sign else ""
+    return Cell(f"{mean.value:+.4f}{star}", detail=", ".join(filter(None, (interval, coverage))))
+
+
+def compare_methods(measured: Sequence[Measured], comparisons: Comparisons) -> list[Block]:
     """Build Tables 1 and 6: the published rows, each with the measurements of the same method below."""
     points = {method.name: (method.value("CLIP"), method.value("AdaFace")) for method in measured}
     return [
         Heading("Tables 1 and 6: comparison of methods"),
         Text(
             "The best three of each column are marked: among the published rows of Table 1 as in the paper, "
-            "and separately among the measured rows, since faces, frames and evaluator weights differ."
+            "and separately among the measured rows, since faces, frames and evaluator weights differ. A "
+            "measured row's rank is 1 plus the number of methods that are better by the paired differences "
+            "below; a row that differs from no other has none."
         ),
-        Table(("Method", *SCORES), tuple(_method_rows(measured, ranked)), _GROUPS),
+        Table(("Method", *SCORES), tuple(_method_rows(measured, comparisons)), _GROUPS),
         Figure(
             "trade-off.svg",
             plot_trade_off(
@@ -151,12 +230,10 @@ def compare_methods(measured: Sequence[Measured], ranked: bool) -> list[Block]:
     ]
 
 
-def _method_rows(measured: Sequence[Measured], ranked: bool) -> Iterator[Row]:
+def _method_rows(measured: Sequence[Measured], comparisons: Comparisons) -> Iterator[Row]:
     table_1 = [row for row in METHODS if row.table == 1]
     printed = {name: rank({row.method: row.scores[name] for row in table_1}) for name in SCORES}
-    own: dict[str, dict[str, int]] = {name: {} for name in SCORES}
-    if ranked and len(measured) > 1:
-        own = {name: rank({method.name: method.value(name) for method in measured}) for name in SCORES}
+    own = {name: rank_by_differences(comparisons[name]) for name in SCORES}
     sections = {
         "Subject-driven (published, Table 1)": [row for row in table_1 if row.family == "Subject-driven"],
         "Subject-agnostic (published, Table 1)": [row for row in table_1 if row.family == "Subject-agnostic"],
@@ -172,23 +249,27 @@ def _method_rows(measured: Sequence[Measured], ranked: bool) -> Iterator[Row]:
             for method in [method for method in remaining if _same_method(row.method, method.name)]:
                 remaining.remove(method)
                 yield _measured_row(method, own)
-    if remaining:
-        yield Row((Cell("Measured, not in the paper"),))
-        yield from (_measured_row(method, own) for method in remaining)
+    variants = [method for method in remaining if preset_of(method.name)]
+    others = [method for method in remaining if not preset_of(method.name)]
+    for title, methods in (("Measured, variants of Tables 3 to 5", variants), (_OTHERS, others)):
+        if methods:
+            yield Row((Cell(title),))
+            yield from (_measured_row(method, own) for method in methods)
 
 
 def _measured_row(method: Measured, places: Mapping[str, Mapping[str, int]]) -> Row:
-    cells = [mean_cell(method.means[name], places[name].get(method.name, 0)) for name in SCORES]
+    ranks = {name: places[name].get(method.name, 0) for name in SCORES}
+    cells = [method.cell(name, ranks[name] if ranks[name] <= _RANKED else 0) for name in SCORES]
     return Row((Cell(method.name, detail="measured"), *cells), "measured")
 
 
-def compare_costs(measured: Sequence[Measured], ranked: bool) -> list[Block]:
+def compare_costs(measured: Sequence[Measured]) -> list[Block]:
     """Build Table 2: FID, trained parameters and encoding time."""
     printed = {
         row.method: {"fid": row.fid, "parameters": row.parameters, "encoding_seconds": row.seconds}
         for row in COSTS
     }
-    rows = _cost_rows(printed, {}, True, "published")
+    rows = _cost_rows(printed, {}, _COSTS, "published")
     machines = {
         method.name: (method.results.details.get("machine") or {}).get("device", "") for method in measured
     }
@@ -196,30 +277,37 @@ def compare_costs(measured: Sequence[Measured], ranked: bool) -> list[Block]:
     rows += _cost_rows(
         {method.name: method.results.costs for method in measured},
         details,
-        ranked and len(measured) > 1,
+        _comparable_costs(measured),
         "measured",
     )
     return [
         Heading("Table 2: FID and cost"),
         Text(
             "Published times are on an NVIDIA A100. The measured time is that of identity encoder and mapper "
-            "for one aligned face; FID is shown if real images were given."
+            "for one aligned face; FID is shown if real images were given. Measured times are ranked if they "
+            "are of one machine, and FIDs if they are of the same real images and numbers of images."
         ),
         Table(("Method", "FID ↓", "trained parameters ↓", "encoding time ↓"), tuple(rows)),
     ]
 
 
+def _comparable_costs(measured: Sequence[Measured]) -> list[str]:
+    """List the costs that can be ranked: times of one machine, FIDs of the same images."""
+    details = [method.results.details for method in measured]
+    machines = {(one.get("machine") or {}).get("device") for one in details}
+    images = {json.dumps(one.get("fid"), sort_keys=True) for one in details}
+    return [
+        name for name, same in zip(_COSTS, (len(images) == 1, True, len(machines) == 1), strict=True) if same
+    ]
+
+
 def _cost_rows(
-    costs: Mapping[str, Mapping[str, float]], details: Mapping[str, str], ranked: bool, kind: Kind
+    costs: Mapping[str, Mapping[str, float]], details: Mapping[str, str], ranked: Sequence[str], kind: Kind
 ) -> list[Row]:
     columns = []
-    for name, write in (
-        ("fid", "{:.2f}".format),
-        ("parameters", _scientific),
-        ("encoding_seconds", "{:.3g} s".format),
-    ):
+    for name, write in zip(_COSTS, ("{:.2f}".format, _scientific, "{:.3g} s".format), strict=True):
         values = {method: own[name] for method, own in costs.items() if name in own}
-        ranks = rank(values, lower_is_better=True) if ranked else {}
+        ranks = rank(values, lower_is_better=True) if name in ranked else {}
         cells = {method: Cell(write(value), ranks.get(method, 0)) for method, value in values.items()}
         columns.append({method: cells.get(method, Cell(NONE)) for method in costs})
     return [
@@ -260,7 +348,7 @@ def compare_ablations(measured: Sequence[Measured]) -> list[Block]:
                 Row(
                     (
                         Cell(method.name, detail="measured"),
-                        *(mean_cell(method.means[name]) for name in ("AdaFace", "CLIP", HMEAN, GMEAN)),
+                        *map(method.cell, ("AdaFace", "CLIP", HMEAN, GMEAN)),
                     ),
                     "measured",
                 )
@@ -282,8 +370,7 @@ def compare_locations(measured: Sequence[Measured]) -> list[Block]:
     names = {row.preset: row.variant for table in ABLATIONS for row in table.rows}
     rows = [Row((Cell(names[preset]), Cell(_number(value)))) for preset, value in LOCATION_ADAFACE.items()]
     rows += [
-        Row((Cell(method.name, detail="measured"), mean_cell(method.at_locations)), "measured")
-        for method in measured
+        Row((Cell(method.name, detail="measured"), _location_cell(method)), "measured") for method in measured
     ]
     return [
         Heading("Section 5: famous locations"),
@@ -293,3 +380,11 @@ def compare_locations(measured: Sequence[Measured]) -> list[Block]:
         ),
         Table(("Method", "AdaFace"), tuple(rows)),
     ]
+
+
+def _location_cell(method: Measured) -> Cell:
+    protocol = method.results.protocol
+    at_locations = len(set(protocol.prompts) & set(LOCATIONS))
+    return mean_cell(
+        method.at_locations, len(protocol.identities) * at_locations * protocol.images_per_prompt
+    )

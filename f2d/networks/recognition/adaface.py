@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...face.alignment import TEMPLATE_SIZE, align_face
+from ...face.alignment import TEMPLATE_SIZE, align_face, inverse_similarity_transform
 from ...face.detection import Face
 from ...image import Photo, to_signed
 from .recognizer import FaceRecognizer
@@ -57,8 +57,8 @@ class AdaFace(FaceRecognizer):
         return cls("IR-50" if units <= sum(_UNITS["IR-50"]) else "IR-101")
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Warp to ArcFace's template: photo of shape (H, W, 3), crop of shape (112, 112, 3)."""
-        return align_face(photo, face.landmarks)
+        """Warp to ArcFace's template as cp2tform: photo of shape (H, W, 3), crop of shape (112, 112, 3)."""
+        return align_face(photo, face.landmarks, fit=inverse_similarity_transform)
 
     def normalize(self, crops: Tensor) -> Tensor:
         """Give BGR in [-1, 1], shape (B, 3, 112, 112), of RGB crops of shape (B, 112, 112, 3)."""

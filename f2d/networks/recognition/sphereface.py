@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...face.alignment import align_face
+from ...face.alignment import align_face, inverse_similarity_transform
 from ...face.detection import Face
 from ...image import Photo, to_signed
 from .recognizer import FaceRecognizer
@@ -39,7 +39,7 @@ class SphereFace(FaceRecognizer):
 
     def crop(self, photo: Photo, face: Face) -> Photo:
         """Warp to ArcFace's template less 8 px a side: photo (H, W, 3), crop of shape (112, 96, 3)."""
-        return align_face(photo, face.landmarks)[:, 8:-8]
+        return align_face(photo, face.landmarks, fit=inverse_similarity_transform)[:, 8:-8]
 
     def normalize(self, crops: Tensor) -> Tensor:
         """Give BGR, (value - 127.5) / 128, shape (B, 3, 112, 96), of RGB crops of shape (B, 112, 96, 3)."""

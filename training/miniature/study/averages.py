@@ -96,7 +96,7 @@ def recognition_auc(cosines: np.ndarray, who: np.ndarray) -> Interval:
         rows = np.concatenate([np.flatnonzero(who == person) for person in people])
         return area_under_curve(cosines[rows][own[rows]], cosines[rows][~own[rows]])
 
-    return bootstrap(auc, cosines.shape[1])
+    return bootstrap(auc, cosines.shape[1], limits=(0, 1))
 
 
 def format_interval(found: Mean | Interval) -> str:

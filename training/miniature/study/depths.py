@@ -71,7 +71,10 @@ def report_depths(depths: Depths, folder: Path) -> Iterator[Block]:
     people = count_people(depths)
     rows = []
     for name, title in _ENCODERS.items():
-        aucs = [bootstrap(depth_auc(similarities), people) for similarities in depths[name].values()]
+        aucs = [
+            bootstrap(depth_auc(similarities), people, limits=(0, 1))
+            for similarities in depths[name].values()
+        ]
         cells = [
             Cell(f"{100 * auc:.2f} %", detail=f"{100 * low:.2f} to {100 * high:.2f}")
             for auc, low, high in aucs
