@@ -20,7 +20,8 @@ from face2diffusion.f2d.networks.msid import MSIDConfig, load_msid
 from face2diffusion.training.config import MSIDTrainingConfig
 from face2diffusion.training.data.face_datasets import open_faces
 from face2diffusion.training.msid.classifier import ClassifierTraining, ShardedClassifier
-from face2diffusion.training.msid.train import Schedule, train_msid
+from face2diffusion.training.msid.drop_path import sampled_drop_path
+from face2diffusion.training.msid.train import Schedule, build_encoder, train_msid
 from face2diffusion.training.msid.verification import compare, sample_triplets
 from support import processes
 from support.identities import write_folders
@@ -369,3 +370,41 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_pa
     finally:
         launcher.kill()
     assert launcher.returncode != 0, output
+
+
+# --- What the paper leaves open ---
+
+
+def test_drop_path_skips_branches_by_sample(data: Path) -> None:
+    """The same sample skips the same layers in any batch; the first layer is never skipped, and means stay."""
+    encoder = build_encoder(MSIDTrainingConfig(**settings(data, Path(), depth=3, depths=(3,))))
+    seeds = torch.arange(64)
+    kept = torch.stack([drops(encoder, rate, seeds) for rate in (0.0, 0.5)])  # (2, 6, B)
+    assert (kept[0] == 1).all() and (kept[1, :2] == 1).all()
+    assert set(kept[1, 4:].unique().tolist()) == {0.0, 2.0}
+    assert kept[1, 4:].mean().item() == pytest.approx(1, abs=0.3)
+    assert torch.equal(drops(encoder, 0.5, seeds[10:12]), kept[1, :, 10:12])
+
+
+def drops(encoder: torch.nn.Module, rate: float, seeds: torch.Tensor) -> torch.Tensor:
+    """What each branch of each sample is multiplied by, (2 * layers, B)."""
+    with sampled_drop_path(encoder, rate, seeds):
+        branches = [branch for block in encoder.blocks for branch in (block.drop_path1, block.drop_path2)]
+        return torch.stack([branch(torch.ones(len(seeds), 1, 1))[:, 0, 0] for branch in branches])
+
+
+def test_drop_path_changes_the_run_and_resumes(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"drop_path": 0.3, "epochs": 2}
+    other = train(data, tmp_path / "other", **changes)
+    assert difference(other, train(data, tmp_path / "plain", epochs=2)) > 1e-4
+    assert difference(other, train(data, tmp_path / "again", accumulate=1, **changes)) == 0
+
+
+def test_betas_and_eps_go_to_both_optimizers(data: Path, tmp_path: Path) -> None:
+    from face2diffusion.training.engine.optimizer import make_optimizer
+
+    config = MSIDTrainingConfig(betas=(0.5, 0.6), eps=1e-3)
+    (group,) = make_optimizer([torch.nn.Parameter(torch.ones(1))], config).param_groups
+    assert (tuple(group["betas"]), group["eps"]) == ((0.5, 0.6), 1e-3)
+    default = make_optimizer([torch.nn.Parameter(torch.ones(1))], MSIDTrainingConfig()).param_groups[0]
+    assert (tuple(default["betas"]), default["eps"]) == ((0.9, 0.999), 1e-8)

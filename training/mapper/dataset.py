@@ -45,8 +45,9 @@ class MapperDataset(Dataset):
         ).tolist()
         item = self.cache.load(index, flip and self.config.flip)
         mean, std = item["latent_mean"].float(), item["latent_std"].float()
+        spread = std * torch.randn(mean.shape, generator=generator)
         sample = {
-            "latent": mean + std * torch.randn(mean.shape, generator=generator),
+            "latent": mean + spread if self.config.sample_posterior else mean,
             "noise": torch.randn(mean.shape, generator=generator),
             "time": torch.randint(self.timesteps, (), generator=generator),
             "v_id": item["v_id"].float(),

@@ -195,6 +195,7 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
         hidden_dim=config.hidden_dim,
         word_dim=word_dim,
         dropout=config.dropout,
+        slope=config.slope,
         positional=config.positional,
     )
     if not config.init:

@@ -13,6 +13,7 @@ the number of processes does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
 from .batch_norm import synchronize_norms
 from .classifier import ClassifierTraining, ShardedClassifier
+from .drop_path import sampled_drop_path
 from .verification import compare, report, sample_triplets
+
+_DROP_PATH = 102  # what a seed is for
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def make_task(config: MSIDTrainingConfig, faces: FaceSet, processes: Processes) 
         with (
             autocast(processes.device, config.precision),
             fastest_attention(processes.device_type, tokens),
+            _skip_layers(encoder, config, batch["index"], step),
         ):
             features = encoder(to_signed(batch["face"]))  # (b, L * C)
         return classifier(features.float(), batch["label"], step)
@@ -155,6 +160,16 @@ def make_task(config: MSIDTrainingConfig, faces: FaceSet, processes: Processes) 
         adjust_gradients=lambda: drop_key_gradients(encoder),
         network_config=encoder.config,
     )
+
+
+def _skip_layers(
+    encoder: MSIDEncoder, config: MSIDTrainingConfig, indices: Tensor, step: int
+) -> AbstractContextManager:
+    """Apply drop path while the block runs; a sample's seed comes from step and face, (B,)."""
+    if not config.drop_path:
+        return nullcontext()
+    seeds = [derive_seed(config.seed, _DROP_PATH, step, index) for index in indices.tolist()]
+    return sampled_drop_path(encoder, config.drop_path, torch.tensor(seeds, device=indices.device))
 
 
 def train_msid(config: MSIDTrainingConfig, log: Callable[[str], None] = print) -> Path:
