@@ -151,6 +151,12 @@ class MapperTrainingConfig(TrainingConfig):
     )
     decay: int = option(0, "last steps, over which the learning rate falls to 0; not in the paper")
     flip: bool = option(True, "mirror half of the photos: 'Only horizontal flip is used' (Sec. 4.1)")
+    validation: int = option(
+        0, "faces held out of training for validation and sample sheets, 0 = none; not in the paper"
+    )
+    validate_every: int = option(
+        1000, "steps between validations of held-out faces; each follows a checkpoint", may_change=True
+    )
     sample_every: int = option(
         0, "steps between sample sheets, 0 = none; each follows a checkpoint", may_change=True
     )
@@ -160,7 +166,9 @@ class MapperTrainingConfig(TrainingConfig):
         may_change=True,
         repeat=True,
     )
-    sample_faces: int = option(4, "faces of the sample sheets, the first of the cache", may_change=True)
+    sample_faces: int = option(
+        4, "faces of the sample sheets: held-out ones, or the first of the cache", may_change=True
+    )
     sample_steps: int = option(30, "denoising steps of a sample", may_change=True)
 
 
