@@ -103,6 +103,9 @@ class TrainingConfig:
     save_every: int = option(1000, "steps between checkpoints", may_change=True)
     keep: int = option(3, "weight files that are kept", may_change=True)
     log_every: int = option(50, "steps whose means are logged together", may_change=True)
+    report_to: tuple[str, ...] = option(
+        ("tensorboard",), "where curves go: tensorboard, wandb or both", may_change=True
+    )
     workers: int = option(2, "loader processes per process; 0 = none", may_change=True)
 
 
@@ -204,6 +207,9 @@ class MSIDTrainingConfig(TrainingConfig):
     verification: str = option(
         "", "class folders for {anchor, positive, negative} triplets, to verify the result", may_change=True
     )
+    verify_every: int = option(
+        0, "epochs between verifications, besides the one at the end; 0 = none", may_change=True
+    )
     depths: tuple[int, ...] = option(
         (3, 6, 9, 12), "layers whose features are used (Sec. 4.1); 12 = plain ArcFace"
     )
@@ -221,6 +227,12 @@ class MSIDTrainingConfig(TrainingConfig):
     )
     epochs: int = option(30, "times that each face is seen (Sec. 4.1)", may_change=True)
     batch_size: int = option(1024, "images per step, over all processes and accumulated parts (Sec. 4.1)")
+    accumulate: int = option(
+        1,
+        "parts of a batch that each process takes one after the other; the gradient is the entire batch's, "
+        "but each part is normalized by its own batch statistics",
+        may_change=True,
+    )
     lr: float = option(1e-3, "learning rate (Sec. 4.1)")
     weight_decay: float = option(0.1, "weight decay of AdamW; not in the paper, insightface's ViT recipe")
     warmup_epochs: float = option(

@@ -119,6 +119,9 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
+ALONE = Processes(0, 1, "cpu")
+
+
 def read_environment(device: str = "") -> Processes:
     """Read from RANK, WORLD_SIZE and LOCAL_RANK which process this is, without joining the others.
 

@@ -78,7 +78,7 @@ class SampleSheets:
         if jobs and self.processes.first:
             grid = make_grid([shares[place % world][place // world] for place in range(len(jobs))])
             save_png(self._file(step), grid)
-            self.run.writer.add_image("samples", grid, step, dataformats="HWC")
+            self.run.log_image(step, "samples", grid)
 
     @torch.no_grad()
     def _generate(self, jobs: list[tuple[int, str]], weights: Mapping[str, Tensor]) -> list[Photo]:

@@ -16,7 +16,7 @@ from ..data.cache import LatentCache
 from ..engine.attention import fastest_attention
 from ..engine.means import RunningMeans
 from ..engine.precision import autocast
-from ..engine.processes import Processes
+from ..engine.processes import ALONE, Processes
 from ..engine.run_folder import Run
 from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
@@ -110,7 +110,7 @@ class Validation:
         total = RunningMeans()
         for place in range(len(batches)):
             total.add(shares[place % world][place // world])
-        return total.take(Processes(0, 1, "cpu"))
+        return total.take(ALONE)
 
     def _errors(self, jobs: Sequence[tuple[int, int]], mapper: MappingNetwork) -> dict[str, Tensor]:
         """Compute the errors of some faces and bins; by name, shape (B, 2), on the CPU."""
