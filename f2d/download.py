@@ -58,6 +58,42 @@ WEIGHTS: dict[str, Weights] = {
         "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
     ),
 }
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model of several files, from the Hugging Face hub."""
+
+    repository: str  # its last part names the folder
+    files: tuple[str, ...]  # or patterns of their names
+    license: str
+    size: str  # for people
+
+
+FOLDERS: dict[str, ModelFolder] = {
+    "stable-diffusion": ModelFolder(
+        "CompVis/stable-diffusion-v1-4",
+        (
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "tokenizer/*",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        ),
+        "CreativeML OpenRAIL-M",
+        "4.3 GB",
+    ),
+    "face-parsing": ModelFolder(
+        "jonathandinu/face-parsing",
+        ("config.json", "model.safetensors", "preprocessor_config.json"),
+        "read the model's page; its data, CelebAMask-HQ, is for non-commercial research",
+        "0.3 GB",
+    ),
+}
 SD_CONFIG = "sd-config"  # not one file: the configs and the tokenizer that a single-file checkpoint lacks
 
 
@@ -65,7 +101,7 @@ def download(name: str, folder: str | os.PathLike) -> str:
     """Fetch a weight file, check it, and put it into a folder; a complete file that is already there is kept.
 
     Args:
-        name: a key of `WEIGHTS`, or "sd-config".
+        name: a key of `WEIGHTS` or `FOLDERS`, or "sd-config".
         folder: where to; for sd-config the hub's own cache is used.
 
     Returns:
@@ -78,8 +114,11 @@ def download(name: str, folder: str | os.PathLike) -> str:
     """
     if name == SD_CONFIG:
         return fetch_config()
+    if name in FOLDERS:
+        return _fetch_folder(FOLDERS[name], os.fspath(folder))
     if name not in WEIGHTS:
-        raise ValueError(f"'{name}' is not known. Choose one of {', '.join([*WEIGHTS, SD_CONFIG])}.")
+        names = ", ".join([*WEIGHTS, *FOLDERS, SD_CONFIG])
+        raise ValueError(f"'{name}' is not known. Choose one of {names}.")
     weights = WEIGHTS[name]
     target = os.path.join(os.fspath(folder), weights.file)
     if os.path.exists(target):
@@ -109,6 +148,22 @@ def verify(path: str, weights: Weights) -> None:
             )
     if weights.kind is not None:
         read(path).expect(weights.kind)
+
+
+def _fetch_folder(model: ModelFolder, folder: str) -> str:
+    """Download a model's files into a folder of its name; what is there already is kept."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f'{error.name} is not installed. Run `pip install "face2diffusion[download]"`.'
+        ) from error
+    target = os.path.join(folder, model.repository.split("/")[1])
+    snapshot_download(model.repository, allow_patterns=list(model.files), local_dir=target)
+    for file in model.files:
+        if "*" not in file:
+            check_file(os.path.join(target, file), file)
+    return target
 
 
 def _fetch(weights: Weights, scratch: str) -> str:

@@ -45,7 +45,7 @@ class PrepareConfig:
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train prepare --photos ffhq --base sd-v1-4 --msid msid.pt --expression epoch_20.pth "
-        "--parser face-parsing --aligned --out cache",
+        "--parser face-parsing --aligned --detector yunet.onnx --out cache",
         "torchrun --nproc_per_node 8 -m face2diffusion.training.cli prepare --photos ffhq --base sd-v1-4 ...",
     )
 
@@ -59,13 +59,21 @@ class PrepareConfig:
         "face-parsing weights, a SegFormer folder or BiSeNet's .pth; without them M comes from the "
         "dataset's maps, which only the layout 'fastcomposer' has",
     )
-    detector: str = option("", "weights of YuNet; not needed for photos that are FFHQ crops")
-    aligned: bool = option(False, "the photos are FFHQ crops")
+    detector: str = option("", "weights of YuNet; with --aligned it finds the landmarks in the FFHQ crops")
+    aligned: bool = option(
+        False,
+        "the photos are FFHQ crops; without --detector their average landmarks are used, which cut the face "
+        "about 15 % smaller than generation does",
+    )
     layout: Literal["photos", "fastcomposer"] = option(
         "photos", "'fastcomposer': FFHQ with segmentation maps beside the photos"
     )
     image_size: int = option(512, "side of the crops in px; Stable Diffusion 1.4 has 512")
-    classes: tuple[str, ...] = option(IDENTITY_CLASSES, "face-parsing classes of the identity region M")
+    classes: tuple[str, ...] = option(
+        IDENTITY_CLASSES,
+        "face-parsing classes of the identity region M; not in the paper, which does not say whether hair "
+        "belongs to M",
+    )
     shard_size: int = option(512, "photos per file of the cache")
     batch_size: int = option(8, "photos encoded at once")
     min_score: float = option(0.6, "lowest score at which the detector's faces count")
@@ -84,6 +92,8 @@ class TrainingConfig:
     )
     lr: float = option(1e-3, "learning rate")
     weight_decay: float = option(1e-2, "weight decay of AdamW; not in the paper, AdamW's default")
+    betas: tuple[float, float] = option((0.9, 0.999), "betas of AdamW; not in the paper, AdamW's default")
+    eps: float = option(1e-8, "epsilon of AdamW; not in the paper, AdamW's default")
     clip: float = option(1.0, "highest norm of the gradient, 0 = any; not in the paper")
     ema: float = option(0.0, "decay of the average of the weights, 0 = none; not in the paper")
     precision: Precision = option("no", "half precision where it is safe; 'no' = float32")
@@ -93,6 +103,9 @@ class TrainingConfig:
     save_every: int = option(1000, "steps between checkpoints", may_change=True)
     keep: int = option(3, "weight files that are kept", may_change=True)
     log_every: int = option(50, "steps whose means are logged together", may_change=True)
+    report_to: tuple[str, ...] = option(
+        ("tensorboard",), "where curves go: tensorboard, wandb or both", may_change=True
+    )
     workers: int = option(2, "loader processes per process; 0 = none", may_change=True)
 
 
@@ -125,14 +138,28 @@ class MapperTrainingConfig(TrainingConfig):
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
     )
+    slope: float = option(0.2, "slope of the leaky ReLU below 0; not in the paper, the official mapper's")
+    sample_posterior: bool = option(
+        True, "sample the VAE's posterior anew for each latent, instead of its mean; not in the paper"
+    )
     steps: int = option(100_000, "training steps (Sec. 4.1)", may_change=True)
-    batch_size: int = option(32, "images per step, over all processes and accumulated parts (Sec. 4.1)")
+    batch_size: int = option(
+        32,
+        "images per step, over all processes and accumulated parts (Sec. 4.1); whether the paper's 32 are per "
+        "GPU is not in the paper",
+    )
     lr: float = option(1e-5, "learning rate (Sec. 4.1)")
     warmup: int = option(
         0, "steps over which the learning rate rises; not in the paper, which gives one rate"
     )
     decay: int = option(0, "last steps, over which the learning rate falls to 0; not in the paper")
     flip: bool = option(True, "mirror half of the photos: 'Only horizontal flip is used' (Sec. 4.1)")
+    validation: int = option(
+        0, "faces held out of training for validation and sample sheets, 0 = none; not in the paper"
+    )
+    validate_every: int = option(
+        1000, "steps between validations of held-out faces; each follows a checkpoint", may_change=True
+    )
     sample_every: int = option(
         0, "steps between sample sheets, 0 = none; each follows a checkpoint", may_change=True
     )
@@ -142,7 +169,9 @@ class MapperTrainingConfig(TrainingConfig):
         may_change=True,
         repeat=True,
     )
-    sample_faces: int = option(4, "faces of the sample sheets, the first of the cache", may_change=True)
+    sample_faces: int = option(
+        4, "faces of the sample sheets: held-out ones, or the first of the cache", may_change=True
+    )
     sample_steps: int = option(30, "denoising steps of a sample", may_change=True)
 
 
@@ -178,6 +207,9 @@ class MSIDTrainingConfig(TrainingConfig):
     verification: str = option(
         "", "class folders for {anchor, positive, negative} triplets, to verify the result", may_change=True
     )
+    verify_every: int = option(
+        0, "epochs between verifications, besides the one at the end; 0 = none", may_change=True
+    )
     depths: tuple[int, ...] = option(
         (3, 6, 9, 12), "layers whose features are used (Sec. 4.1); 12 = plain ArcFace"
     )
@@ -188,8 +220,19 @@ class MSIDTrainingConfig(TrainingConfig):
     heads: int = option(12, "attention heads; not in the paper, the official encoder's")
     scale: float = option(64.0, "s of Eq. 3; not in the paper, ArcFace's")
     margin: float = option(0.5, "m of Eq. 3; not in the paper, ArcFace's")
+    drop_path: float = option(
+        0.0,
+        "rate at which the deepest layer is skipped, rising linearly from 0 at the first; not in the paper, "
+        "insightface's ViT recipe has 0.05",
+    )
     epochs: int = option(30, "times that each face is seen (Sec. 4.1)", may_change=True)
     batch_size: int = option(1024, "images per step, over all processes and accumulated parts (Sec. 4.1)")
+    accumulate: int = option(
+        1,
+        "parts of a batch that each process takes one after the other; the gradient is the entire batch's, "
+        "but each part is normalized by its own batch statistics",
+        may_change=True,
+    )
     lr: float = option(1e-3, "learning rate (Sec. 4.1)")
     weight_decay: float = option(0.1, "weight decay of AdamW; not in the paper, insightface's ViT recipe")
     warmup_epochs: float = option(

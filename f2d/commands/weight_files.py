@@ -129,11 +129,14 @@ def add_download(commands: Any) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from ..download import SD_CONFIG, WEIGHTS, download
+    from ..download import FOLDERS, SD_CONFIG, WEIGHTS, download
 
     if options.name is None:
         for name, weights in WEIGHTS.items():
             log(f"{name:11} {weights.file:34} {weights.license}\n{'':11} {weights.page}")
+        for name, folder in FOLDERS.items():
+            page = f"https://huggingface.co/{folder.repository}"
+            log(f"{name:16} {folder.size}, {folder.license}\n{'':11} {page}")
         log(f"{SD_CONFIG:11} configs and tokenizer of SD 1.x; `f2d generate` needs them for a single file")
         return
     log(f"{options.name} -> {download(options.name, options.to)}")

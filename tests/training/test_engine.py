@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,6 +258,40 @@ def test_no_step_is_logged_twice_after_a_kill(tmp_path, monkeypatch):
     assert [step for step, _ in events_of(tmp_path)["loss"]] == list(range(1, 9))
     train(tmp_path)
     assert [step for step, _ in events_of(tmp_path)["loss"]] == list(range(1, 13))
+
+
+def test_wandb_gets_the_curves_and_its_run_continues(tmp_path, monkeypatch):
+    """A stand-in for wandb's own package, which drops steps that it already has."""
+    begun, logged = [], []
+
+    def init(**options):
+        begun.append(options)
+        run = types.SimpleNamespace(id="abc", finish=lambda: None)
+        run.log = lambda values, step: logged.append((step, values))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for _ in range(2):
+        train(tmp_path / "plane", steps=3 + 3 * len(begun), report_to=("wandb", "tensorboard"))
+    assert [(one["name"], one["id"], one["resume"]) for one in begun] == [
+        ("plane", None, "allow"),
+        ("plane", "abc", "allow"),
+    ]
+    assert [step for step, _ in logged] == list(range(1, 7))
+    assert [value for _, value in events_of(tmp_path / "plane")["loss"]] == [
+        pytest.approx(values["loss"]) for _, values in logged
+    ]
+
+
+def test_trackers_that_cannot_be_used_are_named_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="wandb is not installed.*pip install wandb.*--report-to"):
+        train(tmp_path / "run", report_to=("tensorboard", "wandb"))
+    with pytest.raises(ValueError, match="'mlflow' of --report-to.*tensorboard, wandb"):
+        train(tmp_path / "run", report_to=("mlflow",))
+    assert not (tmp_path / "run").exists()
+    train(tmp_path / "run", report_to=())
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
 def test_a_terminal_shows_a_bar_instead_of_lines(tmp_path, monkeypatch, capsys):

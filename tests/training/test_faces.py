@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.image import to_signed
-from face2diffusion.training.data.face_datasets import FaceDataset, open_faces
+from face2diffusion.training.data.face_datasets import FaceDataset, RecordFile, open_faces
+from face2diffusion.training.data.label_index import index_file
 from support.identities import MAGIC, draw, encode, pack_record, write_folders, write_records, write_shard
 
 LABELS = [0, 1, 2, 0, 1, 2, 2]
@@ -243,3 +245,39 @@ def test_samples_are_faces_and_mirrored_faces(tmp_path: Path) -> None:
 def test_the_networks_input_is_that_of_the_library(pictures: list[np.ndarray]) -> None:
     faces = to_signed(torch.from_numpy(np.stack(pictures)))
     assert torch.equal(faces, to_signed(pictures))
+
+
+# --- Labels that are kept ---
+
+
+def test_labels_are_read_once(tmp_path: Path, faces, monkeypatch) -> None:
+    folder = write_records(tmp_path, faces)
+    first = open_faces(folder)
+    with monkeypatch.context() as without:
+        without.setattr(RecordFile, "_read_labels", None)  # calling it would fail
+        kept = open_faces(folder)
+    assert np.array_equal(kept.labels, first.labels)
+    assert kept.classes == first.classes and kept.fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("change", ["time", "index", "damaged"])
+def test_labels_of_changed_records_are_read_anew(tmp_path: Path, faces, monkeypatch, change: str) -> None:
+    folder = write_records(tmp_path, faces)
+    before, reads, read = open_faces(folder), [], RecordFile._read_labels
+    if change == "damaged":
+        index_file(folder / "train.rec").write_bytes(b"PK")
+    else:
+        os.utime(folder / f"train.{'rec' if change == 'time' else 'idx'}", (1, 1))
+    monkeypatch.setattr(RecordFile, "_read_labels", lambda self: reads.append(1) or read(self))
+    for _ in range(2):
+        assert np.array_equal(open_faces(folder).labels, before.labels)
+    assert len(reads) == 1
+
+
+def test_labels_that_cannot_be_kept_are_still_read(tmp_path: Path, faces, monkeypatch, caplog) -> None:
+    def refuse(path):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("face2diffusion.training.data.label_index.atomic_file", refuse)
+    assert len(open_faces(write_records(tmp_path, faces))) == len(faces)
+    assert "read-only" in caplog.text and "at each start" in caplog.text

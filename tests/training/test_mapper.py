@@ -102,6 +102,25 @@ def test_only_the_mapper_changes(config, monkeypatch):
     assert all(parameter.grad is None for parameter in seen[0].parameters())
 
 
+def test_the_posterior_is_sampled_or_its_mean(config):
+    """The other random draws of a sample stay the same."""
+    cache = LatentCache(config.cache)
+    sampled, mean = (
+        MapperDataset(cache, replace(config, sample_posterior=flag), 1000)[3] for flag in (True, False)
+    )
+    means = cache.load(int(mean["index"]))["latent_mean"], cache.load(int(mean["index"]), True)["latent_mean"]
+    assert any(torch.equal(mean["latent"], one.float()) for one in means)
+    assert [name for name in sampled if not torch.equal(sampled[name], mean[name])] == ["latent"]
+
+
+def test_the_slope_of_the_leaky_relu_is_saved(config):
+    assert load_mapper(read(train_mapper(replace(config, slope=0.01, steps=1), quiet))).config.slope == 0.01
+    assert (
+        load_mapper(read(train_mapper(replace(config, out=f"{config.out}-2", steps=1), quiet))).config.slope
+        == 0.2
+    )
+
+
 def test_the_null_expression_gets_gradient_from_dropped_rows_only(config):
     cache = LatentCache(config.cache)
     mapper = training.build_mapper(config, cache, 768)
@@ -326,8 +345,8 @@ def test_the_command_shows_its_configuration(capsys, tmp_path):
         == 0
     )
     shown = json.loads(capsys.readouterr().out)
-    expected = {**asdict(MapperTrainingConfig(loss="masked", lr=0.5)), "sample_prompts": ["S*, old", "a S*"]}
-    assert shown == expected
+    expected = asdict(MapperTrainingConfig(loss="masked", lr=0.5, sample_prompts=("S*, old", "a S*")))
+    assert shown == json.loads(json.dumps(expected))
     assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", str(tmp_path / "x")]) == 2
 
 

@@ -18,9 +18,11 @@ import torch
 from face2diffusion.f2d.checkpoint import read
 from face2diffusion.f2d.networks.msid import MSIDConfig, load_msid
 from face2diffusion.training.config import MSIDTrainingConfig
-from face2diffusion.training.data.face_datasets import open_faces
+from face2diffusion.training.data.face_datasets import FaceDataset, open_faces
+from face2diffusion.training.engine.processes import ALONE
 from face2diffusion.training.msid.classifier import ClassifierTraining, ShardedClassifier
-from face2diffusion.training.msid.train import Schedule, train_msid
+from face2diffusion.training.msid.drop_path import sampled_drop_path
+from face2diffusion.training.msid.train import Schedule, build_encoder, make_task, train_msid
 from face2diffusion.training.msid.verification import compare, sample_triplets
 from support import processes
 from support.identities import write_folders
@@ -369,3 +371,105 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_pa
     finally:
         launcher.kill()
     assert launcher.returncode != 0, output
+
+
+# --- What the paper leaves open ---
+
+
+def test_drop_path_skips_branches_by_sample(data: Path) -> None:
+    """The same sample skips the same layers in any batch; the first layer is never skipped, and means stay."""
+    encoder = build_encoder(MSIDTrainingConfig(**settings(data, Path(), depth=3, depths=(3,))))
+    seeds = torch.arange(64)
+    kept = torch.stack([drops(encoder, rate, seeds) for rate in (0.0, 0.5)])  # (2, 6, B)
+    assert (kept[0] == 1).all() and (kept[1, :2] == 1).all()
+    assert set(kept[1, 4:].unique().tolist()) == {0.0, 2.0}
+    assert kept[1, 4:].mean().item() == pytest.approx(1, abs=0.3)
+    assert torch.equal(drops(encoder, 0.5, seeds[10:12]), kept[1, :, 10:12])
+
+
+def drops(encoder: torch.nn.Module, rate: float, seeds: torch.Tensor) -> torch.Tensor:
+    """What each branch of each sample is multiplied by, (2 * layers, B)."""
+    with sampled_drop_path(encoder, rate, seeds):
+        branches = [branch for block in encoder.blocks for branch in (block.drop_path1, block.drop_path2)]
+        return torch.stack([branch(torch.ones(len(seeds), 1, 1))[:, 0, 0] for branch in branches])
+
+
+def test_drop_path_changes_the_run_and_resumes(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"drop_path": 0.3, "epochs": 2}
+    other = train(data, tmp_path / "other", **changes)
+    assert difference(other, train(data, tmp_path / "plain", epochs=2)) > 1e-4
+    assert difference(other, train(data, tmp_path / "again", accumulate=1, **changes)) == 0
+
+
+def test_betas_and_eps_go_to_both_optimizers(data: Path, tmp_path: Path) -> None:
+    from face2diffusion.training.engine.optimizer import make_optimizer
+
+    config = MSIDTrainingConfig(betas=(0.5, 0.6), eps=1e-3)
+    (group,) = make_optimizer([torch.nn.Parameter(torch.ones(1))], config).param_groups
+    assert (tuple(group["betas"]), group["eps"]) == ((0.5, 0.6), 1e-3)
+    default = make_optimizer([torch.nn.Parameter(torch.ones(1))], MSIDTrainingConfig()).param_groups[0]
+    assert (tuple(default["betas"]), default["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+# --- At scale ---
+
+
+def test_the_gradient_of_accumulated_parts_is_that_of_the_batch(data: Path) -> None:
+    """The softmax is over all classes for each sample alone; only batch statistics, off here, know the batch."""
+    config = MSIDTrainingConfig(**settings(data, Path()))
+    faces = open_faces(data)
+    samples = FaceDataset(faces, 16)
+    batch = torch.utils.data.default_collate([samples[number] for number in range(16)])
+    gradients = []
+    for parts in (1, 4):
+        task = make_task(config, faces, ALONE)
+        task.network.eval()
+        for part in range(parts):
+            rows = {name: tensor[part * 16 // parts :][: 16 // parts] for name, tensor in batch.items()}
+            (task.compute_loss(rows, 0) / parts).backward()
+        trained = [p.grad for p in task.network.parameters() if p.requires_grad]
+        gradients.append(
+            torch.cat([grad.flatten() for grad in (*trained, task.divided.classifier.weight.grad)])
+        )
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
+
+
+def test_accumulated_runs_resume_to_the_bit(data: Path, tmp_path: Path) -> None:
+    unbroken = train(data, tmp_path / "unbroken", accumulate=4, epochs=4)
+
+    def stop(line: str) -> None:
+        if "step 7/" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(data, tmp_path / "run", stop, accumulate=4, epochs=4)
+    assert difference(train(data, tmp_path / "run", accumulate=4, epochs=4), unbroken) == 0
+
+
+def test_it_is_verified_every_few_epochs(data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    others, lines = write_folders(tmp_path / "others", identities=5, photos=2, first_photo=50), []
+    changes: dict[str, Any] = {"epochs": 4, "verification": str(others), "verify_every": 2}
+    plain = train(data, tmp_path / "plain", epochs=4)
+    weights = train(data, tmp_path / "run", lines.append, **changes)
+    assert difference(weights, plain) == 0, "verification changes nothing in training"
+    assert [line.split("step ")[1].split()[0] for line in lines if "Verification" in line] == ["6", "12"]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("auc/2")] == [6, 12]
+    assert json.loads((tmp_path / "run" / "verification.json").read_text())["step"] == 12
+    again: list[str] = []
+    train(data, tmp_path / "run", again.append, **changes)
+    assert not any("Verification" in line for line in again), "a finished run is not measured again"
+
+
+@pytest.mark.slow
+def test_processes_share_the_verification(data: Path, tmp_path: Path) -> None:
+    others = str(write_folders(tmp_path / "others", identities=70, photos=2, first_photo=50))
+    train(data, tmp_path / "alone", epochs=1, verification=others)
+    answers = processes.run(processes.train, settings(data, tmp_path / "run", epochs=1, verification=others))
+    assert processes.world_of(answers) == 2
+    alone, shared = (
+        json.loads((tmp_path / name / "verification.json").read_text())["depths"] for name in ("alone", "run")
+    )
+    assert [one["auc"] for one in shared] == pytest.approx([one["auc"] for one in alone], abs=0.01)

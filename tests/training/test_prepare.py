@@ -23,7 +23,14 @@ from face2diffusion.f2d.face.alignment import (
     mirror_landmarks,
     similarity_transform,
 )
-from face2diffusion.f2d.face.ffhq import align_ffhq, align_ffhq_mask, crop_ffhq, ffhq_landmarks, ffhq_quad
+from face2diffusion.f2d.face.ffhq import (
+    align_ffhq,
+    align_ffhq_mask,
+    crop_ffhq,
+    ffhq_landmarks,
+    ffhq_quad,
+    resize_ffhq,
+)
 from face2diffusion.f2d.files import fingerprint
 from face2diffusion.f2d.image import load_photo, mirror, to_signed
 from face2diffusion.training.cli import main
@@ -31,7 +38,7 @@ from face2diffusion.training.config import PrepareConfig
 from face2diffusion.training.data import cache as cache_module
 from face2diffusion.training.data.cache import LatentCache, read_index
 from face2diffusion.training.data.parsing import CELEBAMASK_LABELS, load_parser
-from face2diffusion.training.data.prepare import list_photos, prepare
+from face2diffusion.training.data.prepare import Cutter, list_photos, prepare
 from PIL import Image
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
@@ -339,9 +346,21 @@ def test_ffhq_crops_need_no_detector(config, crops, weights):
     assert report["skipped"] == {"not square": 1}
 
 
-def test_with_a_detector_ffhq_crops_use_their_own_landmarks(config, crops, weights):
+def test_with_a_detector_ffhq_crops_are_cut_as_inference_cuts(config, crops, weights):
+    """The face at its detected landmarks, the picture as it is; without the detector a warning says so."""
     config = replace(config, photos=str(crops), aligned=True)
-    cache, encoder = LatentCache(prepare(config, quiet)), encoder_of(config, weights)
+    lines: list[str] = []
+    cache, encoder = LatentCache(prepare(config, lines.append)), encoder_of(config, weights)
+    crop, photo = Cutter(config, 112).cut("00000.png"), load_photo(crops / "00000.png")
+    assert np.array_equal(crop.faces[0], encoder.crop_face(photo).crop)
+    assert np.array_equal(crop.picture, resize_ffhq(photo, 64))
+    average = Cutter(replace(config, detector=""), 112).cut("00000.png")
+    assert not np.array_equal(crop.faces[0], average.faces[0])
+    assert np.array_equal(crop.picture, average.picture)
+    assert not any("--detector" in line for line in lines)
+    without = replace(config, detector="", out=f"{config.out}-average")
+    prepare(without, lines.append)
+    assert sum("--detector" in line and "15 %" in line for line in lines) == 1
     torch.testing.assert_close(
         cache.load(0)["v_id"], encoder.identify(load_photo(crops / "00000.png")).v_id, rtol=0, atol=1e-4
     )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,8 +243,37 @@ def test_download_lists_every_file(capsys):
             "epoch_20.pth",
             "face_detection_yunet_2023mar.onnx",
             "sd-config",
+            "CompVis/stable-diffusion-v1-4",
+            "OpenRAIL-M",
+            "jonathandinu/face-parsing",
         )
     )
+
+
+def test_a_model_folder_is_downloaded_with_what_training_needs(monkeypatch, tmp_path, capsys):
+    import huggingface_hub
+    from face2diffusion.f2d import download
+
+    asked = {}
+
+    def snapshot_download(repository, allow_patterns, local_dir):
+        asked.update(repository=repository, files=allow_patterns)
+        for file in allow_patterns[: len(allow_patterns) - missing]:
+            target = Path(local_dir) / file.replace("*", "vocab.json")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(b"content")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    missing = 0
+    assert main(["download", "stable-diffusion", "--to", str(tmp_path)]) == 0
+    assert str(tmp_path / "stable-diffusion-v1-4") in capsys.readouterr().out
+    assert asked["repository"] == "CompVis/stable-diffusion-v1-4"
+    assert {"unet/diffusion_pytorch_model.safetensors", "vae/config.json", "tokenizer/*"} <= set(
+        asked["files"]
+    )
+    missing = 1
+    with pytest.raises(FileNotFoundError, match=r"preprocessor_config\.json"):
+        download.download("face-parsing", tmp_path)
 
 
 def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypatch, tmp_path):

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..engine.seeds import derive_seed
+from .label_index import read_labels_once
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class RecordFile(FaceSet):
         ):  # a record without picture, about the others: 1 to label - 1 are pictures
             end = int(struct.unpack_from("<f", first, _HEAD.size)[0])
             self.offsets = self.offsets[(keys >= 1) & (keys < end)]
-        self._number(self._read_labels(), remap)
+        self._number(read_labels_once(Path(path), self._read_labels), remap)
         self._check()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from ..config import TrainingConfig
 from .averaging import WeightAverage
+from .means import RunningMeans
 from .precision import make_scaler, scale_is_lost, tf32
 from .processes import Processes
 from .progress import Progress
@@ -51,6 +52,7 @@ class Event:
     action: Callable[
         [int, Mapping[str, Tensor]], None
     ]  # is given the steps done and the weights, averaged where they are
+    done: Callable[[int], bool] = lambda step: True  # asked when a run begins: 0 steps, or where it stopped
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,6 +78,7 @@ class Task:
     network_config: Any = None  # for the weight files, with the metadata
     metadata: Mapping[str, str] = field(default_factory=dict)
     events: Sequence[Event] = ()
+    means: RunningMeans = field(default_factory=RunningMeans)  # what `compute_loss` adds is logged beside it
 
 
 class TrainingLoop:
@@ -133,6 +136,7 @@ class TrainingLoop:
         self.progress = self._make_progress()
         try:
             with tf32(self.processes.device):
+                self._catch_up()
                 while self.step < self.task.steps and not self.processes.any(self.run.stopping):
                     self._train_step(batches)
                     self._save_and_notify()
@@ -155,6 +159,7 @@ class TrainingLoop:
             first_step=self.step,
             batch_size=self.config.batch_size,
             every=self.config.log_every,
+            means=self.task.means,
         )
 
     def _batches(self) -> Generator[Batch, None, None]:
@@ -252,10 +257,22 @@ class TrainingLoop:
 
     def _save_and_notify(self) -> None:
         """Save where it is due, and only then act on events: should one end the process, nothing is lost."""
-        due = [event for event in self.task.events if event.every and self.step % event.every == 0]
+        due = self._due()
         if due or self.step % self.config.save_every == 0 or self.step == self.task.steps:
             self.save()
-        for event in due:
+        self._notify(due)
+
+    def _due(self) -> list[Event]:
+        return [event for event in self.task.events if event.every and self.step % event.every == 0]
+
+    def _catch_up(self) -> None:
+        """Act on events that a kill has prevented, or that are for the untrained network."""
+        due = self._due()
+        open_ones = self.processes.share([not event.done(self.step) for event in due])
+        self._notify([event for event, is_open in zip(due, open_ones, strict=True) if is_open])
+
+    def _notify(self, events: Sequence[Event]) -> None:
+        for event in events:
             try:
                 event.action(self.step, self.weights)
             except ConnectionError:

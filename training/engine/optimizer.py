@@ -17,7 +17,7 @@ def make_optimizer(
 
     Args:
         parameters: what is trained.
-        config: of the run, with `lr` and `weight_decay`.
+        config: of the run.
         fused: update in one pass over the weights; None = where torch has it.
 
     Returns:
@@ -25,4 +25,11 @@ def make_optimizer(
     """
     if fused is None:
         fused = torch.cuda.is_available() or not torch.backends.mps.is_available()
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,6 +98,28 @@ class Processes:
         values = [None] * self.world
         dist.all_gather_object(values, value, group=self.objects)
         return values
+
+    def gather_work(self, work: Callable[[], Any]) -> list[Any]:
+        """Give all processes what each computes, in order; where one fails, all hear of it instead of waiting.
+
+        Raises:
+            RuntimeError: the work of a process failed.
+        """
+        found = self.gather(_attempt(work))
+        for _, error in found:
+            if error:
+                raise RuntimeError(error)
+        return [result for result, _ in found]
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    try:
+        return work(), ""
+    except Exception as error:  # whatever it is, the caller raises it in all processes
+        return None, f"{type(error).__name__}: {error}"
+
+
+ALONE = Processes(0, 1, "cpu")
 
 
 def read_environment(device: str = "") -> Processes:

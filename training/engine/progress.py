@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 import torch
 from tqdm import tqdm
 
+from .means import RunningMeans
 from .processes import Processes
 from .run_folder import Run
 
@@ -32,6 +33,7 @@ class Progress:
         first_step: int,
         batch_size: int,
         every: int,
+        means: RunningMeans | None = None,
     ) -> None:
         """Begin the first interval.
 
@@ -43,6 +45,7 @@ class Progress:
             first_step: steps that are done.
             batch_size: images per step, of all processes.
             every: steps in an interval.
+            means: filled by the steps of all processes; logged with the rest. None = nothing more.
         """
         self.run, self.processes, self.log_line = run, processes, log
         self.steps, self.batch_size, self.every = steps, batch_size, max(1, every)
@@ -54,6 +57,7 @@ class Progress:
             dynamic_ncols=True,
             disable=not (processes.first and on_terminal() and first_step < steps),
         )
+        self._means = means or RunningMeans()
         self._begin()
 
     def _begin(self) -> None:
@@ -68,24 +72,31 @@ class Progress:
             lr: learning rate of this step.
             **values: of this step, by the name they are logged under.
         """
-        if not self.processes.first:
-            return
         self._count += 1
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         if step % self.every == 0 or step == self.steps:
-            self._show(step, lr)
+            details = self._means.take(self.processes)
+            if self.processes.first:
+                self._show(step, lr, details)
             self._begin()
         self._bar.update()
 
-    def _show(self, step: int, lr: float) -> None:
+    def _show(self, step: int, lr: float, details: Mapping[str, float]) -> None:
         means = {name: total / self._count for name, total in self._sums.items()}
         seconds = (time.perf_counter() - self._since) / self._count
         rate = self.batch_size / seconds
         memory = torch.cuda.max_memory_allocated() / 2**30 if self.processes.on_gpu else 0.0
-        self.run.log(step, **means, lr=lr, images_per_second=rate, memory_gib=memory)
-        shown = (
-            f"loss {means['loss']:.4f}  |g| {means['gradient_norm']:.3g}  lr {lr:.3g}  {rate:.1f} images/s"
+        self.run.log(step, **means, **details, lr=lr, images_per_second=rate, memory_gib=memory)
+        parts = [f"{name} {value:.4f}" for name, value in details.items() if "/" not in name]
+        shown = "  ".join(
+            [
+                f"loss {means['loss']:.4f}",
+                *parts,
+                f"|g| {means['gradient_norm']:.3g}",
+                f"lr {lr:.3g}",
+                f"{rate:.1f} images/s",
+            ]
         )
         if self._bar.disable:
             left = timedelta(seconds=round((self.steps - step) * seconds))

@@ -28,9 +28,11 @@ import torch
 
 from ...f2d.checkpoint import save
 from ...f2d.files import TEMPORARY, atomic_file, write_json
+from ...f2d.image import Photo
 from ..config import changeable
-from .processes import Processes
+from .processes import ALONE, Processes
 from .signals import StopSignal
+from .trackers import Tracker, check_trackers, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -91,23 +93,26 @@ class Run:
 
         Args:
             out: the folder.
-            config: a dataclass; its fields go to config.json.
+            config: a `TrainingConfig`; its fields go to config.json.
             keep: how many weight files to keep.
             processes: of the run; only the first writes what is shared. None = this one alone.
             contents: fingerprints of what is trained on, by name; these may lie at other paths when the run
                 resumes, but not differ.
 
         Raises:
-            ValueError: no folder is named, or it holds a run with other settings or data.
+            ValueError: no folder is named, it holds a run with other settings or data, or an unknown tracker.
+            ImportError: the package of a tracker is missing.
             OSError: the folder cannot be written to.
         """
         if not os.fspath(out):
             raise ValueError("--out is missing. Name a run folder.")
         self.folder, self.keep = Path(out), max(1, keep)
-        self.processes = processes or Processes(0, 1, "cpu")
+        self.processes = processes or ALONE
         self.committed: Commit | None = None
         self._before: Commit | None = None
-        self._writer: Any = None
+        self._trackers: list[Tracker] | None = None  # opened with the first number
+        self._report_to = config.report_to
+        check_trackers(self._report_to)
         self._begun = (self.folder / "config.json").exists()
         begun = any((self.folder / name).exists() for name in _COMMITS)
         lock_config(self.folder, config, begun, self.processes.first, contents)
@@ -254,29 +259,32 @@ class Run:
     # --- The log ---
 
     @property
-    def writer(self) -> Any:
-        """TensorBoard's SummaryWriter; it takes back what a killed run logged after its last checkpoint."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
+    def trackers(self) -> list[Tracker]:
+        """Where numbers go; they take back what a killed run logged after its last checkpoint."""
+        if self._trackers is None:
             first = self.committed.step + 1 if self.committed else 0
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first)
-        return self._writer
+            self._trackers = open_trackers(self._report_to, self.folder, first)
+        return self._trackers
 
     def log(self, step: int, **scalars: float) -> None:
-        """Write numbers to TensorBoard; process 0 only."""
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        """Give numbers to the trackers; process 0 only."""
+        for tracker in self.trackers:
+            tracker.log(step, scalars)
+
+    def log_image(self, step: int, name: str, image: Photo) -> None:
+        """Give an image (H, W, 3) to the trackers; process 0 only."""
+        for tracker in self.trackers:
+            tracker.log_image(step, name, image)
 
     def flush(self) -> None:
         """Write the log out."""
-        if self._writer is not None:
-            self._writer.flush()
+        for tracker in self._trackers or ():
+            tracker.flush()
 
     def close(self) -> None:
         """Write the log out, and stop listening for signals."""
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers or ():
+            tracker.close()
         self._signal.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..config import MapperTrainingConfig
 from ..data.cache import LatentCache
 from ..engine.processes import Processes
 from ..engine.run_folder import Run
+from .dataset import split_cache
 from .denoising import FrozenDiffusion
 
 
@@ -36,7 +38,7 @@ class SampleSheets:
         Args:
             config: names prompts and steps.
             mapper: sizes of the mapper.
-            cache: its first faces are on the sheets.
+            cache: held-out faces are on the sheets, or the first ones where none are held out.
             diffusion: where it is trained.
             processes: of the run.
             run: the folder.
@@ -49,6 +51,13 @@ class SampleSheets:
         for prompt in config.sample_prompts:
             diffusion.check_prompt(prompt)
 
+    def done(self, step: int) -> bool:
+        """Tell whether there is nothing to generate after a step, f.i. as it was done before a kill."""
+        return not step or self._file(step).exists()
+
+    def _file(self, step: int) -> Path:
+        return self.run.folder / "samples" / f"{step:08d}.png"
+
     def write(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Generate a sheet.
 
@@ -60,24 +69,16 @@ class SampleSheets:
             RuntimeError: an image could not be generated, f.i. for lack of memory.
             OSError: the folder cannot be written to.
         """
-        faces = range(min(self.config.sample_faces, len(self.cache)))
+        held = split_cache(len(self.cache), self.config)[1]
+        faces = (held or range(len(self.cache)))[: self.config.sample_faces]
         jobs = [(face, prompt) for face in faces for prompt in self.config.sample_prompts]
         world = self.processes.world
-        shares = self.processes.gather(self._try(jobs[self.processes.rank :: world], weights))
-        for share in shares:
-            if isinstance(share, str):
-                raise RuntimeError(share)
+        mine = jobs[self.processes.rank :: world]
+        shares = self.processes.gather_work(lambda: self._generate(mine, weights))
         if jobs and self.processes.first:
             grid = make_grid([shares[place % world][place // world] for place in range(len(jobs))])
-            save_png(self.run.folder / "samples" / f"{step:08d}.png", grid)
-            self.run.writer.add_image("samples", grid, step, dataformats="HWC")
-
-    def _try(self, jobs: list[tuple[int, str]], weights: Mapping[str, Tensor]) -> list[Photo] | str:
-        """Generate this process's images; where that fails, the others must hear of it instead of waiting."""
-        try:
-            return self._generate(jobs, weights)
-        except Exception as error:  # the caller raises it in all processes
-            return f"{type(error).__name__}: {error}"
+            save_png(self._file(step), grid)
+            self.run.log_image(step, "samples", grid)
 
     @torch.no_grad()
     def _generate(self, jobs: list[tuple[int, str]], weights: Mapping[str, Tensor]) -> list[Photo]:

@@ -12,7 +12,7 @@ does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from ..config import MapperTrainingConfig
 from ..data.cache import LatentCache
 from ..engine.attention import fastest_attention
 from ..engine.loop import Event, Task, TrainingLoop
+from ..engine.means import RunningMeans
 from ..engine.optimizer import make_optimizer
 from ..engine.precision import autocast, compute_dtype
 from ..engine.processes import Processes, start_processes
@@ -36,7 +37,9 @@ from ..losses import cgdr_loss, masked_loss, reconstruction_loss
 from .dataset import MapperDataset
 from .denoising import FrozenDiffusion
 from .dropout import sampled_dropout
+from .region_errors import region_errors, with_bins
 from .sample_sheets import SampleSheets
+from .validation import Validation
 
 
 def compute_loss(
@@ -44,6 +47,7 @@ def compute_loss(
     mapper: torch.nn.Module,
     batch: dict[str, Tensor],
     config: MapperTrainingConfig,
+    means: RunningMeans | None = None,
 ) -> Tensor:
     """Compute the configured loss of one batch.
 
@@ -52,6 +56,7 @@ def compute_loss(
         mapper: in training mode.
         batch: of `MapperDataset`, stacked.
         config: which loss.
+        means: is given the errors inside and outside M, by timestep.
 
     Returns:
         scalar.
@@ -63,11 +68,15 @@ def compute_loss(
         words = mapper(batch["v_id"], batch.get("v_exp"), batch.get("keep"))
     noisy, target = diffusion.add_noise(batch["latent"], batch["noise"], batch["time"])
     prediction = diffusion.predict(noisy, batch["time"], words.float())
-    if config.loss == "reconstruction":
-        return reconstruction_loss(prediction, target)
+    class_prediction = diffusion.predict_class(noisy, batch["time"]) if config.loss == "cgdr" else None
+    if means is not None:
+        errors = region_errors(prediction, target, batch["mask"], class_prediction)
+        means.add(with_bins(errors, batch["time"], diffusion.steps))
+    if class_prediction is not None:
+        return cgdr_loss(prediction, target, class_prediction, batch["mask"])
     if config.loss == "masked":
         return masked_loss(prediction, target, batch["mask"])
-    return cgdr_loss(prediction, target, diffusion.predict_class(noisy, batch["time"]), batch["mask"])
+    return reconstruction_loss(prediction, target)
 
 
 def train_mapper(config: MapperTrainingConfig, log: Callable[[str], None] = print) -> Path:
@@ -102,13 +111,27 @@ def train_mapper(config: MapperTrainingConfig, log: Callable[[str], None] = prin
         try:
             diffusion.place(processes.device, compute_dtype(config.precision))
             sheets = SampleSheets(config, mapper.config, cache, diffusion, processes, run)
-            task = make_task(config, mapper.to(processes.device).train(), diffusion, cache, processes, sheets)
+            validation = Validation(config, mapper.config, cache, diffusion, processes, run, log)
+            validate_every = config.validate_every if config.validation else 0
+            events = [
+                Event("Validation", validate_every, validation.write, validation.done),
+                Event("Sampling", config.sample_every, sheets.write, sheets.done),
+            ]
+            task = make_task(config, mapper.to(processes.device).train(), diffusion, cache, processes, events)
             if processes.first:
-                count = sum(parameter.numel() for parameter in mapper.parameters())
-                log(f"{count:,} parameters to train on {len(cache)} photos")
+                _introduce(mapper, len(cache), config, log)
             return TrainingLoop(config, task, run, processes, log).train()
         finally:
             run.close()
+
+
+def _introduce(
+    mapper: MappingNetwork, faces: int, config: MapperTrainingConfig, log: Callable[[str], None]
+) -> None:
+    count = sum(parameter.numel() for parameter in mapper.parameters())
+    log(f"{count:,} parameters to train on {faces - config.validation} photos")
+    if not config.validation:
+        log("No validation: nothing is held out. --validation 64 holds out 64 faces and logs their errors.")
 
 
 def open_cache(config: MapperTrainingConfig) -> LatentCache:
@@ -140,7 +163,7 @@ def make_task(
     diffusion: FrozenDiffusion,
     cache: LatentCache,
     processes: Processes,
-    sheets: SampleSheets,
+    events: Sequence[Event] = (),
 ) -> Task:
     """Say how the mapper is trained.
 
@@ -150,15 +173,16 @@ def make_task(
         diffusion: frozen, on the same device.
         cache: of faces.
         processes: of the run.
-        sheets: what is generated now and then.
+        events: what is done now and then.
 
     Returns:
         The task.
     """
+    means = RunningMeans()
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
-            return compute_loss(diffusion, mapper, batch, config)
+            return compute_loss(diffusion, mapper, batch, config, means)
 
     return Task(
         kind="mapper",
@@ -171,7 +195,8 @@ def make_task(
         sample_name="photos of the cache",
         network_config=mapper.config,
         metadata={"msid": cache.msid, "loss": config.loss},
-        events=[Event("Sampling", config.sample_every, sheets.write)],
+        events=events,
+        means=means,
     )
 
 
@@ -195,6 +220,7 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
         hidden_dim=config.hidden_dim,
         word_dim=word_dim,
         dropout=config.dropout,
+        slope=config.slope,
         positional=config.positional,
     )
     if not config.init:

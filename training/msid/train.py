@@ -12,7 +12,9 @@ the number of processes does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from ...f2d.networks.msid import MSIDConfig, MSIDEncoder
 from ..config import MSIDTrainingConfig
 from ..data.face_datasets import FaceDataset, FaceSet, open_faces
 from ..engine.attention import fastest_attention
-from ..engine.loop import Task, TrainingLoop
+from ..engine.loop import Event, Task, TrainingLoop
 from ..engine.optimizer import make_optimizer
 from ..engine.precision import autocast
 from ..engine.processes import Processes, start_processes
@@ -34,7 +36,10 @@ from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
 from .batch_norm import synchronize_norms
 from .classifier import ClassifierTraining, ShardedClassifier
+from .drop_path import sampled_drop_path
 from .verification import compare, report, sample_triplets
+
+_DROP_PATH = 102  # what a seed is for
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,19 @@ def drop_key_gradients(encoder: MSIDEncoder) -> None:
         block.attn.qkv.bias.grad[width : 2 * width] = 0
 
 
-def make_task(config: MSIDTrainingConfig, faces: FaceSet, processes: Processes) -> Task:
+def make_task(
+    config: MSIDTrainingConfig,
+    faces: FaceSet,
+    processes: Processes,
+    verification: Verification | None = None,
+) -> Task:
     """Build encoder and classifier, and say how they are trained.
 
     Args:
         config: of the run.
         faces: aligned, with identities.
         processes: of the run.
+        verification: is done every so many epochs.
 
     Returns:
         The task; its network is the encoder.
@@ -135,6 +146,7 @@ def make_task(config: MSIDTrainingConfig, faces: FaceSet, processes: Processes) 
         with (
             autocast(processes.device, config.precision),
             fastest_attention(processes.device_type, tokens),
+            _skip_layers(encoder, config, batch["index"], step),
         ):
             features = encoder(to_signed(batch["face"]))  # (b, L * C)
         return classifier(features.float(), batch["label"], step)
@@ -154,7 +166,27 @@ def make_task(config: MSIDTrainingConfig, faces: FaceSet, processes: Processes) 
         divided=ClassifierTraining(classifier, config),
         adjust_gradients=lambda: drop_key_gradients(encoder),
         network_config=encoder.config,
+        events=_verify_regularly(config, len(faces), verification),
     )
+
+
+def _verify_regularly(
+    config: MSIDTrainingConfig, faces: int, verification: Verification | None
+) -> list[Event]:
+    if not verification or not config.verify_every:
+        return []
+    every = max(1, round(config.verify_every * faces / config.batch_size))
+    return [Event("Verification", every, verification.write, verification.done)]
+
+
+def _skip_layers(
+    encoder: MSIDEncoder, config: MSIDTrainingConfig, indices: Tensor, step: int
+) -> AbstractContextManager:
+    """Apply drop path while the block runs; a sample's seed comes from step and face, (B,)."""
+    if not config.drop_path:
+        return nullcontext()
+    seeds = [derive_seed(config.seed, _DROP_PATH, step, index) for index in indices.tolist()]
+    return sampled_drop_path(encoder, config.drop_path, torch.tensor(seeds, device=indices.device))
 
 
 def train_msid(config: MSIDTrainingConfig, log: Callable[[str], None] = print) -> Path:
@@ -177,20 +209,26 @@ def train_msid(config: MSIDTrainingConfig, log: Callable[[str], None] = print) -
     """
     with start_processes(config.device) as processes:
         _check_batch(config, processes.world)
-        faces = open_faces(config.data, config.remap_labels)
-        checked = open_faces(config.verification, remap=True) if config.verification else None
-        task = make_task(config, faces, processes)
+        faces = _open_once(processes, config.data, config.remap_labels)
+        checked = _open_once(processes, config.verification, True) if config.verification else None
         run = Run(config.out, config, config.keep, processes, {"data": faces.fingerprint()})
         try:
+            verification = Verification(config, checked, processes, run, log) if checked else None
+            task = make_task(config, faces, processes, verification)
             if processes.first:
                 log(f"{len(faces)} faces of {len(faces.classes)} identities")
             loop = TrainingLoop(config, task, run, processes, log)
             weights = loop.train()
-            if checked and processes.first and loop.step == task.steps:
-                _verify(config, loop, weights, checked, log)
+            if verification and loop.step == task.steps and not processes.share(verification.done(loop.step)):
+                verification.write(loop.step, loop.weights)
         finally:
             run.close()
     return weights
+
+
+def _open_once(processes: Processes, path: str, remap: bool) -> FaceSet:
+    """Open faces in process 0, whose labels go to the others: they need not read all of the data for them."""
+    return processes.share(open_faces(path, remap) if processes.first else None)
 
 
 def _check_batch(config: MSIDTrainingConfig, world: int) -> None:
@@ -201,17 +239,63 @@ def _check_batch(config: MSIDTrainingConfig, world: int) -> None:
         )
 
 
-def _verify(
-    config: MSIDTrainingConfig, loop: TrainingLoop, weights: Path, faces: FaceSet, log: Callable[[str], None]
-) -> None:
-    """Measure the trained encoder on triplets, into the run folder and the log."""
-    encoder = MSIDEncoder(loop.task.network_config).to(loop.processes.device)
-    encoder.load_state_dict(loop.weights)
-    triplets = sample_triplets(faces.labels)
-    log(f"Verification on {len(triplets)} triplets")
-    found = compare(encoder, faces, triplets, log=log)
-    name = Path(config.verification).name
-    result = report(found, loop.run.folder, "verification", encoder=weights.name, data=name, seed=0)
-    loop.run.log(loop.step, **{f"auc/{depth['depth']}": depth["auc"] for depth in result["depths"]})
-    shown = ", ".join(f"depth {depth['depth']}: {100 * depth['auc']:.2f} %" for depth in result["depths"])
-    log(f"AUC {shown}")
+class Verification:
+    """Measures the encoder on triplets of other people while it trains, and at the end."""
+
+    def __init__(
+        self,
+        config: MSIDTrainingConfig,
+        faces: FaceSet,
+        processes: Processes,
+        run: Run,
+        log: Callable[[str], None],
+    ) -> None:
+        """Draw the triplets.
+
+        Args:
+            config: of the run.
+            faces: aligned.
+            processes: share the work.
+            run: the folder.
+            log: called with the result, in process 0.
+
+        Raises:
+            ValueError: no identity has two photos.
+        """
+        self.config, self.processes, self.run, self.log = config, processes, run, log
+        self.faces, self.triplets = faces, sample_triplets(faces.labels)
+        self.encoder = build_encoder(config).to(processes.device)
+
+    def done(self, step: int) -> bool:
+        """Tell whether there is nothing to measure after a step, f.i. as it was done before a kill."""
+        file = self.run.folder / "verification.json"
+        return not step or (
+            file.exists() and json.loads(file.read_text(encoding="utf-8")).get("step") == step
+        )
+
+    def write(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Measure, into verification.json, verification.png, log and trackers; all processes take part.
+
+        Args:
+            step: how many are done.
+            weights: of the encoder.
+
+        Raises:
+            RuntimeError: a process failed.
+            OSError: the folder cannot be written to.
+        """
+        self.encoder.load_state_dict(weights)
+        found = compare(self.encoder, self.faces, self.triplets, processes=self.processes)
+        if not self.processes.first:
+            return
+        details = {
+            "encoder": f"msid-{step:08d}.safetensors",
+            "data": Path(self.config.verification).name,
+            "seed": 0,
+            "step": step,
+        }
+        result = report(found, self.run.folder, "verification", **details)
+        scores = {f"auc/{depth['depth']}": depth["auc"] for depth in result["depths"]}
+        self.run.log(step, **scores)
+        shown = ", ".join(f"depth {name[4:]}: {100 * auc:.2f} %" for name, auc in scores.items())
+        self.log(f"Verification at step {step} on {len(self.triplets)} triplets: AUC {shown}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ...f2d.files import atomic_file
 from ...f2d.image import to_signed
 from ...f2d.networks.msid import MSIDEncoder, load_msid
 from ..data.face_datasets import FaceSet, open_faces
+from ..engine.processes import ALONE, Processes
 from ..engine.seeds import derive_seed
 
 _TRIPLETS = 200  # what the seed is for
@@ -106,6 +107,7 @@ def compare(
     triplets: np.ndarray,
     batch_size: int = 64,
     log: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> dict[int, Similarities]:
     """Compute the cosines of all triplets at each depth.
 
@@ -115,34 +117,44 @@ def compare(
         triplets: shape (T, 3), places in `faces`.
         batch_size: faces at once.
         log: called with each progress message.
+        processes: share the faces; all take part.
 
     Returns:
         cosines by depth, counted from 1.
+
+    Raises:
+        RuntimeError: a process failed.
     """
-    training, device = encoder.training, next(encoder.parameters()).device
     places, back = np.unique(triplets, return_inverse=True)
-    features: list[list[torch.Tensor]] = [[] for _ in encoder.config.depths]
-    encoder.eval()
-    try:
-        for start in range(0, len(places), batch_size):
-            batch = [
-                torch.from_numpy(faces.load(int(place), encoder.config.image_size))
-                for place in places[start : start + batch_size]
-            ]
-            for level, tokens in zip(
-                features, encoder.forward_levels(to_signed(torch.stack(batch).to(device))), strict=True
-            ):
-                level.append(F.normalize(tokens.float()).cpu())
-            if log and start // batch_size % 20 == 19:
-                log(f"{start + len(batch)}/{len(places)} faces")
-    finally:
-        encoder.train(training)
+    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    rank, world = processes.rank, processes.world
+    mine = batches[rank::world]
+    shares = processes.gather_work(lambda: _embed(encoder, faces, mine, log))
+    features = torch.cat([shares[number % world][number // world] for number in range(len(batches))], dim=1)
     found = {}
     for depth, level in zip(encoder.config.depths, features, strict=True):
-        anchor, positive, negative = torch.cat(level)[torch.from_numpy(back.reshape(triplets.shape))].unbind(
-            1
-        )  # (T, C) each
+        chosen = level[torch.from_numpy(back.reshape(triplets.shape))]  # (T, 3, C)
+        anchor, positive, negative = chosen.unbind(1)
         found[depth] = Similarities((anchor * positive).sum(1).numpy(), (anchor * negative).sum(1).numpy())
+    return found
+
+
+def _embed(
+    encoder: MSIDEncoder, faces: FaceSet, batches: Sequence[np.ndarray], log: Callable[[str], None] | None
+) -> list[torch.Tensor]:
+    """Compute the features of batches of faces, each (L, b, C) of unit length, on the CPU."""
+    training, device = encoder.training, next(encoder.parameters()).device
+    found = []
+    encoder.eval()
+    try:
+        for number, places in enumerate(batches, 1):
+            images = [torch.from_numpy(faces.load(int(place), encoder.config.image_size)) for place in places]
+            levels = encoder.forward_levels(to_signed(torch.stack(images).to(device)))
+            found.append(torch.stack([F.normalize(tokens.float()).cpu() for tokens in levels]))
+            if log and number % 20 == 0:
+                log(f"{number}/{len(batches)} batches of faces")
+    finally:
+        encoder.train(training)
     return found
 
 
