@@ -60,14 +60,11 @@ def check_name(name: str) -> str:
         ValueError: it has signs that end a name in a prompt, or cannot be that of a tensor.
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
-        raise ValueError(
-            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold "
-            "others."
-        )
+        raise ValueError(f"A prompt cannot hold the name {name!r}. Use letters, digits and the signs _ - . /")
     if name == "__metadata__":
         raise ValueError(
-            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for "
-            "themselves. Choose another."
+            "An embedding cannot be named '__metadata__', which .safetensors files keep for themselves. "
+            "Choose another name."
         )
     return name
 

@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(pack: ComfyServer, graph: P
     pack.place(b"a file", *PLACES, "blocked")
     result = save(pack, graph, "blocked/alice")
     assert result.errors[0].node == "save"
-    assert f"Expected a folder that can be written to, got '{saved(pack, 'blocked')}'" in result.message
+    assert f"The folder '{saved(pack, 'blocked')}' cannot be written to" in result.message
 
 
 def identity_file(
@@ -586,10 +586,10 @@ def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, peo
     [
         (
             {"filename": "my friend"},
-            "Expected a name of letters, digits and the signs _ - . /, got 'my friend'",
+            "A prompt cannot hold the name 'my friend'",
         ),
         ({"filename": "../alice"}, "Expected a file name such as 'alice'"),
-        ({"filename": "(alice)"}, "Expected a name of letters"),
+        ({"filename": "(alice)"}, "cannot hold the name"),
         ({"filename": "friends/__metadata__"}, "Expected the name of a tensor, got '__metadata__'"),
         ({"place": 75}, "75"),
         ({"place": 0}, "0"),

@@ -260,9 +260,9 @@ def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypat
 BAD = {
     "no such photo": (
         ["missing.png", "--aligned", "--out", "s.safetensors"],
-        "missing.png', got no such file",
+        "'missing.png' does not exist",
     ),
-    "a folder": ([".", "--aligned", "--out", "s.safetensors"], "got the folder '.'"),
+    "a folder": ([".", "--aligned", "--out", "s.safetensors"], "'.' is a folder"),
     "no way to find the face": (
         ["{photo}", "--out", "s.safetensors"],
         "Add --detector with a YuNet .onnx file, --landmarks or --aligned",
@@ -282,7 +282,7 @@ BAD = {
     ),
     "no detector file": (
         ["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"],
-        "yunet.onnx', got no such file",
+        "'yunet.onnx' does not exist",
     ),
 }
 
@@ -309,12 +309,12 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
     [
         (
             ["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"],
-            "Expected 'S*' in the prompt",
+            "'no placeholder' does not contain 'S*'",
         ),
         (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "must end with .png"),
         (
             ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"],
-            "x.safetensors', got no such file",
+            "'x.safetensors' does not exist",
         ),
         (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "needs --msid and --mapper"),
         (
@@ -400,8 +400,8 @@ def test_damaged_words_end_with_status_2_and_one_line(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my friend", "Expected a name of letters, digits and the signs"),
-        ("__metadata__", "got '__metadata__'"),
+        ("my friend", "A prompt cannot hold the name 'my friend'"),
+        ("__metadata__", "named '__metadata__'"),
     ],
 )
 def test_embeddings_that_no_prompt_could_use_are_not_exported(files, encode, tmp_path, capsys, name, message):

@@ -51,19 +51,17 @@ def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
 def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
+        match=r"cannot hold the name .+\. Use letters, digits and the signs",
     ):
         check_name(name)
     if name.isprintable() and name:
-        with pytest.raises(ValueError, match="Expected a name of letters"):
+        with pytest.raises(ValueError, match="cannot hold the name"):
             save_embedding(tmp_path / f"{name}.safetensors", WORDS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="Expected the name of a tensor, got '__metadata__', .*Choose another"
-    ):
+    with pytest.raises(ValueError, match="named '__metadata__'.*Choose another"):
         save_embedding(tmp_path / "friends" / "__metadata__.safetensors", WORDS)
     assert list(tmp_path.iterdir()) == []
 
