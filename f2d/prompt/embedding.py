@@ -69,6 +69,25 @@ def check_name(name: str) -> str:
     return name
 
 
+def warn_of_token(name: str, token_count: int) -> str:
+    """Make the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
+
+    Args:
+        name: of the embedding; may begin with subfolders.
+        token_count: of the name without subfolders, in CLIP's own vocabulary.
+
+    Returns:
+        The warning; "" where the name is free.
+    """
+    if token_count != 1:
+        return ""
+    stem = name.replace("\\", "/").rpartition("/")[2]
+    return (
+        f"CLIP has a token '{stem}', so diffusers refuses this name: use token='<{stem}>' there, or name the "
+        f"embedding 'f2d_{stem}'."
+    )
+
+
 def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
     """Write an embedding atomically: one tensor under the file's name, which is what all three programs read.
 

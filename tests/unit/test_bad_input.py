@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -1476,3 +1478,31 @@ def test_face_partly_outside_is_fine(bench: Bench, landmarks: np.ndarray) -> Non
         bench.portrait[:, 220:], choice=FaceChoice(landmarks=landmarks - (220, 0))
     )
     assert found.crop.any() and not found.crop[:, :20].any()
+
+
+def test_detector_in_a_folder_with_any_letters_is_read(
+    tmp_path: Path, detector_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is read in Python: OpenCV cannot open such a path on Windows, so it must get none here."""
+    path = tmp_path / "Müller 日本" / "yunet.onnx"
+    path.parent.mkdir()
+    path.write_bytes(detector_file.read_bytes())
+    given = []
+    create = cv2.FaceDetectorYN.create
+
+    def record(*arguments: Any) -> Any:
+        given.extend(arguments)
+        return create(*arguments)
+
+    record.__doc__ = create.__doc__
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", record)
+    YuNet(path)
+    if "bufferModel" in create.__doc__:
+        assert str(path) not in [argument for argument in given if isinstance(argument, str)]
+
+
+def test_missing_opencv_is_named_with_the_command() -> None:
+    code = "import sys; sys.modules['cv2'] = None; import face2diffusion.f2d.encoder"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode and "ImportError: OpenCV is missing" in done.stderr
+    assert "pip install opencv-python" in done.stderr
