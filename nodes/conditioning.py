@@ -149,8 +149,8 @@ def stack(entries: tuple[Any, ...]) -> list[Any]:
             options[key] = torch.cat(values)
         elif not all(_same(values[0], value) for value in values):
             raise ValueError(
-                f"The conditionings differ in '{key}', and not in the person only. Put this node right behind "
-                "the prompt."
+                f"The conditionings differ in '{key}', not only in the person. "
+                "Put this node right behind the prompt."
             )
     return [torch.cat([cond for cond, _ in entries]), options]
 

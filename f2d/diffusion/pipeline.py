@@ -300,13 +300,8 @@ class F2DPipeline:
                 output_type="np",
                 **options,
             )
-        if not np.isfinite(output.images).all():
-            raise ValueError(
-                f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base model "
-                "is damaged. Use a scale of about 7, or get the model again."
-            )
         flags = output.nsfw_content_detected or [False] * count
-        images = np.rint(output.images * 255).astype(np.uint8)
+        images = _to_photos(output.images, config)
         shared = {**asdict(config), "sampler": "Euler ancestral", "model": self.name}
         if regions:
             shared["regions"] = [region.prompt for region in regions]
@@ -314,3 +309,13 @@ class F2DPipeline:
             GeneratedImage(image, {"prompt": prompt, **shared, "seed": number}, bool(flag))
             for image, prompt, number, flag in zip(images, prompts, seeds, flags, strict=True)
         ]
+
+
+def _to_photos(images: np.ndarray, config: GenerationConfig) -> np.ndarray:
+    """Bring generated images in [0, 1], shape (B, H, W, 3), to uint8."""
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base model is "
+            "damaged. Use a scale of about 7, or get the model again."
+        )
+    return np.rint(images * 255).astype(np.uint8)

@@ -69,6 +69,7 @@ INSIDE_FUNCTIONS = {
     "transformers": ("f2d/diffusion/",),
     "face_alignment": ("f2d/face/detection.py",),
     "gdown": ("f2d/download.py",),
+    "pillow_heif": ("f2d/image.py",),
     "huggingface_hub": ("f2d/download.py", "f2d/diffusion/"),
 }
 OF_COMFYUI = {"comfy", "comfy_api", "folder_paths", "nodes", "execution", "server"}
