@@ -132,7 +132,7 @@ def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
 
 
 def test_every_photo_is_cached_or_listed(whole):
-    config, said = whole
+    config, said = whole[0], list(whole[1])
     cache = LatentCache(config.out, verify=True)
     assert [cache.name(index) for index in range(len(cache))] == [
         "a.png",
@@ -148,6 +148,8 @@ def test_every_photo_is_cached_or_listed(whole):
         "No face with score 0.60" in listed["wall.png"]["message"]
         and "0 bytes" in listed["empty.jpg"]["message"]
     )
+    assert report["passed_over"] == ["notes.txt"]
+    assert said.pop(0) == "Passed over 1 files that are not photos: 1 .txt (notes.txt)."
     assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
     assert said[1] == "Cached 4 of 7 photos."
     assert said[2].startswith(
