@@ -41,7 +41,7 @@ class Checkpoint:
         if self.kind != kind:
             expected = KIND_NAMES[kind]
             raise ValueError(
-                f"Expected {expected}, got '{self.path}': this is {self.described}, not {expected}. "
+                f"'{self.path}' cannot be used here: this is {self.described}, not {expected}. "
                 "Choose another file."
             )
         return self
@@ -65,7 +65,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
         config = json.loads(metadata["f2d.config"]) if "f2d.config" in metadata else None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"Expected JSON under 'f2d.config' in the metadata of '{os.fspath(path)}', got {error}. "
+            f"The metadata of '{os.fspath(path)}' is damaged: 'f2d.config' is not JSON ({error}). "
             "Get the file again."
         ) from error
     return Checkpoint(

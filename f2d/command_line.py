@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +73,24 @@ def run_command(
         return _fail(program, str(error), 1)
     except (ValueError, OSError, ImportError) as error:
         return _fail(program, str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(program, "The memory does not suffice. Use smaller sizes or batches.", 2)
     return 0
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, NumPy or PyTorch means that memory ran out."""
+    return isinstance(error, MemoryError) or bool(re.search(r"out of memory|allocate memory", str(error)))
+
+
+def escape_unprintable() -> None:
+    """Let the console show names that it cannot print as escapes, instead of stopping the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError):  # closed
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(program: str, message: str, code: int) -> int:

@@ -12,6 +12,31 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def choose_device(name: str | None = None) -> str:
+    """Check that a device works.
+
+    Args:
+        name: such as "cuda:1", "mps" or "cpu"; None or "" = the best available.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ValueError: this machine or this build of PyTorch does not have it.
+    """
+    if not name:
+        return best_device()
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as error:  # each backend raises its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"The device '{name}' is not available here ({reason}). Use '{best_device()}', or leave the "
+            "device out."
+        ) from error
+    return name
+
+
 def pass_size(device: torch.device) -> int:
     """Images per forward pass; on a CPU the activations of more than a few do not stay in its cache."""
     return 8 if device.type == "cpu" else 64

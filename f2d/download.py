@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .checkpoint import read
@@ -113,9 +116,11 @@ def download(name: str, folder: str | os.PathLike) -> str:
         OSError: the source cannot be reached, or the folder cannot be written to.
     """
     if name == SD_CONFIG:
-        return fetch_config()
+        with _network("sd-config", "https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5"):
+            return fetch_config()
     if name in FOLDERS:
-        return _fetch_folder(FOLDERS[name], os.fspath(folder))
+        with _network(name, f"https://huggingface.co/{FOLDERS[name].repository}"):
+            return _fetch_folder(FOLDERS[name], os.fspath(folder))
     if name not in WEIGHTS:
         names = ", ".join([*WEIGHTS, *FOLDERS, SD_CONFIG])
         raise ValueError(f"'{name}' is not known. Choose one of {names}.")
@@ -124,10 +129,32 @@ def download(name: str, folder: str | os.PathLike) -> str:
     if os.path.exists(target):
         verify(target, weights)
         return target
-    with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(_fetch(weights, scratch), temporary)
-        verify(temporary, weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        with _network(weights.file, weights.page):
+            fetched = _fetch(weights, scratch)
+        with atomic_file(target) as temporary:
+            shutil.copyfile(fetched, temporary)
+            verify(temporary, weights)
     return target
+
+
+@contextlib.contextmanager
+def _network(what: str, page: str) -> Iterator[None]:
+    """Turn what the packages for downloads raise, each of its own kind, into an OSError with advice."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f'{error.name} is not installed. Run `pip install "face2diffusion[download]"`.'
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(f"No space is left for {what} in '{tempfile.gettempdir()}'. Free some.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConnectionError(
+            f"{what} cannot be downloaded ({reason}). Check the connection, or get it from {page} through a "
+            "browser."
+        ) from error
 
 
 def verify(path: str, weights: Weights) -> None:
@@ -169,19 +196,14 @@ def _fetch_folder(model: ModelFolder, folder: str) -> str:
 def _fetch(weights: Weights, scratch: str) -> str:
     """Download a file into a folder, and return its path there."""
     source, identifier = weights.source.split(":", 1)
-    try:
-        if source == "hub":
-            from huggingface_hub import hf_hub_download
+    if source == "hub":
+        from huggingface_hub import hf_hub_download
 
-            return hf_hub_download(identifier, weights.file, local_dir=scratch)
-        return _fetch_from_drive(source, identifier, os.path.join(scratch, weights.file), weights.page)
-    except ImportError as error:
-        raise ImportError(
-            f'{error.name} is not installed. Run `pip install "face2diffusion[download]"`.'
-        ) from error
+        return hf_hub_download(identifier, weights.file, local_dir=scratch)
+    return _fetch_from_drive(source, identifier, os.path.join(scratch, weights.file))
 
 
-def _fetch_from_drive(source: str, identifier: str, path: str, page: str) -> str:
+def _fetch_from_drive(source: str, identifier: str, path: str) -> str:
     import gdown
 
     if source == "drive":
@@ -190,7 +212,5 @@ def _fetch_from_drive(source: str, identifier: str, path: str, page: str) -> str
         files = gdown.download_folder(id=identifier, output=os.path.dirname(path)) or []
         found = [file for file in files if os.path.basename(str(file)) == os.path.basename(path)]
     if not found or found[0] is None:
-        raise OSError(
-            f"{os.path.basename(path)} cannot be fetched from {page}. Download it there through a browser."
-        )
+        raise OSError("Google Drive has not given the file")
     return str(found[0])

@@ -35,28 +35,26 @@ def check_file(path: str | os.PathLike, what: str) -> str:
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(
-            f"Expected {what} at '{path}', got no such file. Check the path, or run `f2d download`."
+            f"'{path}' does not exist; {what} should be there. Check the path, or run `f2d download`."
         )
     if os.path.isdir(path):
-        raise ValueError(f"Expected {what}, got the folder '{path}'. Name one file in it.")
+        raise ValueError(f"'{path}' is a folder, not {what}. Name one file in it.")
     try:
         with open(path, "rb") as file:
             head = file.read(64)
     except OSError as error:
         raise ValueError(
-            f"Expected {what}, got '{path}', which cannot be read ({error.strerror}). Check its permissions."
+            f"'{path}', {what}, cannot be read ({error.strerror}). Check its permissions."
         ) from error
     if not head:
-        raise ValueError(f"Expected {what}, got '{path}' with 0 bytes. Download it again.")
+        raise ValueError(f"'{path}' has 0 bytes and is not {what}. Download it again.")
     if head.startswith(_LFS_MAGIC):
         raise ValueError(
-            f"Expected {what}, got '{path}', a Git-LFS pointer of {os.path.getsize(path)} bytes. "
+            f"'{path}' is a Git-LFS pointer of {os.path.getsize(path)} bytes, not {what}. "
             "Download the file itself (or run `git lfs pull`)."
         )
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
-        raise ValueError(
-            f"Expected {what}, got '{path}', which is a web page. Download the file itself through a browser."
-        )
+        raise ValueError(f"'{path}' is a web page, not {what}. Download the file itself through a browser.")
     return path
 
 
@@ -78,7 +76,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
     """
     path = os.path.abspath(os.fspath(path))
     if os.path.isdir(path):
-        raise IsADirectoryError(f"Expected a file to write, got the folder '{path}'. Add a file name.")
+        raise IsADirectoryError(f"'{path}' is a folder and cannot be written as a file. Add a file name.")
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}{os.path.splitext(path)[1]}")
     try:
@@ -87,7 +85,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
             permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         raise type(error)(
-            f"Expected a folder that can be written to, got '{folder}' ({error.strerror}). Choose another."
+            f"The folder '{folder}' cannot be written to ({error.strerror}). Choose another."
         ) from error
     try:
         yield temporary
@@ -99,7 +97,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[str]:
         _sync_folder(folder)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"Expected to write '{path}', got an error ({error}). Free some space, or choose another folder."
+            f"'{path}' cannot be written ({error}). Free some space, or choose another folder."
         ) from error
     finally:
         if os.path.exists(temporary):

@@ -40,8 +40,9 @@ def read_tensors(
         return {name: tensor for name, tensor in _read_pickle(path).items() if wanted(name)}, {}
     try:
         with safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if wanted(name)]  # noqa: SIM118 (not a dict)
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            names = {_strip_prefixes(name): name for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(stored) for name, stored in names.items() if wanted(name)}
+            return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"The .safetensors file '{path}' is damaged ({error}). Get it again.") from error
 
@@ -51,32 +52,33 @@ def _read_pickle(path: str) -> Tensors:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"Expected tensors only, got '{path}', which is damaged or holds other objects, perhaps code; "
-            "it was not run. Get the file from its authors, or convert it to .safetensors if you trust it. "
+            f"'{path}' is damaged, or holds other objects than tensors, perhaps code, which was not run. "
+            "Get the file from its authors, or convert it to .safetensors if you trust it. "
             f"({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
-            f"Expected a weight file (.pt, .pth or .safetensors), got '{path}', which is damaged or "
-            "something else. Get it again."
+            f"'{path}' is damaged, or no weight file (.pt, .pth or .safetensors). Get it again."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(
-            f"Expected named tensors, got '{path}' with {type(content).__name__}. Choose a state dict."
+            f"'{path}' holds no named tensors but a value of type {type(content).__name__}. "
+            "Choose a state dict."
         )
     other = next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None)
     if other is not None:
         raise ValueError(
-            f"Expected tensors only, got '{path}' with {type(content[other]).__name__} under '{other}'. "
+            f"'{path}' does not hold tensors only: '{other}' has the type {type(content[other]).__name__}. "
             "Choose a state dict."
         )
     return {_strip_prefixes(str(name)): value for name, value in content.items()}
 
 
 def _strip_prefixes(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
+    """Remove the names of wrappers, which may be nested in any order."""
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
     return name

@@ -33,12 +33,14 @@ class F2DConditioning(io.ComfyNode):
                     "prompt",
                     default=f"A photo of {PLACEHOLDER} as a chef",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="A prompt that contains S*.",
                 ),
                 io.String.Input(
                     "negative_prompt",
                     default="",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="What the image should not show. The authors leave it empty.",
                 ),
                 io.String.Input(
@@ -128,8 +130,7 @@ class F2DBatchConditioning(io.ComfyNode):
     def execute(cls, conditioning: list[list[Any]]) -> io.NodeOutput:
         if len({len(entries) for entries in conditioning}) > 1:
             raise ValueError(
-                "Expected conditionings of one kind, got some of several parts. "
-                "Encode one prompt for all people."
+                "Some conditionings have several parts and others do not. Encode one prompt for all people."
             )
         batched = [stack(entries) for entries in zip(*conditioning, strict=True)]
         return io.NodeOutput(batched, sum(len(entries[0][0]) for entries in conditioning))
@@ -140,9 +141,7 @@ def stack(entries: tuple[Any, ...]) -> list[Any]:
     shapes = sorted({tuple(cond.shape[1:]) for cond, _ in entries})
     if len(shapes) > 1:
         lengths = " and ".join(str(length) for length, *_ in shapes)
-        raise ValueError(
-            f"Expected prompts of one length, got {lengths} tokens. Use one prompt for all people."
-        )
+        raise ValueError(f"The prompts differ in length: {lengths} tokens. Use one prompt for all people.")
     options = dict(entries[0][1])
     for key in {key for _, other in entries for key in other}:
         values = [other.get(key) for _, other in entries]
@@ -150,7 +149,7 @@ def stack(entries: tuple[Any, ...]) -> list[Any]:
             options[key] = torch.cat(values)
         elif not all(_same(values[0], value) for value in values):
             raise ValueError(
-                f"Expected conditionings that differ in the person only, got several '{key}'. "
+                f"The conditionings differ in '{key}', not only in the person. "
                 "Put this node right behind the prompt."
             )
     return [torch.cat([cond for cond, _ in entries]), options]

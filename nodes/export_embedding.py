@@ -1,5 +1,6 @@
 """Export Embedding: an identity to a textual inversion embedding."""
 
+import logging
 import os
 
 from comfy_api.latest import io, ui
@@ -9,7 +10,9 @@ from .model_folders import EMBEDDINGS
 from .new_files import listed_name, new_path
 from .schema_parts import CONDITIONING, identity_input, overwrite_input, search_aliases
 from .sockets import Expression
-from .subject_clip import position_embedding
+from .subject_clip import plain_clip, position_embedding
+
+log = logging.getLogger(__name__)
 
 
 class F2DExportEmbedding(io.ComfyNode):
@@ -32,8 +35,8 @@ class F2DExportEmbedding(io.ComfyNode):
                 ),
                 io.String.Input(
                     "filename",
-                    default="alice",
-                    tooltip="Name in prompts ('embedding:alice') and of the file in models/embeddings. "
+                    default="f2d_alice",
+                    tooltip="Name in prompts ('embedding:f2d_alice') and of the file in models/embeddings. "
                     "Letters, digits, _ - . and subfolders.",
                 ),
                 io.Int.Input(
@@ -55,7 +58,9 @@ class F2DExportEmbedding(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "word", display_name="word", tooltip="The word to write in prompts: 'embedding:alice'."
+                    "word",
+                    display_name="word",
+                    tooltip="The word to write in prompts: 'embedding:f2d_alice'.",
                 )
             ],
             is_output_node=True,
@@ -66,7 +71,7 @@ class F2DExportEmbedding(io.ComfyNode):
     def execute(
         cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None
     ) -> io.NodeOutput:
-        from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding
+        from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding, warn_of_token
 
         check_name(filename.strip())
         words, positional = identity.words(expression), identity.encoder.mapper.config.positional
@@ -75,4 +80,14 @@ class F2DExportEmbedding(io.ComfyNode):
         save_embedding(path, rows)
         name, _ = os.path.splitext(listed_name(path, EMBEDDINGS))
         word = f"embedding:{name.replace(os.sep, '/')}"
-        return io.NodeOutput(word, ui=ui.PreviewText(f"Saved as {word} in {os.path.dirname(path)}"))
+        lines = [f"Saved as {word} in {os.path.dirname(path)}"]
+        if warning := warn_of_token(name, _count_tokens(clip, os.path.basename(name))):
+            log.warning("%s", warning)
+            lines.append(warning)
+        return io.NodeOutput(word, ui=ui.PreviewText("\n".join(lines)))
+
+
+def _count_tokens(clip, text: str) -> int:
+    """Count a text's tokens in the vocabulary of a CLIP."""
+    (chunks,) = plain_clip(clip).tokenize(text, return_word_ids=True).values()
+    return sum(bool(word) for chunk in chunks for *_, word in chunk)

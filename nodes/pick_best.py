@@ -38,6 +38,7 @@ class F2DPickBest(io.ComfyNode):
                     "prompt",
                     default=f"A photo of {PLACEHOLDER} as a chef",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip=f"What the images should show. S* is read as '{CLASS_WORDS}'.",
                 ),
                 io.Int.Input(

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..f2d.command_line import escape_unprintable, out_of_memory
+from ..f2d.commands.arguments import finite, integer
 from .config import (
     MINIATURE_SMALL,
     PRESET_ENCODERS,
@@ -26,6 +28,7 @@ from .config import (
 )
 
 _PRESETS = {**PRESETS, "small": MINIATURE_SMALL}
+_PARSED: dict[type, Callable[[str], Any]] = {int: integer, float: finite}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, 2 on bad input, 130 on Ctrl-C, or 1 where training had to stop; with one line on stderr.
     """
+    escape_unprintable()
     options = vars(_parser().parse_args(arguments))
     run, config_class = options.pop("run"), options.pop("config_class")
     dry, preset = options.pop("dry_run"), options.pop("preset", "")
@@ -61,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, 2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(MemoryError("The memory does not suffice. Use smaller sizes or batches."), 2)
     return 0
 
 
@@ -150,7 +158,7 @@ def _option(parser: argparse._ActionsContainer, field: dataclasses.Field, kind: 
     elif get_origin(kind) is tuple:
         parser.add_argument(flag, type=_list_of(get_args(kind)[0]), metavar="A,B,...", help=text)
     else:
-        parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
+        parser.add_argument(flag, type=_PARSED.get(kind, kind), metavar=kind.__name__.upper(), help=text)
 
 
 def _shown(default: Any) -> str:
@@ -160,7 +168,7 @@ def _shown(default: Any) -> str:
 
 def _list_of(kind: type) -> Callable[[str], tuple]:
     def parse(text: str) -> tuple:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        return tuple(_PARSED.get(kind, kind)(part.strip()) for part in text.split(",") if part.strip())
 
     return parse
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
+
+SEEDS = 2**64  # how many seeds there are
 
 
 def positive(text: str) -> int:
@@ -10,6 +13,27 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
     return int(text)
+
+
+def integer(text: str) -> int:
+    """Parse a whole number that PyTorch can hold."""
+    if abs(number := int(text)) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; the largest number is {2**63 - 1}")
+    return number
+
+
+def seed(text: str) -> int:
+    """Parse a seed, in ComfyUI's range."""
+    if not 0 <= int(text) < SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is no seed; use one from 0 to {SEEDS - 1}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """Parse a number that is not NaN or infinity."""
+    if not math.isfinite(number := float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return number
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -26,8 +50,8 @@ def image_size(text: str) -> tuple[int, int]:
 def landmarks(text: str) -> list[tuple[float, float]]:
     """Parse five points "x,y x,y x,y x,y x,y", px."""
     try:
-        points = [(float(x), float(y)) for x, y in (pair.split(",") for pair in text.split())]
-    except ValueError:
+        points = [(finite(x), finite(y)) for x, y in (pair.split(",") for pair in text.split())]
+    except (ValueError, argparse.ArgumentTypeError):
         points = []
     if len(points) != 5:
         raise argparse.ArgumentTypeError(f'"{text}" is not five points "x,y x,y x,y x,y x,y" in px')

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..command_line import add_command, log
 from ..options import ORDERS
-from .arguments import landmarks
+from .arguments import finite, landmarks
 
 if TYPE_CHECKING:
     import torch
@@ -84,10 +84,10 @@ def add_encoder_options(parser: argparse.ArgumentParser, required: bool) -> None
         "--face-order", default="largest", choices=ORDERS, help="how faces are counted (default: largest)"
     )
     group.add_argument("--face-index", type=int, default=0, help="which face, from 0")
-    group.add_argument("--min-score", type=float, default=0.6, help="of the detector (default: 0.6)")
+    group.add_argument("--min-score", type=finite, default=0.6, help="of the detector (default: 0.6)")
     group.add_argument("--expression-from", metavar="PHOTO", help="take the expression from this photo")
     group.add_argument("--expression", metavar="E", help="expression network: epoch_20.pth or .safetensors")
-    group.add_argument("--expression-strength", type=float, default=1.0, help="from 0 to 1 (default: 1)")
+    group.add_argument("--expression-strength", type=finite, default=1.0, help="from 0 to 1 (default: 1)")
     group.add_argument(
         "--expression-landmarks",
         type=landmarks,
@@ -110,7 +110,7 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         ValueError: options that do not fit together, or a photo without a usable face.
         OSError: a file that cannot be read.
     """
-    from ..device import best_device
+    from ..device import choose_device
     from ..encoder import FaceEncoder
     from ..image import load_photo
     from ..options import FaceChoice
@@ -122,10 +122,9 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
             "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
             "--aligned."
         )
+    device = choose_device(options.device)
     photos = [load_photo(path) for path in paths]
-    encoder = FaceEncoder.load(
-        options.msid, options.mapper, options.expression, options.detector, options.device or best_device()
-    )
+    encoder = FaceEncoder.load(options.msid, options.mapper, options.expression, options.detector, device)
     choice = FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
     crops = [encoder.crop_face(photo, options.aligned or "detect", choice).crop for photo in photos]
     identity = encoder.identify_crops(crops)

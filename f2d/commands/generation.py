@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..command_line import add_command, log
-from .arguments import image_size, positive
+from .arguments import finite, image_size, positive, seed
 from .encoding import add_encoder_options, encode_photos, read_words
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--placeholder", default="S*", help="what stands for the person in the prompt (default: S*)"
     )
-    parser.add_argument("--strength", type=float, default=1.0, help='from 0 ("a person") to 1 (S*)')
+    parser.add_argument("--strength", type=finite, default=1.0, help='from 0 ("a person") to 1 (S*)')
     parser.add_argument(
         "--negative", default="", metavar="PROMPT", help="negative prompt (default: none, as the authors)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the first image; the others count on (default: 0)"
+        "--seed", type=seed, default=0, help="of the first image; the others count on (default: 0)"
     )
     parser.add_argument("--count", type=positive, default=1, help="how many images (default: 1)")
     parser.add_argument("--batch", type=positive, default=1, help="how many at once (default: 1)")
@@ -67,14 +67,14 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--steps", type=positive, default=30, help="denoising steps, Euler ancestral (default: 30)"
     )
     parser.add_argument(
-        "--cfg", type=float, default=7.0, help="classifier-free guidance scale (default: 7.0)"
+        "--cfg", type=finite, default=7.0, help="classifier-free guidance scale (default: 7.0)"
     )
     parser.add_argument(
         "--size", type=image_size, default=(512, 512), metavar="WxH", help="in px (default: 512x512)"
     )
     parser.add_argument(
         "--subject-from",
-        type=float,
+        type=finite,
         default=0.0,
         help="share of the denoising before the face comes in; 0.2 = the paper's DSC",
     )
@@ -142,7 +142,7 @@ def add_demo(commands: Any) -> None:
     parser.add_argument(
         "--out", default="demo.png", metavar="PNG", help="where the sheet goes (default: demo.png)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the images (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the images (default: 0)")
     parser.add_argument(
         "--comfyui",
         metavar="DIR",

@@ -84,7 +84,7 @@ def add_export(commands: Any) -> None:
         commands,
         "export",
         "write S* as a textual-inversion embedding",
-        "alice.safetensors --model sd-v1-4.safetensors --out embeddings/alice.safetensors",
+        "alice.safetensors --model sd-v1-4.safetensors --out embeddings/f2d_alice.safetensors",
         run=_export,
     )
     parser.add_argument("words", metavar="S.safetensors", help="from `f2d encode`")
@@ -105,7 +105,7 @@ def add_export(commands: Any) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from ..diffusion.clip_weights import read_position_embedding
-    from ..prompt.embedding import check_name, embedding_rows, save_embedding
+    from ..prompt.embedding import check_name, embedding_rows, save_embedding, warn_of_token
 
     check_target(options.out)
     check_name(Path(options.out).stem)
@@ -113,6 +113,20 @@ def _export(options: argparse.Namespace) -> None:
     positions = read_position_embedding(options.model)
     name = save_embedding(options.out, embedding_rows(words, positions, positional, options.position))
     log(f"embedding:{name} -> {options.out}: exact at token position {options.position}, near elsewhere")
+    if warning := warn_of_token(name, _count_tokens(options.model, name)):
+        log(f"Warning: {warning}")
+
+
+def _count_tokens(model: str, text: str) -> int:
+    """Count a text's tokens in the vocabulary of a model; 0 where no tokenizer is installed or in reach."""
+    from ..diffusion.folder import load_tokenizer
+    from ..diffusion.single_file_config import find_config
+
+    try:
+        tokenizer = load_tokenizer(model if Path(model).is_dir() else find_config())
+    except (ImportError, OSError, ValueError):
+        return 0
+    return len(tokenizer(text).input_ids) - 2
 
 
 def add_download(commands: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..device import best_device
+from ..device import choose_device
 from ..files import check_file
 from ..image import Photo
 from ..networks.mapping import Positional
@@ -108,7 +108,7 @@ class F2DPipeline:
 
         Args:
             model: a folder in diffusers layout, or a single-file checkpoint (.safetensors, .ckpt).
-            device: "cuda", "mps", "cpu", ...; None = the best available.
+            device: "cuda", "mps", "cpu", ...; None = the best available one.
             config: for a single file: a folder in diffusers layout with the configs and the tokenizer;
                 None = the copy that `f2d download sd-config` made.
 
@@ -117,7 +117,7 @@ class F2DPipeline:
 
         Raises:
             FileNotFoundError: no such model, or no configs for a single file.
-            ValueError: another kind of model.
+            ValueError: another kind of model, or a device that is not available.
             ImportError: diffusers or transformers are not installed.
         """
         try:
@@ -127,7 +127,7 @@ class F2DPipeline:
             raise ImportError(
                 f'{error.name} is not installed. Run `pip install "face2diffusion[pipeline]"`.'
             ) from error
-        path, device = os.fspath(model), device or best_device()
+        path, device = os.fspath(model), choose_device(device)
         if os.path.isdir(path):
             diffusion = load_pipeline(path)
         else:
@@ -190,7 +190,7 @@ class F2DPipeline:
         """Encode a prompt, with the words of S* in place of placeholders (Fig. 3b).
 
         Args:
-            prompt: at most 75 tokens.
+            prompt: at most 75 tokens; `(word:1.3)` weighs words as in ComfyUI.
 
         Returns:
             shape (1, 77, D): the text encoder's last hidden state after the final layer norm.
@@ -199,21 +199,18 @@ class F2DPipeline:
             ValueError: the prompt is too long, or has a placeholder inside a word.
         """
         prompts = self.prompts
-        text = isolate(prompt, self.placeholders) if self.subjects else prompt
-        content = prompts.content_ids(text)
-        ids = prompts.pad(content)
-        tokens = [(token, 1.0, int(0 < index <= len(content))) for index, token in enumerate(ids)]
         positions = prompts.position_embedding.detach().float().cpu()
+        tokens = prompts.tokenize(isolate(prompt, self.placeholders) if self.subjects else prompt)
         chunk, *more = inject_tokens([tokens], self.subjects, positions)
         if more:  # a placeholder of one token, of which S* makes two
             raise prompt_too_long(
-                sum(bool(word) for part in (chunk, *more) for *_, word in part), len(ids) - 2
+                sum(bool(word) for part in (chunk, *more) for *_, word in part), len(tokens) - 2
             )
         rows = {place: row for place, (row, *_) in enumerate(chunk) if isinstance(row, torch.Tensor)}
         filled = torch.tensor([[0 if place in rows else token for place, (token, *_) in enumerate(chunk)]])
-        if not rows:
-            return prompts.encode(filled)
-        return prompts.encode(filled, (0, list(rows)), torch.stack(list(rows.values())))
+        places = (0, list(rows)) if rows else None
+        encoded = prompts.encode(filled, places, torch.stack(list(rows.values())) if rows else None)
+        return prompts.apply_weights(encoded, [weight for _, weight, _ in chunk])
 
     def generate(
         self,
@@ -300,12 +297,12 @@ class F2DPipeline:
                 guidance_scale=config.cfg,
                 width=config.width,
                 height=config.height,
-                generator=[torch.Generator().manual_seed(number) for number in seeds],
+                generator=[torch.Generator().manual_seed(number % 2**64) for number in seeds],
                 output_type="np",
                 **options,
             )
         flags = output.nsfw_content_detected or [False] * count
-        images = np.rint(output.images * 255).astype(np.uint8)
+        images = _to_photos(output.images, config)
         shared = {**asdict(config), "sampler": "Euler ancestral", "model": self.name}
         if regions:
             shared["regions"] = [region.prompt for region in regions]
@@ -313,3 +310,13 @@ class F2DPipeline:
             GeneratedImage(image, {"prompt": prompt, **shared, "seed": number}, bool(flag))
             for image, prompt, number, flag in zip(images, prompts, seeds, flags, strict=True)
         ]
+
+
+def _to_photos(images: np.ndarray, config: GenerationConfig) -> np.ndarray:
+    """Bring generated images in [0, 1], shape (B, H, W, 3), to uint8."""
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base model is "
+            "damaged. Use a scale of about 7, or get the model again."
+        )
+    return np.rint(images * 255).astype(np.uint8)

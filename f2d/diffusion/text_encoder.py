@@ -5,12 +5,16 @@ Dimension letters: B prompts, N tokens of a prompt with padding (77), D width of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from ..prompt.injection import Token
+from ..prompt.weights import split_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,46 @@ class PromptEncoder:
         tokenizer = self.tokenizer
         ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
         return ids + [tokenizer.pad_token_id] * padding
+
+    def tokenize(self, prompt: str) -> list[Token]:
+        """Tokenize a prompt with weights, as ComfyUI does: what has one weight is a text of its own.
+
+        Args:
+            prompt: at most N - 2 tokens.
+
+        Returns:
+            N tokens (id, weight, number of the text from 1; 0 = start, end or padding).
+
+        Raises:
+            ValueError: the prompt is too long.
+        """
+        content = [
+            (token, weight, number)
+            for number, (text, weight) in enumerate(split_weights(prompt), start=1)
+            for token in self.content_ids(text)
+        ]
+        ids = self.pad([token for token, *_ in content])
+        after = [(token, 1.0, 0) for token in ids[len(content) + 1 :]]
+        return [(ids[0], 1.0, 0), *content, *after]
+
+    def apply_weights(self, encoded: Tensor, weights: Sequence[float]) -> Tensor:
+        """Move each token's encoding away from, or towards, the one at its place in the empty prompt.
+
+        Args:
+            encoded: shape (B, N, D), of `encode`.
+            weights: N; 1 = as it is.
+
+        Returns:
+            shape (B, N, D).
+        """
+        places = [place for place, weight in enumerate(weights) if weight != 1]
+        if not places:
+            return encoded
+        empty = self.encode(torch.tensor([self.pad([])]))[:, places]
+        factors = encoded.new_tensor([weights[place] for place in places])[:, None]
+        encoded = encoded.clone()
+        encoded[:, places] = empty + factors * (encoded[:, places] - empty)
+        return encoded
 
     def encode(self, ids: Tensor, index: Any = None, rows: Tensor | None = None) -> Tensor:
         """Encode token ids; gradients flow into the rows.

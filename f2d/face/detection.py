@@ -63,6 +63,16 @@ class Detector(Protocol):
         ...
 
 
+def _create_yunet(path: str) -> cv2.FaceDetectorYN:
+    """Read the file in Python: on Windows, OpenCV opens no path with letters beyond the system's code page."""
+    create = cv2.FaceDetectorYN.create
+    if "bufferModel" not in (create.__doc__ or ""):  # OpenCV before 4.9
+        return create(path, "", (320, 320), _CANDIDATE_SCORE)
+    with open(path, "rb") as file:
+        model = np.frombuffer(file.read(), np.uint8)
+    return create("onnx", model, np.empty(0, np.uint8), (320, 320), _CANDIDATE_SCORE)
+
+
 class YuNet:
     """OpenCV's YuNet (`face_detection_yunet_2023mar.onnx` or `..._2026may.onnx`; OpenCV 4.5.4 to 5)."""
 
@@ -78,9 +88,9 @@ class YuNet:
         """
         path = check_file(path, "the YuNet detector (.onnx)")
         try:
-            self._net = cv2.FaceDetectorYN.create(path, "", (320, 320), _CANDIDATE_SCORE)
+            self._net = _create_yunet(path)
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
-        except (cv2.error, IndexError) as error:
+        except (cv2.error, IndexError, AttributeError) as error:  # before 4.5.4 there is no FaceDetectorYN
             raise ValueError(
                 f"OpenCV {cv2.__version__} cannot run '{path}' as the YuNet detector. "
                 "Download face_detection_yunet_2026may.onnx (or 2023mar) from OpenCV Zoo again."

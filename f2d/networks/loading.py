@@ -44,8 +44,8 @@ def load_strictly(
             if names
         ]
         raise ValueError(
-            f"Expected {len(own)} tensors for {type(module).__name__}, got '{path}' with {'; '.join(found)}. "
-            "Choose another file."
+            f"'{path}' does not fit {type(module).__name__}, which has {len(own)} tensors: "
+            f"{'; '.join(found)}. Choose another file."
         )
     module.load_state_dict(dict(tensors), strict=not optional)
 
@@ -74,8 +74,8 @@ def build_config(config_class: type, values: Mapping[str, Any], path: str) -> An
                 raise TypeError(f"{field.name} is {value!r}")
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"Expected the fields of {config_class.__name__}, got '{path}', which is damaged or of another "
-            f"version ({error}). Update the pack, or get the file again."
+            f"The metadata of '{path}' is not a {config_class.__name__}: it is damaged or of another version "
+            f"({error}). Update the pack, or get the file again."
         ) from error
     return config
 

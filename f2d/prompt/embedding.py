@@ -60,16 +60,32 @@ def check_name(name: str) -> str:
         ValueError: it has signs that end a name in a prompt, or cannot be that of a tensor.
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
-        raise ValueError(
-            f"Expected a name of letters, digits and the signs _ - . /, got {name!r}. Prompts cannot hold "
-            "others."
-        )
+        raise ValueError(f"A prompt cannot hold the name {name!r}. Use letters, digits and the signs _ - . /")
     if name == "__metadata__":
         raise ValueError(
-            "Expected the name of a tensor, got '__metadata__', which .safetensors files keep for "
-            "themselves. Choose another."
+            "An embedding cannot be named '__metadata__', which .safetensors files keep for themselves. "
+            "Choose another name."
         )
     return name
+
+
+def warn_of_token(name: str, token_count: int) -> str:
+    """Make the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
+
+    Args:
+        name: of the embedding; may begin with subfolders.
+        token_count: of the name without subfolders, in CLIP's own vocabulary.
+
+    Returns:
+        The warning; "" where the name is free.
+    """
+    if token_count != 1:
+        return ""
+    stem = name.replace("\\", "/").rpartition("/")[2]
+    return (
+        f"CLIP has a token '{stem}', so diffusers refuses this name: use token='<{stem}>' there, or name the "
+        f"embedding 'f2d_{stem}'."
+    )
 
 
 def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:

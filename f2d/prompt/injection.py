@@ -67,8 +67,7 @@ class Subject:
         """Check that the placeholder can be found at all."""
         if not self.token_ids:
             raise ValueError(
-                f"Expected a placeholder with letters or signs, got '{self.placeholder}', which has no "
-                "token. Use 'S*'."
+                f"The placeholder '{self.placeholder}' has no token; it needs letters or signs. Use 'S*'."
             )
 
     def rows(self, position_rows: Tensor, class_rows: Tensor | None = None) -> Tensor:
@@ -113,11 +112,11 @@ def check_placeholder(placeholder: str) -> str:
     """
     placeholder = placeholder.strip()
     if not placeholder:
-        raise ValueError("Expected a placeholder such as 'S*', got an empty text. Type one.")
+        raise ValueError("The placeholder is empty. Type one, such as 'S*'.")
     if re.search(r"[()\\:\n]", placeholder):
         raise ValueError(
-            "Expected a placeholder without parentheses, backslashes, colons and line breaks, got "
-            f"'{placeholder}'. Use 'S*' or 'S1*'."
+            f"The placeholder '{placeholder}' cannot stand in a prompt: parentheses, backslashes, colons and "
+            "line breaks have another meaning there. Use 'S*' or 'S1*'."
         )
     return placeholder
 
@@ -176,8 +175,7 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
     """
     if not class_words.strip():
         raise ValueError(
-            f"Expected class words such as '{CLASS_WORDS}', got an empty text. Type what stands for the "
-            "person."
+            f"The class words are empty. Type what stands for the person, such as '{CLASS_WORDS}'."
         )
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
@@ -195,7 +193,7 @@ def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
     """Make the error for a prompt in which nobody is named."""
     names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
     return ValueError(
-        f"Expected {names} in the prompt, got '{prompt}'. "
+        f"The prompt '{prompt}' does not contain {names}. "
         f"Write, for instance, 'A photo of {PLACEHOLDER} as a chef'."
     )
 

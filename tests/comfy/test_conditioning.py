@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.prompt.injection import delayed_ranges
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -366,3 +368,29 @@ def test_the_tokenizer_is_like_a_plain_one_wherever_other_packs_look(tokenizer_f
 def test_s_star_stays_exact_whatever_other_packs_do_with_tokens_and_weights(tokenizer_facts: dict) -> None:
     errors = {name: value for name, value in tokenizer_facts.items() if not isinstance(value, bool)}
     assert len(errors) > 10 and {name: value for name, value in errors.items() if not value < EXACT} == {}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A photo of (S*:1.2) as a chef",
+        "A (photo) of ((S*)) in a (red:1.4) hat, (smiling:0.6)",
+        "(A photo of (S*:1.3) in (paris) at night:0.8)",
+        "S* \\(portrait\\), (dark:-0.3), (12:30 on the clock:1.1)",
+        "an (open parenthesis near S*",
+        "a) closed (one:1.2) near S*",
+        "(S*)",
+    ],
+)
+def test_command_line_understands_weights_as_comfyui_does(
+    pack: ComfyServer, graph: Prompt, clip: ReferenceCLIP, words: Tensor, prompt: str
+) -> None:
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    pipeline = F2DPipeline(
+        SimpleNamespace(
+            scheduler=EulerAncestralDiscreteScheduler(), tokenizer=clip.tokenizer, text_encoder=clip.model
+        )
+    )
+    pipeline.add_subject(words)
+    assert relative_error(pipeline.encode(prompt), conditioning(pack, graph, prompt)["0.cond"]) < EXACT

@@ -18,6 +18,7 @@ from support.official import write_mapper, write_msid
 from support.reference_clip import relative_error
 from support.server import ComfyServer, Result, run_inside
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 Prompt = dict[str, Any]
 PLACES = ("models", "face2diffusion", "identities")
@@ -189,7 +190,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(pack: ComfyServer, graph: P
     pack.place(b"a file", *PLACES, "blocked")
     result = save(pack, graph, "blocked/alice")
     assert result.errors[0].node == "save"
-    assert f"Expected a folder that can be written to, got '{saved(pack, 'blocked')}'" in result.message
+    assert f"The folder '{saved(pack, 'blocked')}' cannot be written to" in result.message
 
 
 def identity_file(
@@ -492,7 +493,7 @@ def test_prompts_of_different_lengths_are_not_batched(pack: ComfyServer, people:
     graph["probe"] = node("F2DProbeSaveConditioning", conditioning=["batch", 0], name="lengths")
     result = pack.run(graph)
     assert result.errors[0].node == "batch", result.message
-    assert "Expected prompts of one length, got 77 and 154 tokens" in result.message
+    assert "The prompts differ in length: 77 and 154 tokens" in result.message
 
 
 # --- Export ---
@@ -522,21 +523,38 @@ def exported(graph: Prompt, filename: str, **inputs: Any) -> Prompt:
 
 
 def test_exported_embedding_is_s_star_at_its_place(pack: ComfyServer, graph: Prompt) -> None:
-    result = pack.run(exported(graph, "people/alice"))
+    result = pack.run(exported(graph, "people/f2d_alice"))
     assert result.status == "success", result.message
-    assert result.outputs["export"]["text"][0].startswith("Saved as embedding:people/alice in ")
-    assert list(load_file(pack.base / "models" / "embeddings" / "people" / "alice.safetensors")) == ["alice"]
+    assert result.outputs["export"]["text"][0].startswith("Saved as embedding:people/f2d_alice in ")
+    assert list(load_file(pack.base / "models" / "embeddings" / "people" / "f2d_alice.safetensors")) == [
+        "f2d_alice"
+    ]
     text = "A photo of {} as a chef"
-    found = conditioning(pack, graph, ("model", 1), text.format("embedding:people/alice"))
+    found = conditioning(pack, graph, ("model", 1), text.format("embedding:people/f2d_alice"))
     exact = conditioning(pack, graph, ("inject", 0), text.format("S*"))
     assert relative_error(found, exact) < 1e-5
-    elsewhere = conditioning(pack, graph, ("model", 1), "A cat and embedding:people/alice in paris, a photo")
+    elsewhere = conditioning(
+        pack, graph, ("model", 1), "A cat and embedding:people/f2d_alice in paris, a photo"
+    )
     assert (
         relative_error(elsewhere, conditioning(pack, graph, ("inject", 0), "A cat and S* in paris, a photo"))
         < 1e-5
     ), "place 4 too"
-    moved = conditioning(pack, graph, ("model", 1), "embedding:people/alice as a chef")
+    moved = conditioning(pack, graph, ("model", 1), "embedding:people/f2d_alice as a chef")
     assert relative_error(moved, conditioning(pack, graph, ("inject", 0), "S* as a chef")) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "taken"), [("alice", True), ("friends/Emma", True), ("f2d_alice", False)])
+def test_a_name_in_clips_vocabulary_is_saved_with_a_warning(
+    pack: ComfyServer, graph: Prompt, name: str, taken: bool
+) -> None:
+    """diffusers refuses such a name as token."""
+    tokenizer = CLIPTokenizer.from_pretrained(pack.checkout / "comfy" / "sd1_tokenizer")
+    stem = name.rpartition("/")[2]
+    assert (f"{stem.lower()}</w>" in tokenizer.get_vocab()) == taken
+    (text,) = pack.run(exported(graph, name)).outputs["export"]["text"]
+    assert text.startswith(f"Saved as embedding:{name} in ")
+    assert (f"CLIP has a token '{stem}'" in text and f"token='<{stem}>'" in text) == taken
 
 
 def test_the_word_can_be_wired_into_a_prompt_and_a_clip_that_knows_s_star_exports_the_same(
@@ -586,11 +604,11 @@ def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, peo
     [
         (
             {"filename": "my friend"},
-            "Expected a name of letters, digits and the signs _ - . /, got 'my friend'",
+            "A prompt cannot hold the name 'my friend'",
         ),
         ({"filename": "../alice"}, "Expected a file name such as 'alice'"),
-        ({"filename": "(alice)"}, "Expected a name of letters"),
-        ({"filename": "friends/__metadata__"}, "Expected the name of a tensor, got '__metadata__'"),
+        ({"filename": "(alice)"}, "cannot hold the name"),
+        ({"filename": "friends/__metadata__"}, "named '__metadata__'"),
         ({"place": 75}, "75"),
         ({"place": 0}, "0"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 COMMITTED = Path(__file__).resolve().parents[1] / "comfy" / "schema.json"
 FILES = (".pt", ".pth", ".safetensors", ".onnx", ".ckpt")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-KEPT = ("default", "min", "max", "step", "options", "multiline", "forceInput")
+KEPT = ("default", "min", "max", "step", "options", "multiline", "dynamicPrompts", "forceInput")
 
 Schema = dict[str, Any]
 

@@ -209,7 +209,7 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "person-000" / "0.png").write_bytes(b"not a picture")
     (tmp_path / "person-000" / "1.png").write_bytes(encode(draw(0, 0)[:10]))
     found = open_faces(tmp_path)
-    with pytest.raises(ValueError, match=r"Expected a picture at '.*0\.png', got 13 bytes that are none"):
+    with pytest.raises(ValueError, match=r"13 bytes at '.*0\.png' are not an image"):
         found.load(0, 16)
     with pytest.raises(ValueError, match=r"Expected square aligned faces, got 16x10 px at '.*1\.png'"):
         found.load(1, 16)
@@ -281,3 +281,27 @@ def test_labels_that_cannot_be_kept_are_still_read(tmp_path: Path, faces, monkey
     monkeypatch.setattr("face2diffusion.training.data.label_index.atomic_file", refuse)
     assert len(open_faces(write_records(tmp_path, faces))) == len(faces)
     assert "read-only" in caplog.text and "at each start" in caplog.text
+
+
+def test_damaged_faces_are_skipped_and_no_number_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folders(tmp_path, identities=2, photos=4)
+    before = FaceDataset(open_faces(tmp_path), 16)
+    samples = [before[number] for number in range(8)]
+    (tmp_path / "person-001" / "2.png").write_bytes(b"nothing")
+    after = FaceDataset(open_faces(tmp_path), 16)
+    for number in [*range(8), *range(8)]:
+        sample, expected = after[number], samples[number]["index"].item()
+        assert sample["index"].item() == (7 if expected == 6 else expected)
+        assert sample["label"] == samples[number]["label"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "Skipped face 6" in message and "2.png" in message
+
+
+def test_a_set_of_nothing_but_damaged_faces_stops(tmp_path: Path) -> None:
+    write_folders(tmp_path, identities=2, photos=2)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not an image"):
+        FaceDataset(open_faces(tmp_path), 16)[0]

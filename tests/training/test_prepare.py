@@ -139,7 +139,7 @@ def encoder_of(config: PrepareConfig, weights: Path) -> FaceEncoder:
 
 
 def test_every_photo_is_cached_or_listed(whole):
-    config, said = whole
+    config, said = whole[0], list(whole[1])
     cache = LatentCache(config.out, verify=True)
     assert [cache.name(index) for index in range(len(cache))] == [
         "a.png",
@@ -155,6 +155,8 @@ def test_every_photo_is_cached_or_listed(whole):
         "No face with score 0.60" in listed["wall.png"]["message"]
         and "0 bytes" in listed["empty.jpg"]["message"]
     )
+    assert report["passed_over"] == ["notes.txt"]
+    assert said.pop(0) == "Passed over 1 files that are not photos: 1 .txt (notes.txt)."
     assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
     assert said[1] == "Cached 4 of 7 photos."
     assert said[2].startswith(
@@ -505,7 +507,7 @@ def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_pa
     )
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2, last
-    assert last.startswith(f"f2d-train: Expected to write '{tmp_path / 'disk'}")
+    assert last.startswith(f"f2d-train: '{tmp_path / 'disk'}")
     assert "No space left" in last
     shards = sorted(path.stem for path in (tmp_path / "left").glob("*.tar"))
     assert 1 <= len(shards) < 40

@@ -69,6 +69,7 @@ INSIDE_FUNCTIONS = {
     "transformers": ("f2d/diffusion/",),
     "face_alignment": ("f2d/face/detection.py",),
     "gdown": ("f2d/download.py",),
+    "pillow_heif": ("f2d/image.py",),
     "huggingface_hub": ("f2d/download.py", "f2d/diffusion/"),
 }
 OF_COMFYUI = {"comfy", "comfy_api", "folder_paths", "nodes", "execution", "server"}
@@ -457,6 +458,16 @@ def pyproject() -> dict:
 def test_requirements_are_the_packages_dependencies() -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line for line in lines if line.strip()) == sorted(pyproject()["project"]["dependencies"])
+    assert not [line for line in lines if "opencv" in line], "pip would install it over another flavor of cv2"
+
+
+def test_stand_alone_installations_bring_opencv() -> None:
+    extras = pyproject()["project"]["optional-dependencies"]
+    assert extras["opencv"] == ["opencv-python"]
+    needed = "test"  # of the README's quick start; by way of train and pipeline
+    for extra in ("train", "pipeline", "opencv"):
+        assert f"face2diffusion[{extra}]" in extras[needed]
+        needed = extra
 
 
 def test_installed_packages_are_all_named() -> None:

@@ -169,7 +169,7 @@ def test_strict_loading_copies_every_tensor() -> None:
 def test_strict_loading_names_what_differs(change, words: str) -> None:
     tensors = dict(torch.nn.Linear(3, 2).state_dict())
     change(tensors)
-    with pytest.raises(ValueError, match=rf"Expected 2 tensors for Linear, got 'file' with {words}"):
+    with pytest.raises(ValueError, match=rf"'file' does not fit Linear, which has 2 tensors: {words}"):
         load_strictly(torch.nn.Linear(3, 2), tensors, "file")
 
 
@@ -267,3 +267,27 @@ def test_wanted_tensors_only_are_read(tmp_path: Path) -> None:
         found = read_tensors(tmp_path / name, "a file", lambda key: key.startswith("keep"))
         assert list(found[0]) == ["keep.a"] and torch.equal(found[0]["keep.a"], torch.ones(2))
         assert found[1] == metadata
+
+
+WRAPPERS = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_names_of_wrapped_networks_are_understood(
+    small_files: Path, tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    """As DistributedDataParallel and torch.compile leave them, nested in any order."""
+    plain = read(small_files / "mapping.pt")
+    wrapped = {f"{prefix}{name}": tensor.contiguous() for name, tensor in plain.tensors.items()}
+    path = tmp_path / f"wrapped{suffix}"
+    save_file(wrapped, path) if suffix == ".safetensors" else torch.save(wrapped, path)
+    found = read(path)
+    assert found.kind == "mapper"
+    assert fingerprint(found.tensors) == fingerprint(plain.tensors)
+
+
+def test_tensors_of_a_wrapped_file_are_chosen_by_their_own_names(tmp_path: Path) -> None:
+    save_file({"_orig_mod.a": torch.ones(1), "_orig_mod.b": torch.zeros(1)}, tmp_path / "a.safetensors")
+    tensors, _ = read_tensors(tmp_path / "a.safetensors", "a test", lambda name: name == "a")
+    assert list(tensors) == ["a"] and tensors["a"].item() == 1

@@ -1,5 +1,7 @@
 """The command line: what it writes, and that bad input ends with status 2 and one clear line."""
 
+import io
+import itertools
 import os
 import subprocess
 import sys
@@ -9,8 +11,9 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import save
-from face2diffusion.f2d.cli import main
+from face2diffusion.f2d.cli import _parser, main
 from face2diffusion.f2d.options import FaceChoice
+from face2diffusion.training import cli as training_cli
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -160,20 +163,22 @@ def test_convert_can_change_what_the_metadata_says(files, tmp_path):
 
 
 def test_export_is_a_textual_inversion_embedding_for_its_position(files, encode, tmp_path):
-    words, out = str(tmp_path / "s.safetensors"), tmp_path / "alice.safetensors"
+    words, out = str(tmp_path / "s.safetensors"), tmp_path / "f2d_alice.safetensors"
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     assert main(["export", words, "--model", str(files / "sd"), "--out", str(out)]) == 0
     exported = load_file(out)
-    assert list(exported) == ["alice"]
+    assert list(exported) == ["f2d_alice"]
     position = random_pipeline().prompts.position_embedding[4:6]
-    assert torch.allclose(exported["alice"] + position, load_file(words)["words"], atol=1e-6)
+    assert torch.allclose(exported["f2d_alice"] + position, load_file(words)["words"], atol=1e-6)
 
 
 def test_endings_may_be_in_capitals(files, encode, tmp_path):
-    words, out, grid = (str(tmp_path / name) for name in ("S.SAFETENSORS", "alice.SafeTensors", "grid.png"))
+    words, out, grid = (
+        str(tmp_path / name) for name in ("S.SAFETENSORS", "f2d_alice.SafeTensors", "grid.png")
+    )
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     assert main(["export", words, "--model", str(files / "sd"), "--out", out]) == 0
-    assert list(load_file(out)) == ["alice"]
+    assert list(load_file(out)) == ["f2d_alice"]
     generate = [
         "--model",
         str(files / "sd"),
@@ -192,12 +197,12 @@ def test_endings_may_be_in_capitals(files, encode, tmp_path):
 
 
 def test_the_node_and_diffusers_take_the_export(files, encode, tmp_path):
-    words, out = str(tmp_path / "s.safetensors"), str(tmp_path / "alice.safetensors")
+    words, out = str(tmp_path / "s.safetensors"), str(tmp_path / "f2d_alice.safetensors")
     assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
     assert main(["export", words, "--model", str(files / "sd"), "--out", out]) == 0
     diffusion = random_pipeline().diffusion
-    diffusion.load_textual_inversion(out, token="alice")
-    assert torch.equal(diffusion.text_encoder.get_input_embeddings().weight[-2:], load_file(out)["alice"])
+    diffusion.load_textual_inversion(out, token="<alice>")
+    assert torch.equal(diffusion.text_encoder.get_input_embeddings().weight[-2:], load_file(out)["f2d_alice"])
 
 
 @pytest.mark.parametrize(
@@ -290,9 +295,9 @@ def test_a_download_of_the_wrong_content_is_refused_and_leaves_no_file(monkeypat
 BAD = {
     "no such photo": (
         ["missing.png", "--aligned", "--out", "s.safetensors"],
-        "missing.png', got no such file",
+        "'missing.png' does not exist",
     ),
-    "a folder": ([".", "--aligned", "--out", "s.safetensors"], "got the folder '.'"),
+    "a folder": ([".", "--aligned", "--out", "s.safetensors"], "'.' is a folder"),
     "no way to find the face": (
         ["{photo}", "--out", "s.safetensors"],
         "Add --detector with a YuNet .onnx file, --landmarks or --aligned",
@@ -312,7 +317,7 @@ BAD = {
     ),
     "no detector file": (
         ["{photo}", "--detector", "yunet.onnx", "--out", "s.safetensors"],
-        "yunet.onnx', got no such file",
+        "'yunet.onnx' does not exist",
     ),
 }
 
@@ -339,12 +344,12 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
     [
         (
             ["generate", "x.safetensors", "no placeholder", "--model", "m", "--out", "a.png"],
-            "Expected 'S*' in the prompt",
+            "'no placeholder' does not contain 'S*'",
         ),
         (["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.jpg"], "must end with .png"),
         (
             ["generate", "x.safetensors", "S*", "--model", "m", "--out", "a.png"],
-            "x.safetensors', got no such file",
+            "'x.safetensors' does not exist",
         ),
         (["generate", "x.jpg", "S*", "--model", "m", "--out", "a.png"], "needs --msid and --mapper"),
         (
@@ -430,8 +435,8 @@ def test_damaged_words_end_with_status_2_and_one_line(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my friend", "Expected a name of letters, digits and the signs"),
-        ("__metadata__", "got '__metadata__'"),
+        ("my friend", "A prompt cannot hold the name 'my friend'"),
+        ("__metadata__", "named '__metadata__'"),
     ],
 )
 def test_embeddings_that_no_prompt_could_use_are_not_exported(files, encode, tmp_path, capsys, name, message):
@@ -479,3 +484,180 @@ def test_the_installed_command_runs():
         check=True,
     )
     assert "mapping.pt" in done.stdout
+
+
+# --- Options that anyone may type ---
+
+
+@pytest.fixture
+def generate(files, encode, tmp_path):
+    """The arguments of a quick `f2d generate`, which ends with status 0."""
+    words = str(tmp_path / "s.safetensors")
+    assert main([*encode, "--landmarks", LANDMARKS, "--out", words]) == 0
+    quick = ["--steps", "1", "--size", "64x64", "--device", "cpu", "--out", str(tmp_path / "a.png")]
+    return ["generate", words, "S* here", "--model", str(files / "sd"), *quick]
+
+
+def run(command, arguments, capsys):
+    """Return the status and what is on stderr, whether argparse or the command ends it."""
+    capsys.readouterr()
+    try:
+        status = command(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "mps", "dml", "meta", "gpu", "cpu:cpu"])
+@pytest.mark.parametrize("command", ["generate", "encode"])
+def test_an_absent_device_is_one_line(generate, encode, command, device, tmp_path, capsys):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("needs a machine without MPS")
+    arguments = generate if command == "generate" else [*encode, "--aligned", "--out", generate[1]]
+    status, error = run(main, [*arguments, "--device", device], capsys)
+    assert status == 2 and error.count("\n") == 1
+    assert f"The device '{device}' is not available" in error and "leave the device out" in error
+
+
+def test_every_seed_of_comfyui_works(generate, capsys):
+    status, error = run(main, [*generate, "--seed", str(2**64 - 1), "--count", "2"], capsys)
+    assert status == 0, error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", str(2**64), "use one from 0 to 18446744073709551615"),
+        ("--seed", "-1", "use one from 0"),
+        ("--cfg", "nan", "nan is not finite"),
+        ("--cfg", "1e999", "is not finite"),
+        ("--strength", "inf", "inf is not finite"),
+        ("--min-score", "nan", "nan is not finite"),
+        ("--subject-from", "nan", "nan is not finite"),
+        ("--landmarks", "nan,1 2,2 3,3 4,4 5,5", "is not five points"),
+        ("--cfg", "1e38", "CFG scale 1e+38 is too large"),
+        ("--size", "8x80000000000000", "memory"),
+    ],
+)
+def test_numbers_that_make_no_image_end_with_status_2(generate, option, value, message, capsys):
+    status, error = run(main, [*generate, f"{option}={value}"], capsys)
+    assert status == 2 and message in error and "Traceback" not in error
+
+
+HOSTILE = [
+    "",
+    " ",
+    "nan",
+    "-inf",
+    "-1",
+    "0",
+    "1e400",
+    "9" * 30,
+    "9" * 5000,
+    "ü",
+    "日本",
+    "\ud800",
+    "a\nb",
+    "%s",
+    "x,y",
+]
+
+
+def commands(parser):
+    """The subparsers by name."""
+    return next(action.choices for action in parser._actions if hasattr(action, "choices") and action.choices)
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [("f2d", name) for name in commands(_parser())]
+    + [("f2d-train", name) for name in commands(training_cli._parser())],
+)
+def test_no_value_of_any_option_gives_a_traceback(program, command, tmp_path, monkeypatch, capsys):
+    """Each option by itself; what is required besides names files that do not exist."""
+    monkeypatch.chdir(tmp_path)
+    ours = program == "f2d"
+    main_, parser = (main, _parser()) if ours else (training_cli.main, training_cli._parser())
+    actions = [
+        action for action in commands(parser)[command]._actions if action.dest not in ("help", "comfyui")
+    ]
+    positional = ["missing.png" for action in actions if not action.option_strings and action.nargs != "?"]
+    required = [part for action in actions if action.required and action.option_strings
+                for part in (action.option_strings[0], "missing.safetensors")]  # fmt: skip
+    rest = [command, *positional, *required] if command != "demo" else [command, "--out", "no.gif"]
+    if not ours:
+        rest.append("--dry-run")
+    tried = 0
+    for action, value in itertools.product(actions, HOSTILE):
+        if action.option_strings and action.nargs != 0:
+            status, error = run(main_, [*rest, f"{action.option_strings[0]}={value}"], capsys)
+            assert status in (0, 2), (action.option_strings, value)
+            assert "Traceback" not in error
+            assert status == 0 or f"{program}" in error.splitlines()[-1] or "error:" in error, error
+            tried += 1
+    assert tried or command in ("convert", "download")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_console_that_cannot_print_a_name_shows_escapes(files, tmp_path, monkeypatch, encoding):
+    """The work is finished: it must not end with status 2 because of its last line."""
+    out = tmp_path / "日本\udcff.safetensors"
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["convert", str(files / "mapping.pt"), str(out)]) == 0
+    console.flush()
+    shown = console.buffer.getvalue().decode(encoding)
+    assert out.exists() and ("日本" if encoding == "utf-8" else "\\u65e5\\u672c") in shown
+
+
+@pytest.mark.parametrize("program", [main, training_cli.main], ids=["f2d", "f2d-train"])
+def test_an_error_about_a_name_that_the_console_cannot_print_is_shown(program, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", console)
+    arguments = (
+        ["convert", "日本.pt", "a.pt"] if program is main else ["report", "--results", "日本", "--out", "a"]
+    )
+    assert program(arguments) == 2
+    console.flush()
+    assert b"\\u65e5\\u672c" in console.buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        (
+            "yunet",
+            RuntimeError("Cannot resolve huggingface.co\nmore lines"),
+            "Cannot resolve huggingface.co)",
+        ),
+        ("msid", ConnectionError("No route to host"), "No route to host"),
+        ("yunet", OSError(28, "No space left on device"), "No space is left"),
+    ],
+)
+def test_download_without_a_network_says_that(monkeypatch, tmp_path, capsys, name, error, reason):
+    from face2diffusion.f2d import download
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(download, "_fetch", fail)
+    status, shown = run(main, ["download", name, "--to", str(tmp_path)], capsys)
+    assert status == 2 and reason in shown and shown.count("\n") == 1
+    assert ("Free some" in shown) == (error.args[0] == 28)
+    assert ("Check the connection" in shown) == (error.args[0] != 28)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_warns_of_a_name_that_clip_has_as_a_token(generate, files, tmp_path, capsys):
+    """The random tokenizer's words are letters."""
+    for name, warned in (("x", True), ("f2d_alice", False)):
+        arguments = [
+            "export",
+            generate[1],
+            "--model",
+            str(files / "sd"),
+            "--out",
+            f"{tmp_path}/{name}.safetensors",
+        ]
+        assert main(arguments) == 0
+        assert ("token='<x>'" in capsys.readouterr().out) == warned

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d.prompt.embedding import DEFAULT_POSITION, check_name, embedding_rows, save_embedding
+from face2diffusion.f2d.prompt.embedding import (
+    DEFAULT_POSITION,
+    check_name,
+    embedding_rows,
+    save_embedding,
+    warn_of_token,
+)
 from safetensors import safe_open
 from support.random_pipeline import random_pipeline
 
@@ -16,13 +22,13 @@ POSITIONS = torch.randn(77, 768, generator=torch.Generator().manual_seed(2)) * 0
 
 def test_file_has_one_tensor_under_its_own_name_and_no_trace_of_the_photo(tmp_path: Path) -> None:
     assert (
-        save_embedding(tmp_path / "friends" / "alice.safetensors", embedding_rows(WORDS, POSITIONS))
-        == "alice"
+        save_embedding(tmp_path / "friends" / "f2d_alice.safetensors", embedding_rows(WORDS, POSITIONS))
+        == "f2d_alice"
     )
-    with safe_open(tmp_path / "friends" / "alice.safetensors", "pt") as file:
-        assert list(file.keys()) == ["alice"]
+    with safe_open(tmp_path / "friends" / "f2d_alice.safetensors", "pt") as file:
+        assert list(file.keys()) == ["f2d_alice"]
         assert file.metadata() == {"format": "pt"}
-        rows = file.get_tensor("alice")
+        rows = file.get_tensor("f2d_alice")
     assert rows.shape == (2, 768) and rows.dtype == torch.float32
     torch.testing.assert_close(rows + POSITIONS[DEFAULT_POSITION : DEFAULT_POSITION + 2], WORDS)
 
@@ -51,19 +57,17 @@ def test_names_that_prompts_can_hold_are_taken_as_they_are(name: str) -> None:
 def test_names_that_no_prompt_can_hold_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"a name of letters, digits and the signs _ - \. /, got .+\. Prompts cannot hold others",
+        match=r"cannot hold the name .+\. Use letters, digits and the signs",
     ):
         check_name(name)
     if name.isprintable() and name:
-        with pytest.raises(ValueError, match="Expected a name of letters"):
+        with pytest.raises(ValueError, match="cannot hold the name"):
             save_embedding(tmp_path / f"{name}.safetensors", WORDS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_the_format_keeps_for_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="Expected the name of a tensor, got '__metadata__', .*Choose another"
-    ):
+    with pytest.raises(ValueError, match="named '__metadata__'.*Choose another"):
         save_embedding(tmp_path / "friends" / "__metadata__.safetensors", WORDS)
     assert list(tmp_path.iterdir()) == []
 
@@ -77,16 +81,34 @@ def test_export_through_diffusers_gives_the_exact_conditioning_at_its_position(t
     # The small tokenizer knows letters only: three of them put S* where it is in "A photo of S*".
     exact = {text: pipeline.encode(text) for text in ("a b c S* in d", "S* in d")}
     save_embedding(
-        tmp_path / "alice.safetensors",
+        tmp_path / "f2d_alice.safetensors",
         embedding_rows(words, pipeline.prompts.position_embedding.detach()),
     )
     diffusion = pipeline.diffusion
-    diffusion.load_textual_inversion(str(tmp_path / "alice.safetensors"), token="alice")
+    diffusion.load_textual_inversion(str(tmp_path / "f2d_alice.safetensors"), token="<alice>")
     errors = {}
     for text, expected in exact.items():
-        prompt = diffusion.maybe_convert_prompt(text.replace("S*", "alice"), diffusion.tokenizer)
+        prompt = diffusion.maybe_convert_prompt(text.replace("S*", "<alice>"), diffusion.tokenizer)
         ids = diffusion.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
         with torch.no_grad():
             errors[text] = float((diffusion.text_encoder(ids)[0] - expected).norm() / expected.norm())
     assert errors["a b c S* in d"] < 1e-5
     assert errors["S* in d"] > 1e-3, "only its own position is exact"
+
+
+def test_name_that_clip_has_as_a_token_is_warned_of() -> None:
+    warning = warn_of_token("friends/alice", 1)
+    assert "token 'alice'" in warning and "token='<alice>'" in warning and "'f2d_alice'" in warning
+    assert warn_of_token("friends/f2d_alice", 5) == ""
+
+
+def test_diffusers_refuses_the_names_that_are_warned_of(tmp_path: Path) -> None:
+    """The random tokenizer's vocabulary has every letter as a word."""
+    pipeline = random_pipeline()
+    file = tmp_path / "f2d_x.safetensors"
+    save_embedding(file, embedding_rows(torch.zeros(2, 768), pipeline.prompts.position_embedding.detach()))
+    counts = {token: len(pipeline.prompts.content_ids(token)) for token in ("x", "f2d_x", "<x>")}
+    with pytest.raises(ValueError, match="already in tokenizer vocabulary"):
+        pipeline.diffusion.load_textual_inversion(str(file), token="x</w>")
+    pipeline.diffusion.load_textual_inversion(str(file), token="<x>")
+    assert [bool(warn_of_token(token, count)) for token, count in counts.items()] == [True, False, False]

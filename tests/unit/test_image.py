@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from face2diffusion.f2d.image import from_comfy, load_photo, save_png, to_comfy, to_signed, to_unit
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin, features
 
 
 @pytest.fixture
@@ -160,3 +162,125 @@ def test_png_keeps_pixels_and_text(picture: np.ndarray, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), picture)
         assert image.text["parameters"] == "A photo of S* in a café"
         assert json.loads(image.text["face2diffusion"]) == {"seed": 1}
+
+
+# --- As ComfyUI's Load Image reads files ---
+
+
+def load_image(path: Path) -> np.ndarray:
+    """The first frame as Load Image gives it: float in [0, 1] from 8 bits, transparency dropped."""
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode == "I":
+        image = image.point(lambda value: value * (1 / 255))
+    return np.array(image.convert("RGB")).astype(np.float32) / 255
+
+
+def animation(picture: np.ndarray) -> dict:
+    return {"save_all": True, "append_images": [Image.fromarray(255 - picture)]}
+
+
+FORMATS: dict[str, Callable[[np.ndarray, Path], None]] = {
+    **{
+        f"{mode}.{suffix}": lambda picture, path, mode=mode: Image.fromarray(picture).convert(mode).save(path)
+        for mode, suffixes in {
+            "RGB": "png jpg jfif jpe webp bmp tif gif jp2 ppm tga ico",
+            "RGBA": "png webp tif gif jp2 tga",
+            "L": "png jpg tif gif jp2 bmp",
+            "LA": "png tif",
+            "1": "png tif bmp",
+            "P": "png gif bmp tif",
+            "CMYK": "jpg tif",
+            "YCbCr": "jpg tif",
+        }.items()
+        for suffix in suffixes.split()
+    },
+    "animation.gif": lambda picture, path: Image.fromarray(picture).save(path, **animation(picture)),
+    "animation.png": lambda picture, path: Image.fromarray(picture).save(path, **animation(picture)),
+    "animation.webp": lambda picture, path: Image.fromarray(picture).save(path, **animation(picture)),
+    "pages.tif": lambda picture, path: Image.fromarray(picture).save(path, **animation(picture)),
+    "32 bits.tif": lambda picture, path: Image.fromarray(picture[:, :, 0].astype(np.int32) * 400).save(path),
+    "32-bit floats.tif": lambda picture, path: Image.fromarray(picture[:, :, 0] * np.float32(1.2)).save(path),
+    "negative floats.tif": lambda picture, path: Image.fromarray(picture[:, :, 0] * np.float32(2) - 100).save(
+        path
+    ),
+}
+if features.check("avif"):
+    FORMATS["RGB.avif"] = lambda picture, path: Image.fromarray(picture).save(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_have_the_values_that_load_image_gives(picture: np.ndarray, tmp_path: Path, name: str) -> None:
+    FORMATS[name](picture, tmp_path / name)
+    expected = (load_image(tmp_path / name) * 255).astype(int)
+    levels = 2 if name == "32 bits.tif" else 1  # it divides 16-bit values by 255, we by 257
+    assert np.abs(load_photo(tmp_path / name).astype(int) - expected).max() <= levels
+
+
+def test_32_bit_values_beyond_16_bits_are_white(tmp_path: Path) -> None:
+    """Not refused, as if they were the floats of a step before."""
+    Image.fromarray(np.full((20, 20), 2_000_000, np.int32)).save(tmp_path / "deep.tif")
+    assert (load_photo(tmp_path / "deep.tif") == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["text", "compressed text", "international text", "after the pixels"])
+def test_png_with_a_workflow_of_any_size_is_read(picture: np.ndarray, tmp_path: Path, kind: str) -> None:
+    text = PngImagePlugin.PngInfo()
+    workflow = "x" * (PngImagePlugin.MAX_TEXT_MEMORY + 1)
+    if kind == "text":
+        text.add_text("workflow", workflow)
+    elif kind == "compressed text":
+        text.add_text("workflow", workflow, zip=True)
+    elif kind == "international text":
+        text.add_itxt("workflow", workflow, zip=True)
+    else:
+        text.add(b"tEXt", b"workflow\0" + workflow.encode(), after_idat=True)
+    file = tmp_path / "workflow.png"
+    Image.fromarray(picture).save(file, pnginfo=text)
+    with pytest.raises(ValueError, match="large|MAX_TEXT"), Image.open(file) as image:
+        image.load()
+    np.testing.assert_array_equal(load_photo(file), picture)
+
+
+def test_orientation_in_the_xmp_text_of_a_png_is_kept(picture: np.ndarray, tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="3"/>')
+    Image.fromarray(picture[::-1, ::-1].copy()).save(tmp_path / "turned.png", pnginfo=text)
+    np.testing.assert_array_equal(load_photo(tmp_path / "turned.png"), picture)
+
+
+@pytest.mark.parametrize(
+    ("brand", "advice"),
+    [(b"heic", "pip install pillow-heif"), (b"mif1", "pip install pillow-heif")]
+    + ([] if features.check("avif") else [(b"avif", "pip install pillow-avif-plugin")]),
+)
+def test_photo_of_a_phone_names_the_package_to_install(tmp_path: Path, brand: bytes, advice: str) -> None:
+    content = b"\x00\x00\x00\x18ftyp" + brand + bytes(4) + b"mif1" + brand + bytes(99)
+    (tmp_path / "photo.heic").write_bytes(content)
+    with pytest.raises(ValueError, match=f"photo.heic' is .* image, which needs another package.*{advice}"):
+        load_photo(tmp_path / "photo.heic")
+
+
+def test_package_for_phones_is_used_where_it_is_installed(
+    picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for pillow-heif, which registers a format with Pillow as the real one does."""
+
+    def register() -> None:
+        Image.register_open(
+            "F2D-HEIF", lambda file, name: Image.fromarray(picture), lambda head: b"heic" in head
+        )
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    (tmp_path / "photo.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(99))
+    try:
+        np.testing.assert_array_equal(load_photo(tmp_path / "photo.heic"), picture)
+    finally:
+        Image.OPEN.pop("F2D-HEIF", None)
+        Image.ID.remove("F2D-HEIF")
+
+
+def test_reading_leaves_pillows_limits_alone(picture: np.ndarray, tmp_path: Path) -> None:
+    before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    load_photo(tmp_path / "a.png")
+    assert before == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS)

@@ -10,6 +10,7 @@ from face2diffusion.f2d.diffusion.regions import Region, regional_prompts
 from face2diffusion.f2d.diffusion.text_encoder import inserted_rows
 from face2diffusion.f2d.image import make_grid, save_png
 from face2diffusion.f2d.prompt.injection import insertion_rows
+from face2diffusion.f2d.prompt.weights import split_weights
 from PIL import Image
 from safetensors.torch import save_file
 from support.random_pipeline import random_pipeline
@@ -219,8 +220,8 @@ def test_a_grid_is_as_square_as_it_gets():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("A photo of a chef", "Expected 'S\\*' in the prompt, got 'A photo of a chef'"),
-        ("", "Expected 'S\\*' in the prompt"),
+        ("A photo of a chef", "'A photo of a chef' does not contain 'S\\*'"),
+        ("", "does not contain 'S\\*'"),
         ("A photo of classS*", "'classS\\*' in the prompt glues"),
         ("S* " + "x " * 80, "82 tokens.*at most 75"),
     ],
@@ -316,3 +317,64 @@ def test_each_prompt_of_a_batch_can_have_rows_at_its_own_places(pipeline, words)
     torch.testing.assert_close(both, torch.cat([one, two]), rtol=0, atol=1e-5)
     assert not torch.allclose(one, two, atol=1e-3)
     assert not prompts.token_embedding._forward_hooks
+
+
+# --- Weights in prompts ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a hat", [("a hat", 1)]),
+        ("a (red) hat", [("a ", 1), ("red", 1.1), (" hat", 1)]),
+        ("a (red:1.3) hat", [("a ", 1), ("red", 1.3), (" hat", 1)]),
+        ("((red)) hat", [("red", 1.1 * 1.1), (" hat", 1)]),
+        ("(a (red:1.5) hat)", [("a ", 1.1), ("red", 1.5), (" hat", 1.1)]),
+        ("(a (red) hat:0.5)", [("a ", 0.5), ("red", 0.5 * 1.1), (" hat", 0.5)]),
+        ("(red: 0)", [("red", 0)]),
+        ("(red:-0.5)", [("red", -0.5)]),
+        ("(time 12:30)", [("time 12", 30)]),
+        ("(a:b)", [("a:b", 1.1)]),
+        ("(:1.5)", [(":1.5", 1.1)]),
+        ("(red:nan)", [("red:nan", 1.1)]),
+        ("a \\(red\\) hat", [("a (red) hat", 1)]),
+        ("(\\(red\\):1.2)", [("(red)", 1.2)]),
+        ("a (red hat", [("a ", 1), ("(red hat", 1)]),
+        ("a red) hat", [("a red) hat", 1)]),
+        ("()", []),
+        ("", []),
+    ],
+)
+def test_prompts_are_split_as_comfyui_splits_them(prompt, expected):
+    assert split_weights(prompt) == [(text, pytest.approx(weight)) for text, weight in expected]
+
+
+@pytest.mark.parametrize("weight", [1.3, 0.0, -1.0])
+def test_weight_moves_each_token_away_from_the_empty_prompt(subject, weight):
+    """Written out: z' = empty + weight (z - empty), for the tokens in the parentheses only."""
+    plain, empty = subject.encode("a S* here"), subject.encode("")
+    weighted = subject.encode(f"a (S*:{weight}) here")
+    expected = plain.clone()
+    for place in (2, 3):  # start, a, S1*, S2*
+        expected[:, place] = empty[:, place] + weight * (plain[:, place] - empty[:, place])
+    assert torch.allclose(weighted, expected, atol=1e-6)
+    assert not torch.allclose(weighted, plain)
+
+
+def test_weights_of_words_around_s_star_leave_it_at_its_place(subject):
+    plain, empty = subject.encode("ab S* cd"), subject.encode("")
+    weighted = subject.encode("(ab:1.4) S* (cd)")
+    factors = torch.ones(77)
+    factors[1:3], factors[5:7] = 1.4, 1.1
+    assert torch.allclose(weighted, empty + factors[:, None] * (plain - empty), atol=1e-5)
+
+
+def test_escaped_parentheses_are_letters(subject):
+    ids = [token for token, *_ in subject.prompts.tokenize("\\(x\\)")]
+    assert ids[1:4] == subject.prompts.content_ids("(x)")
+
+
+def test_weighted_prompt_of_75_tokens_fits(subject):
+    assert subject.encode("(S*:1.2) " + "(x) " * 73).shape == (1, 77, 768)
+    with pytest.raises(ValueError, match="76 tokens.*at most 75"):
+        subject.encode("(S*:1.2) " + "(x) " * 74)

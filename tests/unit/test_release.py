@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.archive import shipped_files
+from support.comfy_stub import read_schemas
 from support.schema import COMMITTED, breaking_changes
 from support.server import REPOSITORY
 
@@ -338,3 +339,20 @@ def test_the_committed_schemas_name_every_node() -> None:
     assert set(json.loads(COMMITTED.read_text(encoding="utf-8"))) == set(
         re.findall(r'node_id="(\w+)"', sources)
     )
+
+
+def test_prompts_are_flagged_for_the_frontend_to_expand() -> None:
+    """`{red|blue}` and `//` comments, as in CLIP Text Encode."""
+    flagged = {
+        (name, entry.id)
+        for name, schema in read_schemas().items()
+        for entry in schema.inputs
+        if entry.options.get("dynamic_prompts")
+    }
+    assert flagged == {
+        ("F2DConditioning", "prompt"),
+        ("F2DConditioning", "negative_prompt"),
+        ("F2DPickBest", "prompt"),
+    }
+    committed = json.loads(COMMITTED.read_text(encoding="utf-8"))
+    assert all(committed[name]["inputs"][entry].get("dynamicPrompts") for name, entry in flagged)

@@ -65,7 +65,7 @@ class CacheInfo:
     aligned: bool = False
     min_score: float = 0.0  # of the detector
     photos: int = 0  # found in the folder
-    photos_hash: str = ""  # SHA-256 of their names and sizes
+    photos_hash: str = ""  # SHA-256 of their names and contents
     shard_size: int = 512  # photos, the skipped ones included
     shards: int = 1
 
@@ -407,14 +407,15 @@ class LatentCache:
                 )
 
 
-def write_report(folder: str | os.PathLike) -> dict[str, Any] | None:
+def write_report(folder: str | os.PathLike, passed_over: Sequence[str] = ()) -> dict[str, Any] | None:
     """Gather the skipped photos of all shards into `report.json`; None while shards are missing.
 
     Args:
         folder: the cache.
+        passed_over: files that are not photos.
 
     Returns:
-        `photos`, `cached`, `skipped` (counts by reason) and `list` (each skipped photo).
+        `photos`, `cached`, `skipped` (counts by reason), `list` (each skipped photo) and `passed_over`.
     """
     info = read_info(folder)
     try:
@@ -428,6 +429,7 @@ def write_report(folder: str | os.PathLike) -> dict[str, Any] | None:
         "cached": sum(index["count"] for index in indices),
         "skipped": {reason: sum(photo["reason"] == reason for photo in skipped) for reason in reasons},
         "list": skipped,
+        "passed_over": list(passed_over),
     }
     write_json(Path(folder) / REPORT, report, indent=1)
     return report

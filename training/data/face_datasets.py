@@ -11,6 +11,7 @@ is a head of 24 bytes (flag, label, id, id2), `flag` more labels, and a JPEG. Re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mmap
@@ -41,6 +42,7 @@ _LENGTH = (1 << 29) - 1
 _CHUNK = 1 << 20  # records whose labels are read at once
 _TAR_END = 1024  # bytes of zeros after the last member
 _COMPARED = 64  # faces whose files go into a fingerprint
+_TRIES = 64  # damaged faces in a row after which something else is wrong
 _ORDER, _FLIP = range(100, 102)  # what a seed is for
 
 
@@ -74,7 +76,8 @@ class FaceSet(ABC):
         digest = hashlib.sha256("\0".join(self.classes).encode())
         digest.update(self.labels.tobytes())
         for index in np.linspace(0, len(self) - 1, min(_COMPARED, len(self))).astype(int):
-            digest.update(hashlib.sha256(self.encoded(int(index))[0]).digest())
+            with contextlib.suppress(ValueError, OSError):  # a damaged face is skipped in training
+                digest.update(hashlib.sha256(self.encoded(int(index))[0]).digest())
         return digest.hexdigest()
 
     def load(self, index: int, size: int) -> np.ndarray:
@@ -93,9 +96,7 @@ class FaceSet(ABC):
         data, place = self.encoded(index)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if picture is None:
-            raise ValueError(
-                f"Expected a picture at {place}, got {len(data)} bytes that are none. Remove it, or get it again."
-            )
+            raise ValueError(f"The {len(data)} bytes at {place} are not an image. Get the face again.")
         if picture.shape[0] != picture.shape[1]:
             raise ValueError(
                 f"Expected square aligned faces, got {picture.shape[1]}x{picture.shape[0]} px at {place}. "
@@ -413,6 +414,7 @@ class FaceDataset(Dataset):
         """
         self.faces, self.size, self.seed, self.flip = faces, size, seed, flip
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._damaged: set[int] = set()  # reported faces
 
     def index(self, number: int) -> tuple[int, bool]:
         """Tell which face has a number, and whether it is mirrored."""
@@ -423,10 +425,26 @@ class FaceDataset(Dataset):
         index = int(self._order[1][place])
         return index, self.flip and bool(derive_seed(self.seed, _FLIP, epoch, index) & 1)
 
+    def _load(self, wanted: int) -> tuple[int, np.ndarray]:
+        """Load a face, or the next intact one of the set in place of a damaged one; all numbers stay as they are."""
+        first: Exception = ValueError(f"'{self.faces.path}' has no faces.")
+        for index in (
+            place % len(self.faces) for place in range(wanted, wanted + min(_TRIES, len(self.faces)))
+        ):
+            try:
+                return index, self.faces.load(index, self.size)
+            except (ValueError, OSError) as error:
+                if index == wanted:
+                    first = error
+                if index not in self._damaged:
+                    self._damaged.add(index)
+                    logger.warning("Skipped face %d, and the next one is used instead: %s", index, error)
+        raise first
+
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Make the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
-        index, mirrored = self.index(number)
-        face = self.faces.load(index, self.size)
+        wanted, mirrored = self.index(number)
+        index, face = self._load(wanted)
         if mirrored:
             face = face[:, ::-1].copy()
         return {

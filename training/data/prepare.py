@@ -25,7 +25,6 @@ pixels that belong to M.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -50,7 +49,7 @@ from ...f2d.face.cropping import LocatedFace, locate_face
 from ...f2d.face.detection import Detector, NoFaceError, load_detector
 from ...f2d.face.ffhq import align_ffhq_mask, resize_ffhq, resize_ffhq_mask
 from ...f2d.files import fingerprint, hash_file
-from ...f2d.image import Photo, load_photo, mirror, to_signed, to_unit
+from ...f2d.image import PHOTO_SUFFIXES, Photo, load_photo, mirror, to_signed, to_unit
 from ...f2d.networks.expression import EXPRESSION_DIM, ExpressionNetwork, load_expression
 from ...f2d.networks.msid import MSIDEncoder, load_msid
 from ...f2d.options import FaceChoice
@@ -58,8 +57,8 @@ from ..config import PrepareConfig
 from ..engine.processes import read_environment
 from .cache import CachedPhoto, CacheInfo, Skipped, begin_cache, read_index, write_report, write_shard
 from .parsing import FaceParser, check_classes, load_parser
+from .photo_files import hash_photos, log_passed_over, split_files
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _PERSON = "person"  # COCO's name
 _AHEAD = 2  # batches that are read in advance
 _LISTED = 3  # skipped photos that are named at the end
@@ -303,24 +302,19 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
     """
     folder = Path(folder)
     if not os.fspath(folder) or not folder.is_dir():
-        raise FileNotFoundError(
-            f"Expected --photos with a folder of photos, got '{folder}', which is no folder. Check the path."
-        )
-    found = [
-        Path(where) / name
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if _is_picture(name)
-    ]
+        raise FileNotFoundError(f"--photos '{folder}' is not a folder. Set it to a folder of photos.")
+    found, _ = split_files(folder, PHOTO_SUFFIXES)
     if not found:
         raise ValueError(
-            f"Expected photos ({', '.join(sorted(SUFFIXES))}) in '{folder}', got none. Name the folder that has them."
+            f"The folder '{folder}' holds no photos ({', '.join(PHOTO_SUFFIXES)}). Name the folder that has them."
         )
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    return found
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+def list_passed_over(config: PrepareConfig) -> list[str]:
+    """List the files in the folder of photos that are neither photos nor segmentation maps."""
+    maps = (".json", ".npy") if config.layout == "fastcomposer" else ()
+    return split_files(config.photos, (*PHOTO_SUFFIXES, *maps))[1]
 
 
 # --- The run ------------------------------------------------------------------------------------------------
@@ -348,6 +342,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
     processes = read_environment(config.device)
     rank, world = processes.rank, processes.world
     out, photos = Path(config.out), list_photos(config.photos)
+    if processes.first:
+        log_passed_over(log, list_passed_over(config))
     encoders = FrozenEncoders.load(config, processes.device)
     info = _describe(config, encoders, photos)
     begin_cache(out, info)
@@ -381,7 +377,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
         stream = _cut_ahead(Cutter(config, encoders.msid.config.image_size), work, config)
         for shard in todo:
             _make_shard(out, shard, len(plan[shard]), stream, encoders, config, bar)
-    return _finish(out, log)
+    return _finish(out, log, list_passed_over(config))
 
 
 def _make_shard(
@@ -471,12 +467,6 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
         raise ValueError(
             f"Expected an image size divisible by {encoders.shrink}, as the VAE needs, got {config.image_size}. Change it."
         )
-    names = hashlib.sha256()
-    for name in photos:
-        path = Path(config.photos) / name
-        names.update(
-            f"{name}\0{path.stat().st_size if path.exists() else 'gone'}\n".encode(errors="surrogateescape")
-        )
     return CacheInfo(
         image_size=config.image_size,
         latent_size=config.image_size // encoders.shrink,
@@ -496,7 +486,7 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
         aligned=config.aligned,
         min_score=config.min_score if config.detector else 0.0,
         photos=len(photos),
-        photos_hash=names.hexdigest(),
+        photos_hash=hash_photos(config.photos, photos),
         shard_size=config.shard_size,
         shards=-(-len(photos) // config.shard_size),
     )
@@ -514,8 +504,8 @@ def _is_whole(out: Path, shard: int) -> bool:
     return True
 
 
-def _finish(out: Path, log: Callable[[str], None]) -> Path:
-    report = write_report(out)
+def _finish(out: Path, log: Callable[[str], None], passed_over: Sequence[str] = ()) -> Path:
+    report = write_report(out, passed_over)
     if report is None:
         log("This process's shards are done; others still work on theirs.")
         return out

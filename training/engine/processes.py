@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from ...f2d.device import best_device
+from ...f2d.device import best_device, choose_device
 
 HANG = timedelta(minutes=5)  # how long processes wait for one that hangs; one that died is noticed at once
 _SLOW = timedelta(days=1)  # how long they wait for objects, which may take others hours to make
@@ -130,13 +130,16 @@ def read_environment(device: str = "") -> Processes:
 
     Returns:
         The processes, which cannot exchange anything yet.
+
+    Raises:
+        ValueError: the device is not available.
     """
     rank, world, local = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     device = device or best_device()
-    return Processes(rank, world, f"cuda:{local}" if device == "cuda" else device)
+    return Processes(rank, world, choose_device(f"cuda:{local}" if device == "cuda" else device))
 
 
 def require_one_process(what: str, device: str = "") -> Processes:

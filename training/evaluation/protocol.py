@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from ...f2d.files import write_json
+from ..data.photo_files import split_files
 
 PROMPTS = (
     "A photo of S* as a firefighter",
@@ -174,9 +175,8 @@ def scan(folder: str | os.PathLike, protocol: Protocol) -> Inventory:
     Returns:
         What the folder holds.
     """
-    folder, paths = Path(folder), []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        paths += [(Path(parent) / name).relative_to(folder).as_posix() for name in names if _is_image(name)]
+    folder = Path(folder)
+    paths, _ = split_files(folder, _IMAGE_SUFFIXES)
     expected = [*protocol.slots(), *protocol.base_slots()]
     slots = {slot.name: slot for slot in expected}
     existing = sorted(slots[name] for name in paths if name in slots)
@@ -189,10 +189,6 @@ def scan(folder: str | os.PathLike, protocol: Protocol) -> Inventory:
         tuple(slot for slot in expected if slot not in inspected),
         tuple(sorted(name for name in paths if name not in slots)),
     )
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _inspect(path: Path, size: int) -> tuple[str, str]:

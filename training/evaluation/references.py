@@ -19,10 +19,10 @@ from PIL import Image
 from ...f2d.face.cropping import locate_face
 from ...f2d.face.detection import Detector, Face, find_faces, load_detector
 from ...f2d.files import hash_file
-from ...f2d.image import Photo, load_photo, save_png
+from ...f2d.image import PHOTO_SUFFIXES, Photo, load_photo, save_png
 from ...f2d.options import FaceChoice
 from ..config import EvaluateConfig
-from ..data.face_datasets import PICTURES
+from ..data.photo_files import log_passed_over, split_files
 from .protocol import RECORD
 
 _FACE = "face"  # PNG text entry of a crop: the face in it
@@ -59,12 +59,8 @@ def list_faces(folder: str | os.PathLike, count: int = 0, seed: int = 0) -> dict
         raise FileNotFoundError(
             f"--faces '{folder}' is not a folder. Set it to a folder of photos or videos."
         )
-    paths = sorted(
-        Path(parent) / name
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if _is_face(name)
-    )
+    names, _ = split_files(folder, (*PHOTO_SUFFIXES, *VIDEOS))
+    paths = [folder / name for name in names]
     if not paths:
         raise ValueError(f"--faces '{folder}' holds no photos or videos. Choose another folder.")
     faces: dict[str, Path] = {}
@@ -76,10 +72,6 @@ def list_faces(folder: str | os.PathLike, count: int = 0, seed: int = 0) -> dict
     if 0 < count < len(names):
         names = sorted(names[place] for place in np.random.default_rng(seed).permutation(len(names))[:count])
     return {name: faces[name] for name in names}
-
-
-def _is_face(name: str) -> bool:
-    return name.lower().endswith((*PICTURES, *VIDEOS)) and not name.startswith(".")
 
 
 def read_face(path: Path, frame: float = 0.5) -> Photo:
@@ -133,6 +125,7 @@ def prepare_references(
         OSError: a crop cannot be written.
     """
     chosen = list_faces(config.faces, config.identities, config.seed)
+    log_passed_over(log, split_files(config.faces, (*PHOTO_SUFFIXES, *VIDEOS))[1])
     crops: dict[str, str] = {}
     hashes: dict[str, str] = {}
     faces: dict[str, Face] = {}
