@@ -24,7 +24,6 @@ from .alignment import (
     crop_aligned,
     expression_landmarks,
     mirror_landmarks,
-    move_points,
     square_side,
 )
 from .detection import Detector, Face, choose_face, face_from_landmarks, require_detector, sort_faces
@@ -63,23 +62,12 @@ class LocatedFace:
     def face_in_ffhq(self, size: int) -> Face:
         """Tell where the chosen face lies in its FFHQ crop, so that it need not be detected there again.
 
-        The landmarks have the shape (5, 2); the box keeps its shape and stays upright around its center.
-
         Raises:
             ValueError: no face was chosen, because the image is already aligned.
         """
         if self.chosen is None:
             raise ValueError("No face was detected in this image, which is already aligned.")
-        transform = ffhq_transform(self.landmarks, size)
-        sides = self.chosen.box[2:] * np.hypot(*transform[:, 0])
-        center = move_points(self.chosen.box[:2] + self.chosen.box[2:] / 2, transform)
-        fine = self.chosen.landmarks68
-        return Face(
-            np.concatenate([center - sides / 2, sides]),
-            move_points(self.landmarks, transform),
-            self.chosen.score,
-            None if fine is None else move_points(fine, transform),
-        )
+        return self.chosen.moved(ffhq_transform(self.landmarks, size))
 
     def mirrored(self) -> LocatedFace:
         """Give the same face in the mirror image, where left and right have changed places."""
