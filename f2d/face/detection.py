@@ -78,11 +78,12 @@ class YuNet:
             NoFaceError: no face reaches the score; it has the best candidate's.
         """
         best = 0.0
-        for candidates in search_faces(self._look, photo):
+        for candidates, upright in search_faces(self._look, photo):
             best = max([best] + [face.score for face in candidates])
-            faces = [face for face in candidates if face.score >= min_score]
+            faces = [self._refine(photo, face, upright) for face in candidates if face.score >= min_score]
+            faces = [face for face in faces if face.score >= min_score]
             if faces:
-                return keep_distinct([refine_face(self._look, photo, face) for face in faces])
+                return keep_distinct(faces)
         height, width = photo.shape[:2]
         hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
         raise NoFaceError(
@@ -90,6 +91,13 @@ class YuNet:
             f"{hint} a photo with a larger, frontal face.",
             best,
         )
+
+    def _refine(self, photo: Photo, face: Face, upright: bool) -> Face:
+        """Look at a face again; outside the upright photo the second look must confirm it."""
+        again = refine_face(self._look, photo, face)
+        if again is None:
+            return face if upright else replace(face, score=0.0)
+        return replace(again, score=max(again.score, face.score)) if upright else again
 
     def _look(self, picture: Photo) -> list[Face]:
         """Run the network once, on an image as it is."""

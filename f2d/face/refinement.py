@@ -7,6 +7,8 @@ YuNet gives turned faces upright landmarks with high scores, and the landmarks o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -23,7 +25,7 @@ _ALIGNED_LOOKS = 2
 _MAX_SHIFT = 0.5  # of the face's side: candidates farther from the middle are other faces
 
 
-def refine_face(look: Look, photo: Photo, face: Face) -> Face:
+def refine_face(look: Look, photo: Photo, face: Face) -> Face | None:
     """Find the turn and the exact landmarks of a detected face.
 
     Args:
@@ -32,17 +34,17 @@ def refine_face(look: Look, photo: Photo, face: Face) -> Face:
         face: as detected, at any turn.
 
     Returns:
-        The face with the landmarks of the last look, and the best score of all looks at this turn; the same face
-        where no look finds it again.
+        The face with the landmarks of the last aligned look and the best score of all; None where there is no
+        such look, because the face is not found again.
     """
-    found = _best_turn(look, photo, face) or face
-    score = max(face.score, found.score)
+    found, scores = _best_turn(look, photo, face) or face, []
     for _ in range(_ALIGNED_LOOKS):
         again = _look_aligned(look, photo, found)
         if again is None:
             break
-        found, score = again, max(score, again.score)
-    return Face(found.box, found.landmarks, score)
+        found = again
+        scores.append(again.score)
+    return replace(found, score=max(scores)) if scores else None
 
 
 def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:

@@ -21,7 +21,7 @@ _TILE, _TILE_OVERLAP = 1024, 128  # px
 _MAX_TILED = 6144  # px, long side; larger photos are reduced, which bounds the time
 
 
-def search_faces(look: Look, photo: Photo) -> Iterator[list[Face]]:
+def search_faces(look: Look, photo: Photo) -> Iterator[tuple[list[Face], bool]]:
     """Look for faces with one method after the other.
 
     Args:
@@ -30,21 +30,21 @@ def search_faces(look: Look, photo: Photo) -> Iterator[list[Face]]:
 
     Yields:
         The candidates of upright looks at several sizes, of the photo in the other three turns, and of the tiles
-        of a photo that is larger than any of these looks. The caller stops when it has found a face.
+        of a photo that is larger than any of these looks; and whether it was a look at the upright, whole photo,
+        where false faces are rare. The caller stops when it has found a face.
     """
     for long_side, border in (*_PASSES, _CROWD):
-        yield _look_resized(look, photo, long_side, border)
+        yield _look_resized(look, photo, long_side, border), True
     small, back = _resize(photo, _PASSES[0][0])
     for long_side, border in _PASSES:
-        yield keep_distinct(
-            [
-                face.moved(_turn_back(small.shape, quarter)).moved(back)
-                for quarter in (1, 2, 3)
-                for face in _look_resized(look, np.rot90(small, quarter), long_side, border)
-            ]
-        )
+        turned = [
+            face.moved(_turn_back(small.shape, quarter)).moved(back)
+            for quarter in (1, 2, 3)
+            for face in _look_resized(look, np.rot90(small, quarter), long_side, border)
+        ]
+        yield keep_distinct(turned), False
     if max(photo.shape[:2]) > _CROWD[0]:
-        yield _look_at_tiles(look, photo)
+        yield _look_at_tiles(look, photo), False
 
 
 def _look_resized(look: Look, photo: Photo, long_side: int, border: float) -> list[Face]:
