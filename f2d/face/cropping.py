@@ -10,7 +10,7 @@ photo (H, W, 3) uint8, how it is aligned, and which face is wanted
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from .alignment import (
 )
 from .detection import Detector, Face, choose_face, face_from_landmarks, require_detector, sort_faces
 from .ffhq import align_ffhq, crop_ffhq, ffhq_landmarks, ffhq_transform, resize_ffhq
+from .landmark_order import mend_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,8 @@ def detect_face(
     Args:
         detector: what finds them.
         photo: shape (H, W, 3), uint8, RGB.
-        choice: which one; its landmarks are taken instead of a detection.
+        choice: which one; its landmarks are taken instead of a detection, in the right order where
+            sides or coordinates were exchanged.
 
     Returns:
         All faces in order, and the chosen one.
@@ -99,6 +101,8 @@ def detect_face(
     """
     if choice.landmarks is not None:
         face = face_from_landmarks(choice.landmarks)
+        if face.landmarks68 is None:
+            face = replace(face, landmarks=mend_order(face.landmarks))
         return [face], face
     faces = sort_faces(require_detector(detector).detect(photo, choice.min_score), choice.order)
     return faces, choose_face(faces, choice.index)
