@@ -10,6 +10,7 @@ photo (H, W, 3) uint8
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from .checkpoint import read
+from .face.batch import crop_batch
 from .face.cropping import detect_face, locate_face
 from .face.detection import Detector, Face, find_faces, load_detector
 from .files import fingerprint
@@ -33,6 +35,7 @@ from .options import LARGEST_FACE, Alignment, FaceChoice
 _BATCH = 32  # faces per forward pass
 
 Network = TypeVar("Network", bound=nn.Module)
+log = logging.getLogger("face2diffusion")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,17 +230,18 @@ class FaceEncoder:
             **choice: `order`, `index`, `min_score` or `landmarks` of a `FaceChoice`.
 
         Returns:
-            The identity.
+            The identity; photos without a face are left out of the mean, and logged.
 
         Raises:
-            ValueError: no photo, or one without a usable face.
+            ValueError: no photo, none with a face (NoFaceError), or one that is not usable.
         """
         if not photos:
             raise ValueError("There is no photo to identify. Give at least one.")
         face = FaceChoice(**choice)
-        return self.identify_crops(
-            [self.crop_face(load_photo(photo), alignment, face).crop for photo in photos]
-        )
+        batch = crop_batch(photos, lambda photo: self.crop_face(load_photo(photo), alignment, face).crop)
+        if batch.report:
+            log.warning(batch.report)
+        return self.identify_crops(batch.used)
 
     def load_identity(self, path: str | os.PathLike) -> FaceIdentity:
         """Read an identity that was saved, and check that it belongs to this encoder.

@@ -6,6 +6,7 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.options import ORDERS, Alignment, Order
+from .notices import notify
 from .schema_parts import IDENTITY, alignment_input, min_score_input, search_aliases
 from .sockets import EncodedIdentity, Encoder, Identity
 
@@ -49,12 +50,13 @@ class EncodeFaceIdentity(io.ComfyNode):
                 io.Image.Output(
                     "face",
                     display_name="face",
-                    tooltip="The aligned face crops that were encoded, one per photo.",
+                    tooltip="The aligned face crops that were encoded, one per photo with a face.",
                 ),
                 io.Image.Output(
                     "preview",
                     display_name="preview",
-                    tooltip="The photos with every face numbered; the encoded one is green.",
+                    tooltip="All photos with every face numbered; the encoded one is green. "
+                    "A photo without a face is skipped and has no box.",
                 ),
             ],
             **search_aliases("face id", "identity", "faceid encode"),
@@ -70,24 +72,28 @@ class EncodeFaceIdentity(io.ComfyNode):
         face_index: int,
         min_score: float,
     ) -> io.NodeOutput:
-        """Find the face in each photo and encode their mean."""
+        """Find the face in each photo and encode their mean; photos without a face are skipped."""
+        from ..f2d.face.batch import crop_batch
         from ..f2d.face.detection import draw_faces
         from ..f2d.image import from_comfy, to_comfy
         from ..f2d.options import FaceChoice
 
-        photos, found = from_comfy(image), []
+        photos = from_comfy(image)
         choice = FaceChoice(face_order, face_index, min_score)
         progress = comfy.utils.ProgressBar(len(photos))
-        for number, photo in enumerate(photos, start=1):
+
+        def crop_face(photo):
             throw_exception_if_processing_interrupted()
-            try:
-                found.append(encoder.crop_face(photo, alignment, choice))
-            except ValueError as error:
-                raise ValueError(f"Photo {number} of {len(photos)}: {error}") from error
             progress.update(1)
+            return encoder.crop_face(photo, alignment, choice)
+
+        batch = crop_batch(photos, crop_face)
+        if batch.report:
+            notify(batch.report)
         drawn = [
-            draw_faces(photo, face.faces, face.chosen) for photo, face in zip(photos, found, strict=True)
+            photo if face is None else draw_faces(photo, face.faces, face.chosen)
+            for photo, face in zip(photos, batch.crops, strict=True)
         ]
-        crops, preview = [face.crop for face in found], to_comfy(drawn)
+        crops, preview = [face.crop for face in batch.used], to_comfy(drawn)
         person = EncodedIdentity(encoder.identify_crops(crops), encoder)
         return io.NodeOutput(person, to_comfy(crops), preview, ui=ui.PreviewImage(preview, cls=cls))

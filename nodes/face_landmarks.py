@@ -80,8 +80,8 @@ class F2DFaceLandmarks(io.ComfyNode):
 
         if (pose_keypoint is None) == (image is None):
             raise ValueError(
-                f"Expected pose_keypoint or image, got {'neither' if image is None else 'both'}. "
-                "Connect one of them."
+                f"{'Neither' if image is None else 'Both'} of pose_keypoint and image "
+                f"{'is' if image is None else 'are'} connected. Connect exactly one."
             )
         if image is None:
             frames = read_pose(pose_keypoint)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class EncodedFace:
     """A person's photos as words."""
 
-    crops: list[Photo]  # one per photo, each (S, S, 3), uint8
+    crops: list[Photo]  # one per photo with a face, each (S, S, 3), uint8
     identity: FaceIdentity
     words: torch.Tensor  # (2, D) float32
     positional: Positional  # how the mapper was trained
@@ -104,14 +104,15 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         options: those of `add_encoder_options`.
 
     Returns:
-        The crops, shape (S, S, 3) each, the identity, and the words of shape (2, D).
+        The crops of the photos with a face, shape (S, S, 3) each, the identity, and the words of shape (2, D).
 
     Raises:
-        ValueError: options that do not fit together, or a photo without a usable face.
+        ValueError: options that do not fit together, no photo with a face, or one that is not usable.
         OSError: a file that cannot be read.
     """
     from ..device import choose_device
     from ..encoder import FaceEncoder
+    from ..face.batch import crop_batch
     from ..image import load_photo
     from ..options import FaceChoice
 
@@ -126,7 +127,14 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
     photos = [load_photo(path) for path in paths]
     encoder = FaceEncoder.load(options.msid, options.mapper, options.expression, options.detector, device)
     choice = FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
-    crops = [encoder.crop_face(photo, options.aligned or "detect", choice).crop for photo in photos]
+    batch = crop_batch(
+        photos,
+        lambda photo: encoder.crop_face(photo, options.aligned or "detect", choice).crop,
+        names=[f"'{path}'" for path in paths],
+    )
+    if batch.report:
+        log(batch.report)
+    crops = batch.used
     identity = encoder.identify_crops(crops)
     expression = None
     if options.expression_from:

@@ -10,7 +10,7 @@ photo (H, W, 3) uint8, how it is aligned, and which face is wanted
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,11 @@ from .alignment import (
     crop_aligned,
     expression_landmarks,
     mirror_landmarks,
-    move_points,
     square_side,
 )
 from .detection import Detector, Face, choose_face, face_from_landmarks, require_detector, sort_faces
 from .ffhq import align_ffhq, crop_ffhq, ffhq_landmarks, ffhq_transform, resize_ffhq
+from .landmark_order import mend_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +63,12 @@ class LocatedFace:
     def face_in_ffhq(self, size: int) -> Face:
         """Tell where the chosen face lies in its FFHQ crop, so that it need not be detected there again.
 
-        The landmarks have the shape (5, 2); the box keeps its shape and stays upright around its center.
-
         Raises:
             ValueError: no face was chosen, because the image is already aligned.
         """
         if self.chosen is None:
             raise ValueError("No face was detected in this image, which is already aligned.")
-        transform = ffhq_transform(self.landmarks, size)
-        sides = self.chosen.box[2:] * np.hypot(*transform[:, 0])
-        center = move_points(self.chosen.box[:2] + self.chosen.box[2:] / 2, transform)
-        fine = self.chosen.landmarks68
-        return Face(
-            np.concatenate([center - sides / 2, sides]),
-            move_points(self.landmarks, transform),
-            self.chosen.score,
-            None if fine is None else move_points(fine, transform),
-        )
+        return self.chosen.moved(ffhq_transform(self.landmarks, size))
 
     def mirrored(self) -> LocatedFace:
         """Give the same face in the mirror image, where left and right have changed places."""
@@ -100,7 +89,8 @@ def detect_face(
     Args:
         detector: what finds them.
         photo: shape (H, W, 3), uint8, RGB.
-        choice: which one; its landmarks are taken instead of a detection.
+        choice: which one; its landmarks are taken instead of a detection, in the right order where
+            sides or coordinates were exchanged.
 
     Returns:
         All faces in order, and the chosen one.
@@ -111,6 +101,8 @@ def detect_face(
     """
     if choice.landmarks is not None:
         face = face_from_landmarks(choice.landmarks)
+        if face.landmarks68 is None:
+            face = replace(face, landmarks=mend_order(face.landmarks))
         return [face], face
     faces = sort_faces(require_detector(detector).detect(photo, choice.min_score), choice.order)
     return faces, choose_face(faces, choice.index)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import cv2
@@ -16,43 +15,20 @@ from ..files import check_file
 from ..image import Photo
 from ..options import ORDERS, Order
 from .alignment import five_landmarks
+from .face import Face, keep_distinct
+from .refinement import refine_face
+from .search import search_faces
 
-# Long side in px and border as a share of it, pass after pass until a face is found. YuNet sees faces of
-# 10 to 300 px: a close-up needs a smaller image and room around the head, a face in a crowd a larger image.
-_PASSES = ((1024, 0.0), (512, 0.25), (256, 0.5), (2048, 0.0))
-_LARGEST_FACE = 300  # px
-_MIN_INPUT = 64  # px; OpenCV 4 finds faces in nothing where a side is one cell of 32 px
 _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell the user how near they were
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """One face in a photo; coordinates are px in that photo."""
-
-    box: np.ndarray  # (4,) float: x, y, width, height
-    landmarks: np.ndarray  # (5, 2) float: eyes, nose tip, mouth corners, each pair from image-left
-    score: float  # in [0, 1]
-    landmarks68: np.ndarray | None = None  # (68, 2) float in the iBUG 300-W order, from FAN only
-
-    def to_json(self) -> str:
-        """Write the face as JSON, for a file's metadata."""
-        return json.dumps({key: np.asarray(value).tolist() for key, value in vars(self).items()})
-
-    @classmethod
-    def from_json(cls, text: str) -> Face:
-        """Read what `to_json` wrote; raise a ValueError or KeyError where it is damaged."""
-        values = json.loads(text)
-        fine = values["landmarks68"]
-        return cls(
-            np.array(values["box"]),
-            np.array(values["landmarks"]),
-            float(values["score"]),
-            None if fine is None else np.array(fine),
-        )
 
 
 class NoFaceError(ValueError):
     """No face with the demanded score is in the photo."""
+
+    def __init__(self, message: str, best_score: float = 0.0) -> None:
+        """Keep the score of the best candidate, in [0, 1]; 0 = there is none."""
+        super().__init__(message)
+        self.best_score = best_score
 
 
 class Detector(Protocol):
@@ -97,7 +73,9 @@ class YuNet:
             ) from error
 
     def detect(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
-        """Find all faces with at least the given score, trying other scales and a border before giving up.
+        """Find all faces with at least the given score, at any turn and of any size.
+
+        Each face is looked at again for its turn and its exact landmarks.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -107,62 +85,38 @@ class YuNet:
             Faces in descending order of score; at least one.
 
         Raises:
-            NoFaceError: no face reaches the score; the message names the best candidate.
+            NoFaceError: no face reaches the score; it has the best candidate's.
         """
         best = 0.0
-        for number, (long_side, border) in enumerate(_PASSES):
-            candidates = self._detect_once(photo, long_side, border)
+        for candidates, upright in search_faces(self._look, photo):
             best = max([best] + [face.score for face in candidates])
-            faces = [face for face in candidates if face.score >= min_score]
+            faces = [self._refine(photo, face, upright) for face in candidates if face.score >= min_score]
+            faces = [face for face in faces if face.score >= min_score]
             if faces:
-                faces = [self._look_again(photo, face, number) for face in faces]
-                return sorted(faces, key=lambda face: -face.score)
+                return keep_distinct(faces)
         height, width = photo.shape[:2]
         hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
         raise NoFaceError(
             f"No face with score {min_score:.2f} or more is in the {width}x{height} px photo; "
-            f"{hint} a photo with a larger, frontal face."
+            f"{hint} a photo with a larger, frontal face.",
+            best,
         )
 
-    def _look_again(self, photo: Photo, face: Face, number: int) -> Face:
-        """Find a face larger than YuNet's training faces again in smaller images, for better landmarks."""
-        scale = min(_PASSES[number][0] / max(photo.shape[:2]), 1.0)
-        if face.box[2:].max() * scale <= _LARGEST_FACE:
-            return face
-        smaller = [
-            other
-            for long_side, border in _PASSES[number + 1 : -1]
-            for other in self._detect_once(photo, long_side, border)
-        ]
-        same = [other for other in smaller if _overlap(face.box, other.box) > 0.4]
-        return max([face, *same], key=lambda face: face.score)
+    def _refine(self, photo: Photo, face: Face, upright: bool) -> Face:
+        """Look at a face again; outside the upright photo the second look must confirm it."""
+        again = refine_face(self._look, photo, face)
+        if again is None:
+            return face if upright else replace(face, score=0.0)
+        return replace(again, score=max(again.score, face.score)) if upright else again
 
-    def _detect_once(self, photo: Photo, long_side: int, border: float) -> list[Face]:
-        height, width = photo.shape[:2]
-        scale = long_side / max(height, width)
-        if not border:
-            scale = min(scale, 1.0)  # enlarged pictures show faces where there are none
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        picture = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        pad = np.array([max(round(border * max(size)), (_MIN_INPUT - side + 1) // 2) for side in size])
-        picture = cv2.copyMakeBorder(picture, pad[1], pad[1], pad[0], pad[0], cv2.BORDER_REPLICATE)
+    def _look(self, picture: Photo) -> list[Face]:
+        """Run the network once, on an image as it is."""
         self._net.setInputSize(picture.shape[1::-1])
         found = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        found = np.empty((0, 15), np.float32) if found is None else found[np.isfinite(found).all(axis=1)]
-        zoom = np.array([width / size[0], height / size[1]], np.float32)
-        faces = []
-        for row in found:
-            box = np.concatenate([(row[:2] - pad) * zoom, row[2:4] * zoom])
-            faces.append(Face(box, (row[4:14].reshape(5, 2) - pad) * zoom, float(row[14])))
-        return faces
-
-
-def _overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two boxes of shape (4,)."""
-    low = np.maximum(first[:2], second[:2])
-    high = np.minimum(first[:2] + first[2:], second[:2] + second[2:])
-    common = float(np.prod((high - low).clip(0)))
-    return common / (float(np.prod(first[2:])) + float(np.prod(second[2:])) - common + 1e-9)
+        rows = (
+            np.empty((0, 15)) if found is None else found[np.isfinite(found).all(axis=1)].astype(np.float64)
+        )
+        return [Face(row[:4], row[4:14].reshape(5, 2), float(row[14])) for row in rows]
 
 
 class FAN:

@@ -111,7 +111,7 @@ def read_pose(pose: Any) -> list[LandmarkFrame]:
         or not frames
         or not all(isinstance(frame, Mapping) for frame in frames)
     ):
-        raise _not_a_pose(f"{type(pose).__name__} {str(pose)[:80]}")
+        raise _not_a_pose(f"it is {type(pose).__name__} {str(pose)[:80]}")
     return [_read_frame(frame) for frame in frames]
 
 
@@ -120,10 +120,10 @@ def _read_frame(frame: Mapping[str, Any]) -> LandmarkFrame:
     if not all(
         isinstance(side, int | float | np.number) and MIN_SIDE <= side <= MAX_SIDE for side in (width, height)
     ):
-        raise _not_a_pose(f"a canvas of {width}x{height} px")
+        raise _not_a_pose(f"its canvas has {width}x{height} px")
     people = frame.get("people") or []
     if not isinstance(people, Sequence) or not all(isinstance(person, Mapping) for person in people):
-        raise _not_a_pose(f"people {str(people)[:80]}")
+        raise _not_a_pose(f"its people are {str(people)[:80]}")
     faces = [_read_face(person.get("face_keypoints_2d")) for person in people]
     faces = [face for face in faces if len(face)]
     if faces and np.abs(np.concatenate(faces)).max() <= _NORMALIZED:
@@ -135,15 +135,15 @@ def _read_face(keypoints: Any) -> np.ndarray:
     try:
         values = np.asarray([] if keypoints is None else keypoints, np.float64).reshape(-1, 3)[:_LANDMARKS]
     except (TypeError, ValueError) as error:
-        raise _not_a_pose(f"face keypoints {str(keypoints)[:80]}") from error
+        raise _not_a_pose(f"its face keypoints are {str(keypoints)[:80]}") from error
     seen = np.isfinite(values).all(axis=1) & (values[:, 2] >= _MIN_CONFIDENCE)
     return values[seen, :2]
 
 
 def _not_a_pose(got: str) -> ValueError:
     return ValueError(
-        "Expected OpenPose keypoints (people with face_keypoints_2d, canvas_width, canvas_height), "
-        f"got {got}. "
+        "This is not a frame of OpenPose keypoints (people with face_keypoints_2d, canvas_width, "
+        f"canvas_height): {got}. "
         "Connect the POSE_KEYPOINT output of a DWPose, OpenPose or SDPose node."
     )
 
@@ -165,7 +165,7 @@ def draw_landmarks(frame: LandmarkFrame, resolution: int = RESOLUTION) -> Photo:
     sides = [max(round(side * scale / _MULTIPLE), 1) * _MULTIPLE for side in (frame.width, frame.height)]
     if max(sides) > _LONGEST:
         raise ValueError(
-            f"Expected a picture up to {_LONGEST} px long, got {sides[0]}x{sides[1]} px. "
+            f"The image would be {sides[0]}x{sides[1]} px; at most {_LONGEST} px are possible. "
             "Crop it, or lower the resolution."
         )
     picture = Image.new("RGB", (sides[0], sides[1]))
@@ -192,7 +192,7 @@ def draw_all(frames: Sequence[LandmarkFrame], resolution: int = RESOLUTION) -> l
     """
     if not any(frame.faces for frame in frames):
         raise NoFaceError(
-            f"Expected a face in at least one of {len(frames)} picture(s), got none. "
+            f"None of {len(frames)} image(s) shows a face. "
             "Use a photo with a larger, frontal face, lower the minimum score, "
             "or let the pose preprocessor look for faces."
         )
@@ -200,7 +200,7 @@ def draw_all(frames: Sequence[LandmarkFrame], resolution: int = RESOLUTION) -> l
     sizes = sorted({picture.shape[1::-1] for picture in pictures})
     if len(sizes) > 1:
         raise ValueError(
-            f"Expected pictures of one size, got {' and '.join(f'{w}x{h}' for w, h in sizes)} px. "
-            "Draw them one by one."
+            f"The images have different sizes: {' and '.join(f'{w}x{h}' for w, h in sizes)} px. "
+            "Process them one by one."
         )
     return pictures

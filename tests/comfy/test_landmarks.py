@@ -81,14 +81,14 @@ def test_pictures_without_a_face_stay_black_in_a_batch(pack: ComfyServer, graph:
 
 
 CASES = {
-    "nothing connected": ({}, "Expected pose_keypoint or image, got neither"),
-    "both connected": ({"pose": POSE, "image": ["photo", 0]}, "Expected pose_keypoint or image, got both"),
+    "nothing connected": ({}, "Neither of pose_keypoint and image"),
+    "both connected": ({"pose": POSE, "image": ["photo", 0]}, "Both of pose_keypoint and image"),
     "a photo without an encoder and without FAN": ({"image": ["photo", 0]}, "pip install face-alignment"),
     "no face in the keypoints": (
         {"pose": [{**POSE[0], "people": []}]},
-        "Expected a face in at least one of 1 picture(s), got none",
+        "None of 1 image(s) shows a face",
     ),
-    "no keypoints": ({"pose": []}, "Expected OpenPose keypoints"),
+    "no keypoints": ({"pose": []}, "not a frame of OpenPose keypoints"),
     "broken keypoints": (
         {"pose": [{**POSE[0], "people": [{"face_keypoints_2d": [1, 2]}]}]},
         "got face keypoints [1, 2]",
@@ -96,7 +96,7 @@ CASES = {
     "no canvas": ({"pose": [{"people": []}]}, "got a canvas of 0x0 px"),
     "no face in the photo": (
         {"image": ["photo", 0], "encoder": ["encoder", 0], "min_score": 1.0},
-        "Expected a face in at least one of 1",
+        "None of 1 image(s) shows a face",
     ),
     "a resolution out of range": ({"pose": POSE, "resolution": 0}, "resolution"),
 }

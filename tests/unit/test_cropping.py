@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
-from face2diffusion.f2d.face.alignment import align_expression, align_face, expression_landmarks
+from face2diffusion.f2d.face.alignment import align_expression, align_face, expression_landmarks, move_points
+from face2diffusion.f2d.face.batch import crop_batch
 from face2diffusion.f2d.face.cropping import LocatedFace, locate_face
-from face2diffusion.f2d.face.detection import Face, YuNet
+from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
 from face2diffusion.f2d.face.ffhq import align_ffhq, crop_ffhq, ffhq_landmarks, resize_ffhq
+from face2diffusion.f2d.face.landmark_order import measure_misfit
 from face2diffusion.f2d.image import mirror
 from face2diffusion.f2d.options import FaceChoice
 
@@ -117,3 +120,70 @@ def test_face_comes_back_from_json(landmarks: np.ndarray) -> None:
         back = Face.from_json(face.to_json())
         for key, value in vars(face).items():
             np.testing.assert_array_equal(getattr(back, key), value)
+
+
+WRONG_ORDERS = {
+    "eyes swapped": lambda points: points[[1, 0, 2, 3, 4]],
+    "mouth corners swapped": lambda points: points[[0, 1, 2, 4, 3]],
+    "person's left first": lambda points: points[[1, 0, 2, 4, 3]],
+    "x and y exchanged": lambda points: points[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ORDERS)
+@pytest.mark.parametrize("roll", [-30, 0, 30])
+def test_given_landmarks_in_a_wrong_order_are_mended_and_logged(
+    landmarks: np.ndarray, portrait: np.ndarray, wrong: str, roll: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = move_points(landmarks, cv2.getRotationMatrix2D(tuple(landmarks.mean(0)), roll, 1))
+    given = WRONG_ORDERS[wrong](points)
+    assert measure_misfit(given)[0] > 15 > measure_misfit(points)[0]
+    found = locate_face(None, portrait, choice=FaceChoice(landmarks=given))
+    np.testing.assert_array_equal(found.landmarks, points)
+    assert "mended" in caplog.text and "nose" in caplog.text
+
+
+def test_given_landmarks_that_are_no_face_are_refused_with_the_expected_order(
+    landmarks: np.ndarray, portrait: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match=r"px of 112 \(at most 15\).*eyes, nose tip and mouth corners"):
+        locate_face(None, portrait, choice=FaceChoice(landmarks=landmarks[[2, 3, 0, 4, 1]]))
+
+
+@pytest.mark.parametrize("angle", [-90, -40, 0, 40, 90, 180])
+def test_given_landmarks_in_the_right_order_are_kept_at_any_roll(
+    landmarks: np.ndarray, portrait: np.ndarray, angle: float
+) -> None:
+    points = move_points(landmarks, cv2.getRotationMatrix2D(tuple(landmarks.mean(0)), angle, 1))
+    np.testing.assert_array_equal(
+        locate_face(None, portrait, choice=FaceChoice(landmarks=points)).landmarks, points
+    )
+
+
+def crop_number(number: int) -> int:
+    if number < 0:
+        raise NoFaceError("no face", -number / 100)
+    if number > 99:
+        raise ValueError("not usable")
+    return number
+
+
+def test_photos_without_a_face_are_skipped_and_reported() -> None:
+    batch = crop_batch([1, -30, 3, 4, -41], crop_number)
+    assert batch.crops == [1, None, 3, 4, None] and batch.used == [1, 3, 4]
+    assert batch.report == "2 of 5 photos skipped: 2, 5; best score 0.41"
+    assert crop_batch([1, -3], crop_number, ["'a.png'", "'b.png'"]).skipped == ["'b.png'"]
+    assert crop_batch([1, 2], crop_number).report == ""
+
+
+def test_a_batch_without_any_face_is_refused_with_the_best_score() -> None:
+    with pytest.raises(NoFaceError, match=r"None of the 3 photos.*0\.41.*Lower") as refused:
+        crop_batch([-30, -41, -2], crop_number)
+    assert refused.value.best_score == 0.41
+    with pytest.raises(NoFaceError, match="^no face$"):
+        crop_batch([-30], crop_number)
+
+
+def test_a_photo_that_is_not_usable_is_named() -> None:
+    with pytest.raises(ValueError, match="Photo 2 of 2: not usable"):
+        crop_batch([1, 100], crop_number)

@@ -114,36 +114,34 @@ def test_every_person_and_every_frame_counts() -> None:
         ([], r"list \[\]"),
         ("pose", "str pose"),
         ([["people"]], "list"),
-        ([{"people": []}], "a canvas of 0x0 px"),
-        ([frame(width="wide")], "a canvas of widex500 px"),
-        ([frame(width=float("nan"))], "a canvas of nanx500 px"),
-        ([frame(height=0)], "a canvas of 400x0 px"),
-        ([{**frame(), "people": "Alice"}], "people Alice"),
-        ([frame("Alice")], "people .'Alice'."),
-        ([frame({"face_keypoints_2d": [1.0, 2.0]})], r"face keypoints \[1.0, 2.0\]"),
-        ([frame({"face_keypoints_2d": "face"})], "face keypoints face"),
-        ([frame({"face_keypoints_2d": {"x": 1}})], "face keypoints {'x': 1}"),
+        ([{"people": []}], "its canvas has 0x0 px"),
+        ([frame(width="wide")], "its canvas has widex500 px"),
+        ([frame(width=float("nan"))], "its canvas has nanx500 px"),
+        ([frame(height=0)], "its canvas has 400x0 px"),
+        ([{**frame(), "people": "Alice"}], "its people are Alice"),
+        ([frame("Alice")], "its people are .'Alice'."),
+        ([frame({"face_keypoints_2d": [1.0, 2.0]})], r"its face keypoints are \[1.0, 2.0\]"),
+        ([frame({"face_keypoints_2d": "face"})], "its face keypoints are face"),
+        ([frame({"face_keypoints_2d": {"x": 1}})], "its face keypoints are {'x': 1}"),
     ],
 )
 def test_other_things_than_keypoints_are_refused(pose: Any, got: str) -> None:
-    with pytest.raises(
-        ValueError, match=rf"Expected OpenPose keypoints .*, got {got}.* Connect the POSE_KEYPOINT output"
-    ):
+    with pytest.raises(ValueError, match=rf"OpenPose keypoints .*{got}.* Connect the POSE_KEYPOINT output"):
         read_pose(pose)
 
 
 def test_no_face_anywhere_is_an_error() -> None:
-    with pytest.raises(NoFaceError, match=r"Expected a face in at least one of 2 picture\(s\), got none"):
+    with pytest.raises(NoFaceError, match=r"None of 2 image\(s\)"):
         draw_all(read_pose([frame(), frame({})]))
 
 
 def test_frames_of_different_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="Expected pictures of one size, got 512x640 and 512x1024 px"):
+    with pytest.raises(ValueError, match="512x640 and 512x1024 px"):
         draw_all(read_pose([frame(person()), frame(person(), height=800)]))
 
 
 def test_endless_canvas_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected a picture up to 4096 px long, got 512x32768 px"):
+    with pytest.raises(ValueError, match="512x32768 px; at most 4096 px"):
         draw_all(read_pose([frame(person(), width=500, height=32000)]))
 
 

@@ -1,0 +1,76 @@
+"""Several photos of one person, of which some may show no face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from .detection import NoFaceError
+
+Source = TypeVar("Source")
+Crop = TypeVar("Crop")
+
+
+@dataclass
+class CroppedBatch(Generic[Crop]):
+    """What was cut out of each photo; None for a photo without a face."""
+
+    crops: list[Crop | None] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # names of the photos without a face
+    best_score: float = 0.0  # of the candidates in these
+
+    @property
+    def used(self) -> list[Crop]:
+        """The crops of the photos with a face."""
+        return [crop for crop in self.crops if crop is not None]
+
+    @property
+    def report(self) -> str:
+        """Which photos were skipped, in one line; empty where all have a face."""
+        if not self.skipped:
+            return ""
+        return (
+            f"{len(self.skipped)} of {len(self.crops)} photos skipped: {', '.join(self.skipped)}; "
+            f"best score {self.best_score:.2f}"
+        )
+
+
+def crop_batch(
+    photos: Iterable[Source], crop: Callable[[Source], Crop], names: Iterable[str] | None = None
+) -> CroppedBatch[Crop]:
+    """Cut the face out of each photo, and skip photos without one.
+
+    Args:
+        photos: one or more, read one after the other.
+        crop: cuts one; raises a NoFaceError where there is no face.
+        names: of the photos, for the messages; default: 1, 2, ...
+
+    Returns:
+        The crops, at least one.
+
+    Raises:
+        NoFaceError: there is no face in any; it has the best score.
+        ValueError: a photo is not usable for another reason; the message names it where there are several.
+    """
+    photos = list(photos)
+    names = [str(number) for number in range(1, len(photos) + 1)] if names is None else list(names)
+    if len(photos) == 1:
+        return CroppedBatch([crop(photos[0])])
+    batch: CroppedBatch[Crop] = CroppedBatch()
+    for name, photo in zip(names, photos, strict=True):
+        try:
+            batch.crops.append(crop(photo))
+        except NoFaceError as error:
+            batch.crops.append(None)
+            batch.skipped.append(name)
+            batch.best_score = max(batch.best_score, error.best_score)
+        except ValueError as error:
+            raise ValueError(f"Photo {name} of {len(photos)}: {error}") from error
+    if not batch.used:
+        raise NoFaceError(
+            f"None of the {len(photos)} photos shows a face with the demanded score; the best candidate has "
+            f"{batch.best_score:.2f}. Lower the minimum score, or use photos with larger, frontal faces.",
+            batch.best_score,
+        )
+    return batch
