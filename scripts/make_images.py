@@ -18,8 +18,9 @@ import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.face.alignment import align_expression, align_face
-from face2diffusion.f2d.face.detection import YuNet
+from face2diffusion.f2d.face.detection import YuNet, draw_faces
 from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
+from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
@@ -121,7 +122,8 @@ def bundled(name: str) -> dict:
 def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
     """Return a function for each of the gallery's thumbnails, which runs its workflow on the miniature.
 
-    The landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown.
+    The landmark ControlNet and the second pass of face_detail are for real Stable Diffusion, so there only
+    what goes in is shown.
     """
     faces = {name: load_photo(path) for name, path in miniature.portraits().items()}
     info = server.object_info()
@@ -158,11 +160,6 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
         shown = [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")]
         return draw_thumbnail(shown, [[both]], "Two people, each in a region")
 
-    def face_detail() -> Image.Image:
-        *_, before, after = run("face_detail", ["ada"], said(SceneAttributes(job="chef")))
-        shown = [Tile(faces["ada"], "photo")]
-        return draw_thumbnail(shown, [[before, after]], "Every face generated again at full size")
-
     return {
         "one_face": one_face,
         "expression_reference": expression_reference,
@@ -175,6 +172,18 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
             astronaut_tiles(), [], "Person, pose and expression from three photos"
         ),
     }
+
+
+def face_detail() -> Image.Image:
+    """Show what face_detail crops from a photo."""
+    photo = astronaut()
+    faces = YuNet(DETECTOR).detect(photo, 0.6)
+    regions = tuple(find_region(face, 0, *photo.shape[1::-1], 2.0) for face in faces)
+    images = photo[None].astype(np.float32) / 255
+    crops, _ = crop_faces(images, FaceRegions(1, *photo.shape[1::-1], regions), 512)
+    crop = np.rint(crops[0] * 255).astype(np.uint8)
+    shown = [Tile(draw_faces(photo, faces, faces[0]), "image"), Tile(crop, "crop for the second pass")]
+    return draw_thumbnail(shown, [], "Each face generated again at 512 px")
 
 
 def astronaut_tiles() -> list[Tile]:
@@ -190,7 +199,7 @@ def astronaut_tiles() -> list[Tile]:
 
 
 def draw_strengths() -> Image.Image:
-    """Draw a person of the miniature over Inject S*'s strength and S* Conditioning's subject_from, with the judges' scores."""
+    """Draw a person of the miniature over strength and subject_from, with the scores of the evaluators."""
     encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
     verifier, attributes = miniature.load_evaluators()
     photo = load_photo(miniature.portraits()["ada"])

@@ -93,41 +93,6 @@ def _pictures(identity: str, text: str, count: Any = 1, positive: str = "text") 
     }
 
 
-def _second_pass() -> Prompt:
-    """The face of the image "decoded", generated again and pasted back."""
-    kept = _pictures("ada", "a photo of S* as a chef")
-    again = {"positive": ["words", 0], "latent_image": ["masked", 0], "denoise": 0.5}
-    return {
-        **kept,
-        "crop": _node(
-            "F2DCropFaces",
-            encoder=["encoder", 0],
-            image=["decoded", 0],
-            faces="all",
-            size=SIZE,
-            context=1.5,
-            face_order="largest",
-            face_index=0,
-            min_score=0.3,
-        ),
-        "crops": _node("PreviewImage", images=["crop", 0]),
-        "words": _node("CLIPTextEncode", clip=["inject", 0], text="a photo of S*"),
-        "latents": _node("VAEEncode", pixels=["crop", 0], vae=["model", 2]),
-        "masked": _node("SetLatentNoiseMask", samples=["latents", 0], mask=["crop", 1]),
-        "second": _node("KSampler", **{**kept["sampler"]["inputs"], **again}),
-        "faces": _node("VAEDecode", samples=["second", 0], vae=["model", 2]),
-        "paste": _node(
-            "F2DPasteFaces",
-            image=["decoded", 0],
-            crops=["faces", 0],
-            regions=["crop", 2],
-            feather=8,
-            color_match=True,
-        ),
-        "pasted": _node("PreviewImage", images=["paste", 0]),
-    }
-
-
 GRAPHS = {
     "LoadFaceEncoder": HelpGraph(
         {
@@ -235,11 +200,23 @@ GRAPHS = {
         (("ada", "decoded"), ("best",), ("kept",)),
     ),
     "F2DCropFaces": HelpGraph(
-        {**_encoder("face_detection_yunet_2023mar.onnx"), **_person("ada"), **_second_pass()},
+        {
+            **_encoder("face_detection_yunet_2023mar.onnx"),
+            **_person("ada"),
+            **_pictures("ada", "a photo of S* as a chef"),
+            "crop": _node(
+                "F2DCropFaces",
+                encoder=["encoder", 0],
+                image=["decoded", 0],
+                faces="all",
+                size=SIZE,
+                context=1.5,
+                face_order="largest",
+                face_index=0,
+                min_score=0.3,
+            ),
+            "crops": _node("PreviewImage", images=["crop", 0]),
+        },
         (("picture",), ("crop",), ("crops",)),
-    ),
-    "F2DPasteFaces": HelpGraph(
-        {**_encoder("face_detection_yunet_2023mar.onnx"), **_person("ada"), **_second_pass()},
-        (("picture", "crops"), ("paste",), ("pasted",)),
     ),
 }
