@@ -14,6 +14,8 @@ Alignment = Literal["detect", "FFHQ", "112 px"]
 ALIGNMENTS: tuple[Alignment, ...] = ("detect", "FFHQ", "112 px")
 Order = Literal["largest", "left to right"]  # how the faces in a photo are counted
 ORDERS: tuple[Order, ...] = ("largest", "left to right")
+Faces = Literal["all", "largest", "index"]  # which faces of an image are cropped
+FACES: tuple[Faces, ...] = ("all", "largest", "index")
 
 
 @dataclass(frozen=True, eq=False)

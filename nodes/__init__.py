@@ -12,6 +12,7 @@ from .encode_identity import EncodeFaceIdentity
 from .export_embedding import F2DExportEmbedding
 from .expression_reference import ExpressionReference
 from .face_landmarks import F2DFaceLandmarks
+from .face_regions import F2DCropFaces, F2DPasteFaces
 from .inject import InjectSStar
 from .load_encoder import LoadFaceEncoder
 from .model_folders import register_folders
@@ -31,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     F2DBatchConditioning,
     F2DExportEmbedding,
     F2DFaceLandmarks,
+    F2DCropFaces,
+    F2DPasteFaces,
     F2DPickBest,
 ]
 

@@ -1,6 +1,7 @@
 """What the nodes' schemas share: menu categories, search aliases, and inputs that several nodes have."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 from comfy_api.latest import io
@@ -15,12 +16,21 @@ IMAGE = "face2diffusion/image"
 
 NONE = "none"  # in a list of files: nothing
 
-_HAS_ALIASES = "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}  # not in 0.3.64
+_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}  # 0.3.64 lacks newer ones
+# Of a rarely used input, which newer versions fold away.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
+)
 
 
-def search_aliases(*words: str) -> dict[str, list[str]]:
+def supported_fields(**fields: Any) -> dict[str, Any]:
+    """Select the arguments of `io.Schema` that this ComfyUI has."""
+    return {name: value for name, value in fields.items() if name in _SCHEMA_FIELDS}
+
+
+def search_aliases(*words: str) -> dict[str, Any]:
     """Return the argument of `io.Schema` by which a search finds the node, if this ComfyUI has it."""
-    return {"search_aliases": ["face2diffusion", "f2d", *words]} if _HAS_ALIASES else {}
+    return supported_fields(search_aliases=["face2diffusion", "f2d", *words])
 
 
 def identity_input() -> Any:
@@ -33,7 +43,7 @@ def identity_input() -> Any:
 def min_score_input(note: str) -> io.Float.Input:
     """Declare the threshold of YuNet's detection score; `note` says what it means for the node."""
     tooltip = f"Minimum detection score of a face (YuNet). {note}"
-    return io.Float.Input("min_score", default=0.6, min=0.1, max=1.0, step=0.05, tooltip=tooltip)
+    return io.Float.Input("min_score", default=0.6, min=0.1, max=1.0, step=0.05, tooltip=tooltip, **ADVANCED)
 
 
 def alignment_input(**options: Any) -> io.Combo.Input:

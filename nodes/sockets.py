@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Encoder = io.Custom("F2D_ENCODER")  # f2d.encoder.FaceEncoder, as nodes.managed_encoder.ManagedFaceEncoder
 Identity = io.Custom("F2D_IDENTITY")  # EncodedIdentity
 Expression = io.Custom("F2D_EXPRESSION")  # f2d.identity.FaceExpression
+Regions = io.Custom("F2D_FACE_REGIONS")  # f2d.face.regions.FaceRegions
 PoseKeypoint = io.Custom("POSE_KEYPOINT")  # list of dictionaries, from the pose preprocessors
 
 

@@ -1,6 +1,8 @@
 """Takes the pictures of the README, the workflow gallery and the help pages from a real ComfyUI.
 
-python scripts/make_images.py [CHECKOUT]
+python scripts/make_images.py [CHECKOUT [NAME ...]]
+
+The names are those of workflows and nodes whose images are made; without any, all images are.
 """
 
 import json
@@ -16,8 +18,9 @@ import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.face.alignment import align_expression, align_face
-from face2diffusion.f2d.face.detection import YuNet
+from face2diffusion.f2d.face.detection import YuNet, draw_faces
 from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
+from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
@@ -74,31 +77,41 @@ SET_IN_COLUMNS = """columns => {
 
 
 def main() -> None:
-    """Draw all of them."""
-    draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
+    """Make the images that are asked for."""
     checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
+    names = set(sys.argv[2:])
+    if not names:
+        draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(checkout, Path(folder))
         place_files(server)
         install(server.base, print)
         with server, Browser() as browser, browser.open(server) as frontend:
-            for name, thumbnail in draw_thumbnails(server).items():
-                thumbnail.save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
-            server.post("/free", {"free_memory": True})  # what is cached is not shown again
-            frontend.load(
-                in_miniature(
-                    bundled("one_face"),
-                    ["ada"],
-                    lambda text: text.replace("A photo", "a photo").partition(",")[0],
+            for name, draw in thumbnails(server).items():
+                if not names or name in names:
+                    draw().save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
+            if not names:
+                shoot_readme(frontend, Path(folder) / "shot.png").save(
+                    REPOSITORY / "docs" / "one_face.jpg", quality=90
                 )
-            )
-            assert frontend.run(300).status == "success"
-            shoot(frontend, Path(folder) / "shot.png", 1800, 640).save(
-                REPOSITORY / "docs" / "one_face.jpg", quality=90
-            )
             for name in (*IN_USE, *GRAPHS):
-                picture = shoot_in_use(frontend, name, Path(folder) / "shot.png")
-                picture.save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+                if not names or name in names:
+                    picture = shoot_in_use(frontend, name, Path(folder) / "shot.png")
+                    picture.save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+
+
+def shoot_readme(frontend: Frontend, path: Path) -> Image.Image:
+    """Show the workflow one_face after a run."""
+    frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
+    frontend.load(
+        in_miniature(
+            bundled("one_face"),
+            ["ada"],
+            lambda text: text.replace("A photo", "a photo").partition(",")[0],
+        )
+    )
+    assert frontend.run(300).status == "success"
+    return shoot(frontend, path, 1800, 640)
 
 
 def bundled(name: str) -> dict:
@@ -106,54 +119,83 @@ def bundled(name: str) -> dict:
     return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def draw_thumbnails(server: ComfyServer) -> dict[str, Image.Image]:
-    """Draw the gallery's thumbnails.
+def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
+    """Return a function for each of the gallery's thumbnails, which runs its workflow on the miniature.
 
-    The landmark ControlNet is for real Stable Diffusion, so there only what goes in is shown.
+    The landmark ControlNet and the second pass of face_detail are for real Stable Diffusion, so there only
+    what goes in is shown.
     """
     faces = {name: load_photo(path) for name, path in miniature.portraits().items()}
-    info, ours = server.object_info(), astronaut()
+    info = server.object_info()
 
     def run(
         name: str, people: list[str], rewrite: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
+        """Images of the workflow, those of Preview Image first."""
         prompt = graph.to_api(in_miniature(bundled(name), people, rewrite, size), info)
-        result = server.run(prompt, timeout=300)
-        (save,) = (key for key, node in prompt.items() if node["class_type"] == "SaveImage")
-        return load_photo(result.files[save][0])
+        files = server.run(prompt, timeout=300).files
+        shown = [
+            key
+            for kind in ("PreviewImage", "SaveImage")
+            for key, node in prompt.items()
+            if node["class_type"] == kind
+        ]
+        return [load_photo(path) for key in shown for path in files[key]]
 
     def said(facts: SceneAttributes) -> Callable[[str], str]:
         return lambda text: describe(facts, "S*") if "S*" in text else text
 
-    scenes = [run("one_face", ["ada"], said(facts)) for facts in SHOWN]
-    winking = run("expression_reference", ["bela", "dora"], said(SceneAttributes()))
-    detector = YuNet(DETECTOR)
-    (face,) = detector.detect(ours, 0.6)
-    turned = np.ascontiguousarray(ours[:240, 320:80:-1])  # another pose
-    pose = Tile(draw_landmarks(find_landmarks(turned, detector)), "pose")
-    person = Tile(align_face(ours, face.landmarks), "person")
-    expression = Tile(align_expression(ours, face.landmarks), "expression")
+    def one_face() -> Image.Image:
+        scenes = [run("one_face", ["ada"], said(facts))[-1] for facts in SHOWN]
+        rows = [scenes[:2], scenes[2:]]
+        return draw_thumbnail([Tile(faces["ada"], "photo")], rows, "One photo, any prompt with S*")
+
+    def expression_reference() -> Image.Image:
+        winking = run("expression_reference", ["bela", "dora"], said(SceneAttributes()))[-1]
+        shown = [Tile(faces["bela"], "person"), Tile(faces["dora"], "expression")]
+        return draw_thumbnail(shown, [[winking]], "The expression of a second photo")
+
+    def two_people() -> Image.Image:
+        both = run("two_people", ["ada", "chidi"], in_region, WIDE)[-1]
+        shown = [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")]
+        return draw_thumbnail(shown, [[both]], "Two people, each in a region")
+
     return {
-        "one_face": draw_thumbnail(
-            [Tile(faces["ada"], "photo")], [scenes[:2], scenes[2:]], "One photo, any prompt with S*"
+        "one_face": one_face,
+        "expression_reference": expression_reference,
+        "two_people": two_people,
+        "face_detail": face_detail,
+        "landmark_controlnet": lambda: draw_thumbnail(
+            astronaut_tiles()[:2], [], "A person in the pose of landmarks (ControlNet)"
         ),
-        "expression_reference": draw_thumbnail(
-            [Tile(faces["bela"], "person"), Tile(faces["dora"], "expression")],
-            [[winking]],
-            "The expression of a second photo",
-        ),
-        "two_people": draw_thumbnail(
-            [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")],
-            [[run("two_people", ["ada", "chidi"], in_region, WIDE)]],
-            "Two people, each in a region",
-        ),
-        "landmark_controlnet": draw_thumbnail(
-            [person, pose], [], "A person in the pose of landmarks (ControlNet)"
-        ),
-        "pose_transfer": draw_thumbnail(
-            [person, pose, expression], [], "Person, pose and expression from three photos"
+        "pose_transfer": lambda: draw_thumbnail(
+            astronaut_tiles(), [], "Person, pose and expression from three photos"
         ),
     }
+
+
+def face_detail() -> Image.Image:
+    """Show what face_detail crops from a photo."""
+    photo = astronaut()
+    faces = YuNet(DETECTOR).detect(photo, 0.6)
+    regions = tuple(find_region(face, 0, *photo.shape[1::-1], 2.0) for face in faces)
+    images = photo[None].astype(np.float32) / 255
+    crops, _ = crop_faces(images, FaceRegions(1, *photo.shape[1::-1], regions), 512)
+    crop = np.rint(crops[0] * 255).astype(np.uint8)
+    shown = [Tile(draw_faces(photo, faces, faces[0]), "image"), Tile(crop, "crop for the second pass")]
+    return draw_thumbnail(shown, [], "Each face generated again at 512 px")
+
+
+def astronaut_tiles() -> list[Tile]:
+    """A person, a pose and an expression."""
+    ours, detector = astronaut(), YuNet(DETECTOR)
+    (face,) = detector.detect(ours, 0.6)
+    turned = np.ascontiguousarray(ours[:240, 320:80:-1])  # another pose
+    return [
+        Tile(align_face(ours, face.landmarks), "person"),
+        Tile(draw_landmarks(find_landmarks(turned, detector)), "pose"),
+        Tile(align_expression(ours, face.landmarks), "expression"),
+    ]
 
 
 def draw_strengths() -> Image.Image:

@@ -127,6 +127,7 @@ def in_miniature(
         Another workflow.
     """
     found, names = copy.deepcopy(workflow), iter(people)
+    detects = any(node["type"] == "F2DCropFaces" for node in found["nodes"])
     for node in found["nodes"]:
         values = node.get("widgets_values", [])
         match node["type"]:
@@ -135,7 +136,9 @@ def in_miniature(
             case "LoadFaceEncoder":
                 kinds = ["msid", "mapper", "expression"][: 2 + (values[2] != "none")]
                 values[: len(kinds)] = [os.path.join(_SUBFOLDER, FILES[kind]) for kind in kinds]
-                values[3] = "none"
+                values[3] = values[3] if detects else "none"
+            case "F2DCropFaces":
+                values[1] = size[0]
             case "LoadImage":
                 values[0] = f"miniature_{next(names)}.png"
             case "EncodeFaceIdentity":

@@ -91,7 +91,7 @@ def _stubs() -> Iterator[None]:
 
 
 def _io() -> SimpleNamespace:
-    names = ("Int", "Float", "String", "Boolean", "Combo", "Image", "Clip", "Conditioning")
+    names = ("Int", "Float", "String", "Boolean", "Combo", "Image", "Mask", "Clip", "Conditioning")
     types = {name: SocketType(name.upper()) for name in names}
     return SimpleNamespace(
         **types,

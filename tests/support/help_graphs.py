@@ -199,4 +199,24 @@ GRAPHS = {
         },
         (("ada", "decoded"), ("best",), ("kept",)),
     ),
+    "F2DCropFaces": HelpGraph(
+        {
+            **_encoder("face_detection_yunet_2023mar.onnx"),
+            **_person("ada"),
+            **_pictures("ada", "a photo of S* as a chef"),
+            "crop": _node(
+                "F2DCropFaces",
+                encoder=["encoder", 0],
+                image=["decoded", 0],
+                faces="all",
+                size=SIZE,
+                context=1.5,
+                face_order="largest",
+                face_index=0,
+                min_score=0.3,
+            ),
+            "crops": _node("PreviewImage", images=["crop", 0]),
+        },
+        (("picture",), ("crop",), ("crops",)),
+    ),
 }
