@@ -171,9 +171,9 @@ class F2DPasteFaces(io.ComfyNode):
 
         if not regions or crops is None:
             return io.NodeOutput(image)
-        images, crops = (np.array(check_comfy(pixels).cpu()) for pixels in (image, crops))
+        images, edited = (np.array(check_comfy(pixels).cpu()) for pixels in (image, crops))
         shapes = None if masks is None else masks.detach().float().cpu().numpy()
-        pasted = paste_faces(images, crops, regions, shapes, feather, color_match)
+        pasted = paste_faces(images, edited, regions, shapes, feather, color_match)
         return io.NodeOutput(torch.from_numpy(pasted))
 
 
