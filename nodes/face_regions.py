@@ -1,5 +1,7 @@
 """Crop Faces and Paste Faces: edit the faces of an image at full resolution."""
 
+from typing import Any
+
 import comfy.utils
 import numpy as np
 import torch
@@ -26,45 +28,8 @@ class F2DCropFaces(io.ComfyNode):
             inputs=[
                 Encoder.Input("encoder", tooltip="Face detector, from Load Face Encoder."),
                 io.Image.Input("image", tooltip="An image, or a batch of images, with any number of faces."),
-                io.Combo.Input(
-                    "faces",
-                    options=list(FACES),
-                    default=FACES[0],
-                    tooltip="Which faces of each image to crop: all of them, the largest, or the one at "
-                    "face_index.",
-                ),
-                io.Int.Input(
-                    "size",
-                    default=512,
-                    min=64,
-                    max=2048,
-                    step=64,
-                    tooltip="Side of the crops in px. Stable Diffusion 1.x generates best at 512.",
-                ),
-                io.Float.Input(
-                    "context",
-                    default=2.0,
-                    min=1.0,
-                    max=5.0,
-                    step=0.1,
-                    tooltip="Side of the crop relative to the face. More context keeps hair and light "
-                    "consistent, less gives the face more pixels.",
-                ),
-                io.Combo.Input(
-                    "face_order",
-                    options=list(ORDERS),
-                    default=ORDERS[0],
-                    tooltip="How the faces in an image are numbered, and the order of their crops.",
-                ),
-                io.Int.Input(
-                    "face_index",
-                    default=0,
-                    min=0,
-                    max=99,
-                    step=1,
-                    tooltip="Number of the face, starting at 0, as shown in the preview. "
-                    "Used if faces is 'index'.",
-                ),
+                *_crop_inputs(),
+                *_numbering_inputs(),
                 min_score_input("Lower it for profiles, drawings and blurred faces."),
             ],
             outputs=[
@@ -206,7 +171,56 @@ class F2DPasteFaces(io.ComfyNode):
 
         if not regions or crops is None:
             return io.NodeOutput(image)
-        images, crops = (np.array(check_comfy(pixels).cpu()) for pixels in (image, crops))
+        images, edited = (np.array(check_comfy(pixels).cpu()) for pixels in (image, crops))
         shapes = None if masks is None else masks.detach().float().cpu().numpy()
-        pasted = paste_faces(images, crops, regions, shapes, feather, color_match)
+        pasted = paste_faces(images, edited, regions, shapes, feather, color_match)
         return io.NodeOutput(torch.from_numpy(pasted))
+
+
+def _crop_inputs() -> list[Any]:
+    """Declare which faces are cropped, and how."""
+    return [
+        io.Combo.Input(
+            "faces",
+            options=list(FACES),
+            default=FACES[0],
+            tooltip="Which faces of each image to crop: all of them, the largest, or the one at face_index.",
+        ),
+        io.Int.Input(
+            "size",
+            default=512,
+            min=64,
+            max=2048,
+            step=64,
+            tooltip="Side of the crops in px. Stable Diffusion 1.x generates best at 512.",
+        ),
+        io.Float.Input(
+            "context",
+            default=2.0,
+            min=1.0,
+            max=5.0,
+            step=0.1,
+            tooltip="Side of the crop relative to the face. More context keeps hair and light "
+            "consistent, less gives the face more pixels.",
+        ),
+    ]
+
+
+def _numbering_inputs() -> list[Any]:
+    """Declare how faces are numbered, and which number is cropped."""
+    return [
+        io.Combo.Input(
+            "face_order",
+            options=list(ORDERS),
+            default=ORDERS[0],
+            tooltip="How the faces in an image are numbered, and the order of their crops.",
+        ),
+        io.Int.Input(
+            "face_index",
+            default=0,
+            min=0,
+            max=99,
+            step=1,
+            tooltip="Number of the face, starting at 0, as shown in the preview. Used if faces is 'index'.",
+        ),
+    ]

@@ -18,9 +18,9 @@ import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.face.alignment import align_expression, align_face
-from face2diffusion.f2d.face.detection import YuNet, draw_faces
+from face2diffusion.f2d.face.detection import Face, YuNet, draw_faces
 from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
-from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region
+from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region, paste_faces
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
@@ -80,6 +80,8 @@ def main() -> None:
     """Make the images that are asked for."""
     checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
     names = set(sys.argv[2:])
+    if not names or "F2DPasteFaces" in names:
+        paste_faces_in_use().save(REPOSITORY / "web" / "docs" / "F2DPasteFaces.jpg", quality=88)
     if not names:
         draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
     with tempfile.TemporaryDirectory() as folder:
@@ -176,14 +178,32 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
 
 def face_detail() -> Image.Image:
     """Show what face_detail crops from a photo."""
+    photo, faces, _, crops = crop_astronaut()
+    shown = [Tile(draw_faces(photo, faces, faces[0]), "image"), Tile(to_photo(crops[0]), "crop")]
+    return draw_thumbnail(shown, [], "Each face generated again at 512 px")
+
+
+def paste_faces_in_use() -> Image.Image:
+    """Show Paste Faces with a crop that an image filter edited."""
+    photo, _, regions, crops = crop_astronaut()
+    edited = to_photo(crops[0])[..., :1] // 64 * np.array([[[60, 70, 85]]], np.uint8)
+    pasted = paste_faces(photo[None] / np.float32(255), edited[None] / np.float32(255), regions, None, 32)
+    shown = [Tile(photo, "image"), Tile(edited, "edited crop"), Tile(to_photo(pasted[0]), "pasted")]
+    return draw_thumbnail(shown, [], "Paste Faces without color matching")
+
+
+def crop_astronaut() -> tuple[np.ndarray, list[Face], FaceRegions, np.ndarray]:
+    """Return the photo, its faces, their regions and crops of 512 px."""
     photo = astronaut()
     faces = YuNet(DETECTOR).detect(photo, 0.6)
-    regions = tuple(find_region(face, 0, *photo.shape[1::-1], 2.0) for face in faces)
-    images = photo[None].astype(np.float32) / 255
-    crops, _ = crop_faces(images, FaceRegions(1, *photo.shape[1::-1], regions), 512)
-    crop = np.rint(crops[0] * 255).astype(np.uint8)
-    shown = [Tile(draw_faces(photo, faces, faces[0]), "image"), Tile(crop, "crop for the second pass")]
-    return draw_thumbnail(shown, [], "Each face generated again at 512 px")
+    size = photo.shape[1], photo.shape[0]
+    regions = FaceRegions(1, *size, tuple(find_region(face, 0, *size, 2.0) for face in faces))
+    return photo, faces, regions, crop_faces(photo[None] / np.float32(255), regions, 512)[0]
+
+
+def to_photo(image: np.ndarray) -> np.ndarray:
+    """Round an image in [0, 1] to uint8."""
+    return np.rint(image * 255).astype(np.uint8)
 
 
 def astronaut_tiles() -> list[Tile]:

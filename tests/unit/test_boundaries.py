@@ -41,7 +41,7 @@ LAYERS = {
         "notices model_folders new_files sockets schema_parts",
         "managed_encoder subject_clip",
         "load_encoder encode_identity expression_reference inject conditioning combine_identities "
-        "save_load_identity export_embedding face_landmarks pick_best",
+        "save_load_identity export_embedding face_landmarks face_regions pick_best",
     ],
     "training": [
         "config losses",
@@ -111,6 +111,7 @@ SAME_NAME = {  # the same thing for two subjects
     "files": "reading and writing; listing what lies in ComfyUI's folders",
     "identity": "the value and its node",
     "landmarks": "the rendering and its node",
+    "regions": "parts of an image: of a prompt, of a face",
     "report": "the report of an evaluation and of the miniature",
     "train": "the training of the mapper and of MSID",
 }
