@@ -173,7 +173,8 @@ def _check_shape(array: np.ndarray, name: str) -> None:
         )
     if max(height, width) > MAX_SIDE:
         raise ValueError(
-            f"{name} has {width}x{height} px; a side may have at most {MAX_SIDE} px. Scale it down or crop it."
+            f"{name} has {width}x{height} px; a side may have at most {MAX_SIDE} px. "
+            "Scale it down or crop it."
         )
 
 

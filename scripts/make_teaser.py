@@ -1,9 +1,9 @@
-"""Makes docs/teaser.jpg, the README's first image: a photo, and the best of 4 images for each of four prompts.
+"""Makes docs/teaser.jpg, the README's first image: a photo, and the best of 4 images for each prompt.
 
 python scripts/make_teaser.py
 
-The rule, the project's own best of N (`f2d/ranking.py`): of seeds 0 to 3 the image with the highest product of
-identity (the miniature's verifier) and text (its attributes). The people are the first two portraits.
+The rule, the project's own best of N (`f2d/ranking.py`): of seeds 0 to 3 the image with the highest product
+of identity (the miniature's verifier) and text (its attributes). The people are the first two portraits.
 """
 
 import textwrap

@@ -145,7 +145,8 @@ class MapperTrainingConfig(TrainingConfig):
     steps: int = option(100_000, "training steps (Sec. 4.1)", may_change=True)
     batch_size: int = option(
         32,
-        "images per step, over all processes and accumulated parts (Sec. 4.1); whether the paper's 32 are per "
+        "images per step, over all processes and accumulated parts (Sec. 4.1); "
+        "whether the paper's 32 are per "
         "GPU is not in the paper",
     )
     lr: float = option(1e-5, "learning rate (Sec. 4.1)")

@@ -104,7 +104,8 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         options: those of `add_encoder_options`.
 
     Returns:
-        The crops of the photos with a face, shape (S, S, 3) each, the identity, and the words of shape (2, D).
+        The crops of the photos with a face, shape (S, S, 3) each, the identity, and the
+        words of shape (2, D).
 
     Raises:
         ValueError: options that do not fit together, no photo with a face, or one that is not usable.

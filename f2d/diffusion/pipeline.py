@@ -316,7 +316,8 @@ def _to_photos(images: np.ndarray, config: GenerationConfig) -> np.ndarray:
     """Bring generated images in [0, 1], shape (B, H, W, 3), to uint8."""
     if not np.isfinite(images).all():
         raise ValueError(
-            f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base model is "
+            f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base "
+            "model is "
             "damaged. Use a scale of about 7, or get the model again."
         )
     return np.rint(images * 255).astype(np.uint8)

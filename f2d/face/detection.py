@@ -40,7 +40,7 @@ class Detector(Protocol):
 
 
 def _create_yunet(path: str) -> cv2.FaceDetectorYN:
-    """Read the file in Python: on Windows, OpenCV opens no path with letters beyond the system's code page."""
+    """Read the file in Python: on Windows, OpenCV opens no path with letters beyond the code page."""
     create = cv2.FaceDetectorYN.create
     if "bufferModel" not in (create.__doc__ or ""):  # OpenCV before 4.9
         return create(path, "", (320, 320), _CANDIDATE_SCORE)

@@ -1,4 +1,4 @@
-"""Landmarks that a person or another program gives, in whatever order: mend what can be mended, refuse the rest."""
+"""Landmarks from a person or another program, in any order: mend what can be mended, refuse the rest."""
 
 from __future__ import annotations
 

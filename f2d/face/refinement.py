@@ -1,6 +1,7 @@
 """A second look at each detected face, for exact landmarks of faces of any size and roll.
 
-YuNet gives turned faces upright landmarks with high scores, and the landmarks of small and very large faces waver.
+YuNet gives turned faces upright landmarks with high scores, and the landmarks of small and very large faces
+waver.
   eight turns   the face's surroundings every 45 degrees: the turn with the best score is right
   aligned       the face upright at the size at which YuNet is most exact, until the landmarks stay
 """

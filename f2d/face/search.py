@@ -1,4 +1,4 @@
-"""Where in a photo a detector looks for faces, and at which size: cheap looks first, until one finds a face."""
+"""Where in a photo a detector looks for faces, and at which size: cheap looks first, until one is found."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def search_faces(look: Look, photo: Photo) -> Iterator[tuple[list[Face], bool]]:
         photo: shape (H, W, 3), uint8, RGB.
 
     Yields:
-        The candidates of upright looks at several sizes, of the photo in the other three turns, and of the tiles
-        of a photo that is larger than any of these looks; and whether it was a look at the upright, whole photo,
-        where false faces are rare. The caller stops when it has found a face.
+        The candidates of upright looks at several sizes, of the photo in the other three turns, and of the
+        tiles of a photo that is larger than any of these looks; and whether it was a look at the upright,
+        whole photo, where false faces are rare. The caller stops when it has found a face.
     """
     for long_side, border in (*_PASSES, _CROWD):
         yield _look_resized(look, photo, long_side, border), True
@@ -84,7 +84,7 @@ def _resize(photo: Photo, long_side: int, enlarge: bool = False) -> tuple[Photo,
 
 
 def _turn_back(shape: tuple[int, ...], quarter: int) -> np.ndarray:
-    """Give the transform of shape (2, 3) from `np.rot90(photo, quarter)` back to a photo of shape (H, W, 3)."""
+    """Give the (2, 3) transform from `np.rot90(photo, quarter)` back to a photo of shape (H, W, 3)."""
     height, width = shape[:2]
     return np.array(
         [

@@ -21,6 +21,7 @@ from PIL import Image
 from support import sd1
 from support.archive import copy_pack
 from support.fuzz import Maker
+from support.official import write_mapper, write_msid
 from support.server import ComfyServer, MissingComfyUI, NodeError, Result, checkout_version, find_checkouts
 
 SEED = 0
@@ -125,13 +126,15 @@ def bench(
     # With the results of the last graph in the cache; by default, newer versions fill the RAM with results
     # before they drop any.
     server = ComfyServer(request.param, tmp_path / "comfyui", pack, "--cache-classic")
+    small = tmp_path / "small"  # most graphs load the encoder anew
     weights = {
-        "msid.pt": files.msid,
-        "mapping.pt": files.mapper,
+        "msid.pt": write_msid(small / "msid.pt", patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3)),
+        "mapping.pt": write_mapper(small / "mapping.pt", id_dim=256, hidden_dim=128),
+        "wide.pt": write_mapper(small / "wide.pt", id_dim=256, hidden_dim=128, word_dim=1024),
         "epoch_20.pth": files.expression,
         "yunet.onnx": detector_file,
     }
-    for name, file in {**weights, "wide.pt": files.wide_mapper}.items():
+    for name, file in weights.items():
         server.place(file, "models", "face2diffusion", name)
     server.place(sd1_checkpoint, "models", "checkpoints", sd1.CHECKPOINT)
     server.input.mkdir(parents=True)

@@ -373,7 +373,7 @@ def test_torchrun_ends_with_an_error_when_a_process_is_killed(data: Path, tmp_pa
 
 
 def test_drop_path_skips_branches_by_sample(data: Path) -> None:
-    """The same sample skips the same layers in any batch; the first layer is never skipped, and means stay."""
+    """A sample skips the same layers in any batch; the first layer is never skipped, and means stay."""
     encoder = build_encoder(MSIDTrainingConfig(**settings(data, Path(), depth=3, depths=(3,))))
     seeds = torch.arange(64)
     kept = torch.stack([drops(encoder, rate, seeds) for rate in (0.0, 0.5)])  # (2, 6, B)
@@ -411,7 +411,7 @@ def test_betas_and_eps_go_to_both_optimizers(data: Path, tmp_path: Path) -> None
 
 
 def test_the_gradient_of_accumulated_parts_is_that_of_the_batch(data: Path) -> None:
-    """The softmax is over all classes for each sample alone; only batch statistics, off here, know the batch."""
+    """The softmax is over all classes for each sample; only batch statistics, off here, know the batch."""
     config = MSIDTrainingConfig(**settings(data, Path()))
     faces = open_faces(data)
     samples = FaceDataset(faces, 16)

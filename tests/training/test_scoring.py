@@ -288,8 +288,8 @@ def bad(pictures: Path, tmp_path: Path, what: str) -> Request:
     ("what", "message"),
     [
         ("missing", "There is no image at '.*gone.png'"),
-        ("half", "Expected a whole picture, got '.*half.png'"),
-        ("empty", "Expected a picture, got '.*empty.png' with 0 bytes"),
+        ("half", "half.png' is damaged"),
+        ("empty", "empty.png' has 0 bytes"),
         ("folder", "cannot be read"),
         ("faceless", "No face found in 1 of .*nobody.png'"),
         ("no base", "There is no image at ''"),
@@ -349,7 +349,7 @@ def test_the_scorer_says_what_made_its_scores(weights: Path, pictures: Path, det
     assert scorer.description["detector"].startswith(f"{detector_file.name}, SHA-256 ")
     scores = [score.metrics for score in scorer.score(requests(pictures, "3", "nobody"), progress=True)]
     face = YuNet(detector_file).detect(np.asarray(Image.open(pictures / "photo.png")))[0]
-    assert np.abs(face.landmarks - LANDMARKS).max() < 1
+    assert np.abs(face.landmarks - LANDMARKS).max() < 5  # a tenth of the distance of the eyes
     assert scores[0]["AdaFace"] > 0
     assert scores[1]["AdaFace"] == 0
 

@@ -88,31 +88,14 @@ HOMES = {
 }
 
 LONGEST = 55  # lines of a function
-TOO_LONG = {  # to be divided; nothing is added
-    "f2d/cli.py: _parser",
-    "f2d/demo.py: run_demo",
-    "f2d/identity.py: mix",
-    "f2d/miniature/widen.py: widen_text_encoder",
-    "nodes/export.py: define_schema",
+TOO_LONG = {  # schemas, which are declarations
+    "nodes/face_regions.py: define_schema",
     "nodes/pick_best.py: define_schema",
-    "training/cli.py: _parser",
-    "training/engine/fit.py: fit",
-    "training/evaluation/evaluate.py: evaluate",
-    "training/evaluation/fid.py: frechet_distance",
-    "training/mapper/train.py: train_mapper",
-    "training/miniature/study/report.py: write_report",
 }
 
 SAME_NAME = {  # the same thing for two subjects
     "cli": "f2d and f2d-train",
-    "evaluators": "the miniature's metric models: running them, training them",
-    "export": "what leaves for other programs: an embedding, the miniature's base model",
-    "expression": "the network, its node, the training of the miniature's",
-    "files": "reading and writing; listing what lies in ComfyUI's folders",
-    "identity": "the value and its node",
-    "landmarks": "the rendering and its node",
     "regions": "parts of an image: of a prompt, of a face",
-    "report": "the report of an evaluation and of the miniature",
     "train": "the training of the mapper and of MSID",
 }
 

@@ -277,7 +277,7 @@ def test_a_model_folder_is_downloaded_with_what_training_needs(monkeypatch, tmp_
         asked["files"]
     )
     missing = 1
-    with pytest.raises(FileNotFoundError, match=r"preprocessor_config\.json"):
+    with pytest.raises(OSError, match=r"preprocessor_config\.json"):
         download.download("face-parsing", tmp_path)
 
 

@@ -226,7 +226,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFix
         {"state_dict": {"model.input_layer.0.weight": torch.zeros(1)}, "hyper_parameters": Code()},
         tmp_path / "bad.ckpt",
     )
-    with pytest.raises(ValueError, match="holds other objects, perhaps code; it was not run"):
+    with pytest.raises(ValueError, match="holds other objects than tensors, perhaps code, which was not run"):
         load_recognizer(tmp_path / "bad.ckpt")
     assert capsys.readouterr().out == ""
 
@@ -235,5 +235,5 @@ def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_recognizer(tmp_path / "gone.ckpt")
     (tmp_path / "empty.pt").touch()
-    with pytest.raises(ValueError, match="with 0 bytes"):
+    with pytest.raises(ValueError, match="has 0 bytes"):
         load_recognizer(tmp_path / "empty.pt")

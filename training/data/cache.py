@@ -1,8 +1,8 @@
-"""The cache of everything that training needs and that never changes: its files, their writer and their reader.
+"""The cache of all that training needs and that never changes: its files, their writer and reader.
 
-    cache.json            what made it (fingerprints of the weights, sizes, settings) and how many shards there are
-    shard-000000.tar      WebDataset: for each photo <key>.safetensors and <key>.json; the key is the photo's number
-    shard-000000.json     the shard's size and SHA-256, where each photo lies in it, and which photos were skipped and why
+    cache.json            what made it (fingerprints of weights, sizes, settings), and the number of shards
+    shard-000000.tar      WebDataset: for each photo <key>.safetensors and <key>.json; the key is its number
+    shard-000000.json     the shard's size and SHA-256, where each photo lies in it, and what was skipped, why
     report.json           all skipped photos; written when the last shard is done
 
 A shard counts from the moment its .json is there; both files appear whole or not at all.
@@ -11,7 +11,7 @@ Tensors of one photo, each with the photo itself at index 0 and its mirror image
     latent_mean, latent_std  (2, C, h, w)  float16, of the VAE's posterior, times the scaling factor
     v_id                     (2, I)        float32
     v_exp                    (2, E)        float32; not there without an expression network
-    mask                     (2, h, w)     float16 in [0, 1]: the share of the latent pixel that belongs to the identity region M
+    mask                     (2, h, w)     float16 in [0, 1]: the share of each latent pixel in the region M
 
 Dimension letters: C latent channels, h and w latent sides, I and E widths of v_id and v_exp.
 """
@@ -89,7 +89,7 @@ class CachedPhoto:
     notes: dict[str, Any] = field(default_factory=dict)  # for its .json
 
 
-# --- Writing -----------------------------------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 def shard_name(number: int) -> str:
@@ -177,7 +177,7 @@ def _padded(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-# --- Reading -----------------------------------------------------------------------------------------------------------------------
+# --- Reading ---
 
 
 def read_info(folder: str | os.PathLike) -> CacheInfo:
@@ -196,12 +196,14 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
     file = Path(folder) / MANIFEST
     if not os.fspath(folder) or not file.is_file():
         raise FileNotFoundError(
-            f"Expected a cache of `f2d-train prepare`, got '{folder}' without {MANIFEST}. Prepare one, or check the path."
+            f"Expected a cache of `f2d-train prepare`, got '{folder}' without {MANIFEST}. "
+            "Prepare one, or check the path."
         )
     values = _read_json(file)
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise ValueError(
-            f"Expected a cache of format {FORMAT} or older, got '{folder}' of format {values['format']}. Update Face2Diffusion."
+            f"Expected a cache of format {FORMAT} or older, got '{folder}' of format {values['format']}. "
+            "Update Face2Diffusion."
         )
     try:
         settings: dict[str, Any] = {
@@ -210,7 +212,8 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
         return CacheInfo(**settings)
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"Expected the description of a cache in '{file}', got something else ({error}). Prepare it again."
+            f"Expected the description of a cache in '{file}', got something else ({error}). "
+            "Prepare it again."
         ) from error
 
 
@@ -233,7 +236,8 @@ def read_index(folder: str | os.PathLike, number: int) -> dict[str, Any]:
     missing = next((file.name for file in (path, index) if not file.is_file()), None)
     if missing is not None:
         raise FileNotFoundError(
-            f"Expected the shard '{missing}' in '{folder}', got no such file: the cache is not finished. {_AGAIN}"
+            f"Expected the shard '{missing}' in '{folder}', got no such file: the cache is not finished. "
+            f"{_AGAIN}"
         )
     found = _read_json(index)
     if not isinstance(found, dict) or not {"size", "sha256", "count", "members", "skipped"} <= found.keys():
@@ -241,7 +245,8 @@ def read_index(folder: str | os.PathLike, number: int) -> dict[str, Any]:
     size = path.stat().st_size
     if size != found["size"]:
         raise ValueError(
-            f"Expected {found['size']:,} bytes in '{path}', got {size:,}: it breaks off or was changed. {_AGAIN}"
+            f"Expected {found['size']:,} bytes in '{path}', got {size:,}: it breaks off or was changed. "
+            f"{_AGAIN}"
         )
     return found
 
@@ -251,7 +256,8 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(
-            f"Expected JSON in '{file}', got something else ({error}). Delete it, and run `f2d-train prepare` again."
+            f"Expected JSON in '{file}', got something else ({error}). "
+            "Delete it, and run `f2d-train prepare` again."
         ) from error
 
 
@@ -351,8 +357,8 @@ class LatentCache:
             flip: its mirror image instead.
 
         Returns:
-            `latent_mean` and `latent_std` (C, h, w) float16, `v_id` (I) float32, `mask` (h, w) float16 in [0, 1], and where the cache
-            has expressions `v_exp` (E) float32.
+            `latent_mean` and `latent_std` (C, h, w) float16, `v_id` (I) float32, `mask` (h, w) float16 in [0,
+            1], and where the cache has expressions `v_exp` (E) float32.
 
         Raises:
             IndexError: there is no such photo.
@@ -364,7 +370,8 @@ class LatentCache:
             return {name: tensor[int(flip)] for name, tensor in load_tensors(content).items()}
         except Exception as error:  # whatever damaged bytes lead to
             raise ValueError(
-                f"Expected photo {index} in '{self.folder / shard_name(shard)}', got damaged bytes ({error}). {self._delete(shard)}"
+                f"Expected photo {index} in '{self.folder / shard_name(shard)}', got damaged bytes "
+                f"({error}). {self._delete(shard)}"
             ) from error
 
     def _map(self, shard: int) -> mmap.mmap:
@@ -383,7 +390,8 @@ class LatentCache:
             digest = hash_file(path)
             if digest != index["sha256"]:
                 raise ValueError(
-                    f"Expected SHA-256 {_short(index['sha256'])} of '{path}', got {_short(digest)}: it was changed. {self._delete(number)}"
+                    f"Expected SHA-256 {_short(index['sha256'])} of '{path}', got {_short(digest)}: "
+                    f"it was changed. {self._delete(number)}"
                 )
 
     def _delete(self, number: int) -> str:
@@ -393,7 +401,8 @@ class LatentCache:
         """Refuse to be used with other weights.
 
         Args:
-            **fingerprints: `vae`, `msid`, `expression`, `parser` or `detector`, as `checkpoint.fingerprint` gives them.
+            **fingerprints: `vae`, `msid`, `expression`, `parser` or `detector`, as `checkpoint.fingerprint`
+                gives them.
 
         Raises:
             ValueError: names the weights that differ.
@@ -402,7 +411,8 @@ class LatentCache:
             made_with = getattr(self.info, name)
             if made_with != value:
                 raise ValueError(
-                    f"Expected the {name} weights that the cache '{self.folder}' was made with ({_short(made_with) or 'none'}), got others "
+                    f"Expected the {name} weights that the cache '{self.folder}' was made with "
+                    f"({_short(made_with) or 'none'}), got others "
                     f"({_short(value) or 'none'}). Use those, or prepare a cache with these."
                 )
 

@@ -1,12 +1,13 @@
-"""Aligned faces with identities, for pre-training MSID: insightface RecordIO, class folders, or WebDataset shards.
+"""Aligned faces with identities, to pre-train MSID: insightface RecordIO, class folders or WebDataset.
 
     folder/train.rec + train.idx       RecordIO, as MS1M is given out; read without mxnet
     folder/<name>/<any>.jpg            class folders; classes are the names in alphabetical order
     folder/*.tar  or one .tar          WebDataset: <key>.jpg (or .png, ...) with <key>.cls
 
-A record file is a row of parts, each padded to 4 bytes: magic (uint32), kind and length (uint32: 3 and 29 bits), payload. Kind 0 is a
-whole record; 1, 2 and 3 are the start, middle and end of one that held the magic number, which belongs between its parts. A record
-is a head of 24 bytes (flag, label, id, id2), `flag` more labels, and a JPEG. Record 0 tells which keys are pictures.
+A record file is a row of parts, each padded to 4 bytes: magic (uint32), kind and length (uint32: 3 and 29
+bits), payload. Kind 0 is a whole record; 1, 2 and 3 are the start, middle and end of one that held the magic
+number, which belongs between its parts. A record is a head of 24 bytes (flag, label, id, id2), `flag` more
+labels, and a JPEG. Record 0 tells which keys are pictures.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class FaceSet(ABC):
         """Read a face's file, and the name of the place where it lies, for messages."""
 
     def fingerprint(self) -> str:
-        """Hash the labels, the names of the identities, and the files of faces spread over the set: SHA-256 in hexadecimal.
+        """Hash labels, names of identities, and the files of faces spread over the set: SHA-256, hexadecimal.
 
         It does not depend on where the faces lie.
         """
@@ -118,14 +119,16 @@ class FaceSet(ABC):
             or (len(labels) and labels.min() < 0)
         ):
             raise ValueError(
-                f"Expected labels 0, 1, 2, ... in '{self.path}', got negative ones or fractions. Get the data again."
+                f"Expected labels 0, 1, 2, ... in '{self.path}', got negative ones or fractions. "
+                "Get the data again."
             )
         used, labels = np.unique(labels.astype(np.int64), return_inverse=True)
         missing = int(used[-1]) + 1 - len(used) if len(used) else 0
         if missing and not remap:
             first = int(np.flatnonzero(np.append(used, -1) != np.arange(len(used) + 1))[0])
             raise ValueError(
-                f"Expected labels 0 to {used[-1]} without gaps in '{self.path}', got {missing} label(s) without a face (the first is {first}). "
+                f"Expected labels 0 to {used[-1]} without gaps in '{self.path}', got {missing} label(s) "
+                f"without a face (the first is {first}). "
                 "Add the missing part of the data, or use --remap-labels to number the others anew."
             )
         if missing:
@@ -137,11 +140,13 @@ class FaceSet(ABC):
     def _check(self) -> None:
         if not len(self.labels):
             raise ValueError(
-                f"Expected faces in '{self.path}', got none. Name a folder with train.rec, class folders or .tar shards."
+                f"Expected faces in '{self.path}', got none. Name a folder with train.rec, class folders or "
+                ".tar shards."
             )
         if len(self.classes) < 2:
             raise ValueError(
-                f"Expected at least 2 identities in '{self.path}', got only '{self.classes[0]}'. Identities are told apart by training on many."
+                f"Expected at least 2 identities in '{self.path}', got only '{self.classes[0]}'. "
+                "Identities are told apart by training on many."
             )
 
 
@@ -211,7 +216,8 @@ class RecordFile(FaceSet):
         beyond = table[:, 1] + _PART.size + _HEAD.size > os.path.getsize(path)
         if beyond.any():
             raise ValueError(
-                f"Expected {len(table)} records in '{path}', got a file that ends before {int(beyond.sum())} of them. Get it again."
+                f"Expected {len(table)} records in '{path}', got a file that ends before "
+                f"{int(beyond.sum())} of them. Get it again."
             )
         keys, self.offsets = table[:, 0], table[:, 1]
         first = self._record(int(self.offsets[0]))
@@ -241,18 +247,21 @@ class RecordFile(FaceSet):
         while True:
             if offset + _PART.size > len(data):
                 raise ValueError(
-                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. Get the data again."
+                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. "
+                    "Get the data again."
                 )
             magic, kind = _PART.unpack_from(data, offset)
             length, kind = kind & _LENGTH, kind >> 29
             if magic != MAGIC or kind not in ((0, 1) if not parts else (2, 3)):
                 raise ValueError(
-                    f"Expected a record at byte {start} of '{self.path}', got other bytes. Get train.rec and train.idx again."
+                    f"Expected a record at byte {start} of '{self.path}', got other bytes. "
+                    "Get train.rec and train.idx again."
                 )
             offset += _PART.size
             if offset + length > len(data):
                 raise ValueError(
-                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. Get the data again."
+                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. "
+                    "Get the data again."
                 )
             parts.append(data[offset : offset + length])
             if kind in (0, 3):
@@ -301,7 +310,8 @@ class TarShards(FaceSet):
             remap: number the labels anew where some have no face.
 
         Raises:
-            ValueError: a damaged or truncated shard, a face without label or the reverse, labels with gaps, or one identity only.
+            ValueError: a damaged or truncated shard, a face without label or the reverse, labels with gaps,
+                or one identity only.
         """
         super().__init__(path)
         self.shards = list(shards)
@@ -311,7 +321,8 @@ class TarShards(FaceSet):
             odd = sorted(pictures.keys() ^ classes.keys())
             if odd:
                 raise ValueError(
-                    f"Expected a picture and a .cls for each key in '{shard}', got one of them for '{odd[0]}'. Write it again."
+                    f"Expected a picture and a .cls for each key in '{shard}', got one of them for "
+                    f"'{odd[0]}'. Write it again."
                 )
             places += [(number, *pictures[key]) for key in pictures]
             labels += [classes[key] for key in pictures]
@@ -332,7 +343,7 @@ class TarShards(FaceSet):
 
 
 class _Mapped:
-    """A file in memory as far as it is read; safe to share among forked processes, as there is no file position."""
+    """A file in memory as far as it is read; it has no position, so forked processes can share it."""
 
     def __init__(self, path: str) -> None:
         with open(path, "rb") as file:
@@ -359,11 +370,13 @@ def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
                     classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
-            f"Expected a whole .tar shard, got '{shard}', which is damaged or compressed ({error}). Get it again."
+            f"Expected a whole .tar shard, got '{shard}', which is damaged or compressed ({error}). "
+            "Get it again."
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"Expected a whole number in each .cls of '{shard}', got something else ({error}). Write the shard again."
+            f"Expected a whole number in each .cls of '{shard}', got something else ({error}). "
+            "Write the shard again."
         ) from error
     if size < end + _TAR_END:
         raise ValueError(
@@ -401,7 +414,7 @@ def open_faces(path: str | os.PathLike, remap: bool = False) -> FaceSet:
 
 
 class FaceDataset(Dataset):
-    """The endless stream of training samples, by number: what a number gives does not depend on what ran before."""
+    """The endless stream of training samples, by number: a number gives the same whatever ran before."""
 
     def __init__(self, faces: FaceSet, size: int, seed: int = 0, flip: bool = True) -> None:
         """Take the faces.
@@ -426,7 +439,7 @@ class FaceDataset(Dataset):
         return index, self.flip and bool(derive_seed(self.seed, _FLIP, epoch, index) & 1)
 
     def _load(self, wanted: int) -> tuple[int, np.ndarray]:
-        """Load a face, or the next intact one of the set in place of a damaged one; all numbers stay as they are."""
+        """Load a face, or the next intact one of the set in place of a damaged one; all numbers stay."""
         first: Exception = ValueError(f"'{self.faces.path}' has no faces.")
         for index in (
             place % len(self.faces) for place in range(wanted, wanted + min(_TRIES, len(self.faces)))

@@ -142,7 +142,7 @@ def load_parser(path: str | os.PathLike, size: int = INPUT_SIZE) -> FaceParser:
 
 
 def _check_segformer(folder: Path) -> None:
-    """Refuse other models and wrong orders of labels, which early copies of jonathandinu/face-parsing have."""
+    """Refuse other models and wrong label orders, which early copies of jonathandinu/face-parsing have."""
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(

@@ -18,8 +18,8 @@ _LISTED = 5  # files that are named in the log
 def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, except hidden ones; each real folder is visited once.
 
-    Links to folders are followed after the real folders beside them, so that a link to a parent, or to a folder
-    that has been visited, adds nothing.
+    Links to folders are followed after the real folders beside them, so that a link to a parent, or to a
+    folder that has been visited, adds nothing.
     """
     visited: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True):

@@ -15,9 +15,9 @@ photo (H, W, 3) uint8, and its mirror image
   -> align_expression  (224, 224, 3) -> f_exp    v_exp (64)
 
 With `layout="fastcomposer"` the folder is FastComposer's edition of FFHQ [mit-han-lab/fastcomposer]: beside
-each photo `00000/00000123.jpg` lie `00000123.npy`, an (H, W) integer map of segments, and `00000123.json` with
-`segments`, each with its `id` in the map and its `coco_label`. The segments are whole objects, so the face's
-person includes clothes: with a parser M is the parser's region inside that person, without one the person.
+each photo `00000/00000123.jpg` lie `00000123.npy`, an (H, W) integer map of segments, and `00000123.json`
+with `segments`, each with its `id` in the map and its `coco_label`. The segments are whole objects, so the
+face's person includes clothes: with a parser M is the parser's region inside that person, else the person.
 
 The paper does not say how M comes to the latents' size. Here each latent pixel holds the share of its image
 pixels that belong to M.
@@ -306,7 +306,8 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
     found, _ = split_files(folder, PHOTO_SUFFIXES)
     if not found:
         raise ValueError(
-            f"The folder '{folder}' holds no photos ({', '.join(PHOTO_SUFFIXES)}). Name the folder that has them."
+            f"The folder '{folder}' holds no photos ({', '.join(PHOTO_SUFFIXES)}). "
+            "Name the folder that has them."
         )
     return found
 
@@ -323,8 +324,8 @@ def list_passed_over(config: PrepareConfig) -> list[str]:
 def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
     """Fill a cache; shards that are already whole stay as they are.
 
-    With RANK and WORLD_SIZE in the environment (torchrun, accelerate launch) this process makes every WORLD_SIZE-th shard, on the
-    device LOCAL_RANK; the processes need not see each other, only the folder.
+    With RANK and WORLD_SIZE in the environment (torchrun, accelerate launch) this process makes every
+    WORLD_SIZE-th shard, on the device LOCAL_RANK; the processes need not see each other, only the folder.
 
     Args:
         config: the run.
@@ -335,7 +336,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
 
     Raises:
         FileNotFoundError: a folder or weight file is missing.
-        ValueError: bad settings, a folder without photos, a cache of other weights or settings, or no usable photo at all.
+        ValueError: bad settings, a folder without photos, a cache of other weights or settings, or no usable
+            photo at all.
         OSError: no space is left, or the folder cannot be written to; finished shards stay.
     """
     _check(config)
@@ -358,15 +360,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
     }
     done = sum(len(plan[shard]) for shard in mine if shard not in todo)
     total = done + sum(len(plan[shard]) for shard in todo)
-    if config.aligned and not config.detector:
-        log(
-            "Without --detector the average landmarks of FFHQ cut the faces, about 15 % smaller than generation "
-            "cuts the detected face. Add --detector, unless photos are also encoded as FFHQ crops later "
-            "(`f2d encode --aligned`)."
-        )
-    log(
-        f"Preparing {total - done} of {len(photos)} photos in {len(todo)} shard(s) on {encoders.device}; {done} were done before."
-    )
+    _log_start(config, log, total, done, len(photos), len(todo), encoders.device)
     with tqdm(
         total=total,
         initial=done,
@@ -378,6 +372,27 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
         for shard in todo:
             _make_shard(out, shard, len(plan[shard]), stream, encoders, config, bar)
     return _finish(out, log, list_passed_over(config))
+
+
+def _log_start(
+    config: PrepareConfig,
+    log: Callable[[str], None],
+    total: int,
+    done: int,
+    photos: int,
+    shards: int,
+    device: torch.device,
+) -> None:
+    if config.aligned and not config.detector:
+        log(
+            "Without --detector the average landmarks of FFHQ cut the faces, about 15 % smaller than "
+            "generation cuts the detected face. Add --detector, unless photos are also encoded as FFHQ crops "
+            "later (`f2d encode --aligned`)."
+        )
+    log(
+        f"Preparing {total - done} of {photos} photos in {shards} shard(s) on {device}; "
+        f"{done} were done before."
+    )
 
 
 def _make_shard(
@@ -447,15 +462,18 @@ def _check(config: PrepareConfig) -> None:
             raise ValueError(f"Expected --{name}, got none. Name it.")
     if min(config.image_size, config.shard_size, config.batch_size) < 1:
         raise ValueError(
-            f"Expected an image size, shard size and batch size of at least 1, got {config.image_size}, {config.shard_size}, {config.batch_size}."
+            f"Expected an image size, shard size and batch size of at least 1, got {config.image_size}, "
+            f"{config.shard_size}, {config.batch_size}."
         )
     if not config.parser and config.layout == "photos":
         raise ValueError(
-            "Expected --parser with face-parsing weights (a SegFormer folder or BiSeNet's .pth), got none. Name them."
+            "Expected --parser with face-parsing weights (a SegFormer folder or BiSeNet's .pth), got none. "
+            "Name them."
         )
     if not config.detector and not config.aligned:
         raise ValueError(
-            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned where the photos are FFHQ crops."
+            "Expected --detector with a YuNet .onnx file, got none. "
+            "Name it, or say --aligned where the photos are FFHQ crops."
         )
     check_classes(config.classes)
     if config.detector and config.detector != "FAN":
@@ -465,7 +483,8 @@ def _check(config: PrepareConfig) -> None:
 def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[str]) -> CacheInfo:
     if config.image_size % encoders.shrink:
         raise ValueError(
-            f"Expected an image size divisible by {encoders.shrink}, as the VAE needs, got {config.image_size}. Change it."
+            f"Expected an image size divisible by {encoders.shrink}, as the VAE needs, got "
+            f"{config.image_size}. Change it."
         )
     return CacheInfo(
         image_size=config.image_size,
@@ -512,7 +531,8 @@ def _finish(out: Path, log: Callable[[str], None], passed_over: Sequence[str] = 
     if not report["cached"]:
         first = report["list"][0]
         raise ValueError(
-            f"Expected photos with faces, got none that can be used of {report['photos']} (the first: '{first['photo']}': {first['message']}). "
+            f"Expected photos with faces, got none that can be used of {report['photos']} (the first: "
+            f"'{first['photo']}': {first['message']}). "
             f"All are listed in '{out / 'report.json'}'."
         )
     log(f"Cached {report['cached']} of {report['photos']} photos.")
@@ -521,6 +541,7 @@ def _finish(out: Path, log: Callable[[str], None], passed_over: Sequence[str] = 
         named = ", ".join(photo["photo"] for photo in report["list"][:_LISTED])
         more = ", ..." if len(report["list"]) > _LISTED else ""
         log(
-            f"Skipped {len(report['list'])}: {reasons} ({named}{more}); all are listed in '{out / 'report.json'}'."
+            f"Skipped {len(report['list'])}: {reasons} ({named}{more}); "
+            f"all are listed in '{out / 'report.json'}'."
         )
     return out

@@ -100,7 +100,7 @@ class Processes:
         return values
 
     def gather_work(self, work: Callable[[], Any]) -> list[Any]:
-        """Give all processes what each computes, in order; where one fails, all hear of it instead of waiting.
+        """Give all processes what each computes, in order; where one fails, all hear of it.
 
         Raises:
             RuntimeError: the work of a process failed.

@@ -50,11 +50,7 @@ def load_scorer(
         ValueError: no weights, those of another model, identity metrics without a detector, or FaceNet with
             FAN.
     """
-    if facenet and detector and os.fspath(detector) == "FAN":
-        raise ValueError(
-            "FaceNet needs the detector's box, but FAN returns landmarks only. Set --detector to a YuNet .onnx "
-            "file, or omit --facenet."
-        )
+    _check_box(facenet, detector)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     evaluators = [
         _load_face_evaluator(path, name, device)
@@ -72,6 +68,14 @@ def load_scorer(
     if os.path.isfile(detector):
         source += f", SHA-256 {hash_file(detector)}"
     return Scorer(evaluators, load_detector(detector, device), source, batch_size, cache, min_score)
+
+
+def _check_box(facenet: str | os.PathLike | None, detector: str | os.PathLike | None) -> None:
+    if facenet and detector and os.fspath(detector) == "FAN":
+        raise ValueError(
+            "FaceNet needs the detector's box, but FAN returns landmarks only. "
+            "Set --detector to a YuNet .onnx file, or omit --facenet."
+        )
 
 
 def _load_face_evaluator(path: str | os.PathLike, name: str, device: str) -> Evaluator:

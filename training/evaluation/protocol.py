@@ -7,7 +7,8 @@ images/
     base/
       0.png         the image of "A photo of S*", y_r of dCLIP
 
-The paper names no seed. `Slot.noise_seed` gives each image its own, the same for every method. The layout is the same for every method; `scan` finds what is present, missing, broken and unexpected.
+The paper names no seed. `Slot.noise_seed` gives each image its own, the same for every method. The layout is
+the same for every method; `scan` finds what is present, missing, broken and unexpected.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Slot:
 
     @property
     def noise_seed(self) -> int:
-        """Seed of the initial noise, in [0, 2^32): the first four bytes of the SHA-256 of `name`, big-endian."""
+        """Seed of the initial noise, in [0, 2^32): the first four bytes of `name`'s SHA-256, big-endian."""
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
 
     @property

@@ -1,4 +1,4 @@
-"""Validation: how well the mapper predicts for faces that it is never trained on, always with the same noise."""
+"""Validation: how well the mapper predicts for faces that it is never trained on, with fixed noise."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Validation:
         return {name: pairs.cpu() for name, pairs in with_bins(errors, time, diffusion.steps).items()}
 
     def _sample(self, face: int, part: int) -> dict[str, Tensor]:
-        """Make the fixed sample of a face in a bin of the timesteps; names and shapes as in `MapperDataset`."""
+        """Make the fixed sample of a face in a timestep bin; names and shapes as in `MapperDataset`."""
         item, steps = self.cache.load(face), self.diffusion.steps
         latent = item["latent_mean"].float()
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, _NOISE, face, part))

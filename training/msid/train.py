@@ -127,16 +127,7 @@ def make_task(
     """
     encoder = build_encoder(config).to(processes.device)
     synchronize_norms(encoder)
-    classifier = ShardedClassifier(
-        len(faces.classes),
-        encoder.config.feature_dim,
-        config.scale,
-        config.margin,
-        config.sample_rate,
-        config.seed,
-        processes.rank,
-        processes.world,
-    ).to(processes.device)
+    classifier = _build_classifier(config, len(faces.classes), encoder.config.feature_dim, processes)
     if config.compile:
         encoder.compile()
     tokens = encoder.patch_embed.num_patches
@@ -168,6 +159,16 @@ def make_task(
         network_config=encoder.config,
         events=_verify_regularly(config, len(faces), verification),
     )
+
+
+def _build_classifier(
+    config: MSIDTrainingConfig, classes: int, width: int, processes: Processes
+) -> ShardedClassifier:
+    rank, world = processes.rank, processes.world
+    classifier = ShardedClassifier(
+        classes, width, config.scale, config.margin, config.sample_rate, config.seed, rank, world
+    )
+    return classifier.to(processes.device)
 
 
 def _verify_regularly(

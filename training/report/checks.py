@@ -56,7 +56,8 @@ def _generation_deviations(method: str, generation: dict) -> Iterator[str]:
             yield f"{name.replace('_', ' ')} {own}, not {expected}"
     if generation.get("seeds") != SEED_RULE:
         yield (
-            "all faces and prompts share the seeds 0, 1, 2, ... of an older version, so the intervals omit the "
+            "all faces and prompts share the seeds 0, 1, 2, ... "
+            "of an older version, so the intervals omit the "
             "variation of the initial noise"
         )
 
@@ -92,7 +93,8 @@ def report_zeros(results: Sequence[Results]) -> list[Block]:
     return [
         Heading("Images that score zero"),
         Text(
-            "Shares of all scored images. An image without a face scores 0 in all identity metrics, a negative "
+            "Shares of all scored images. An image without a face scores 0 in all identity metrics, a "
+            "negative "
             "cosine counts as 0, and one zero makes hMean 0. In results of older versions, images without a "
             "face are counted among the cosines."
         ),

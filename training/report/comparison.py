@@ -1,7 +1,7 @@
 """Differences between methods, paired by face, prompt and seed, and the ranks that follow from them.
 
-Two methods are compared on the images that both have. A method that loses its bad images would win there, so a
-pair is refused where gaps are many or unevenly distributed.
+Two methods are compared on the images that both have. A method that loses its bad images would win there, so
+a pair is refused where gaps are many or unevenly distributed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Difference:
 
     @property
     def uneven(self) -> float:
-        """Probability of gaps as uneven as these if both methods lose images equally often (McNemar, exact)."""
+        """Probability of gaps this uneven if both methods lose images equally often (McNemar, exact)."""
         single = self.only_first + self.only_second
         fewer = min(self.only_first, self.only_second)
         return min(1.0, 2 * sum(math.comb(single, count) for count in range(fewer + 1)) / 2**single)

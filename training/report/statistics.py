@@ -1,8 +1,9 @@
 """Confidence intervals, the upper bound by the best of N images, and ranks.
 
-The percentile bootstrap is too narrow for few identities: its standard error lacks the factor sqrt(n / (n - 1)),
-and its quantiles are those of the normal distribution, not of Student's t. With independent normal values, 95 %
-intervals cover 78 % of the time for 4 identities and 91 % for 12. All intervals here are widened by both factors.
+The percentile bootstrap is too narrow for few identities: its error lacks the factor sqrt(n / (n - 1)),
+and its quantiles are those of the normal distribution, not of Student's t. With independent normal values,
+95 % intervals cover 78 % of the time for 4 identities and 91 % for 12. All intervals here are widened by
+both factors.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _interval(
 
 
 def student_quantile(level: float, freedom: int) -> float:
-    """Compute t with P(|T| < t) = level for Student's t, in closed form (Abramowitz and Stegun, 26.7.3 and 4).
+    """Compute Student's t with P(|T| < t) = level, in closed form (Abramowitz and Stegun, 26.7.3 and 4).
 
     Args:
         level: in (0, 1).

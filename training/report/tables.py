@@ -163,7 +163,8 @@ def warn_of_gaps(comparisons: Comparisons) -> list[Block]:
                 refused.setdefault((one.describe(), one.first), []).append(score)
     return [
         Text(
-            f"{gaps}. They are not ranked against each other in {', '.join(scores)}, since missing images may "
+            f"{gaps}. They are not ranked against each other in {', '.join(scores)}, since missing images "
+            "may "
             "be the bad ones. Generate the missing images.",
             "warning",
         )
@@ -187,7 +188,8 @@ def report_differences(comparisons: Comparisons) -> list[Block]:
     return [
         Heading("Differences between methods"),
         Text(
-            "First minus second method, paired by face, prompt and seed, on the images that both have. A star "
+            "First minus second method, paired by face, prompt and seed, on the images that both have. "
+            "A star "
             f"marks the differences whose 95 % interval excludes 0; ranks follow from these. Of {claims} "
             f"differences, about {0.05 * claims:.1f} would have a star by chance if all methods were equal."
         ),

@@ -57,7 +57,8 @@ class FaceNet(FaceRecognizer):
         """Resize the detector's box, not rotated: photo of shape (H, W, 3), crop of shape (160, 160, 3)."""
         if face.landmarks68 is not None:
             raise ValueError(
-                "FaceNet needs the detector's box, but FAN returns landmarks only. Detect the face with YuNet."
+                "FaceNet needs the detector's box, but FAN returns landmarks only. "
+                "Detect the face with YuNet."
             )
         height, width = photo.shape[:2]
         left, top = (max(int(value), 0) for value in face.box[:2])
