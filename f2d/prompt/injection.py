@@ -115,7 +115,7 @@ def check_placeholder(placeholder: str) -> str:
         raise ValueError("The placeholder is empty. Type one, such as 'S*'.")
     if re.search(r"[()\\:\n]", placeholder):
         raise ValueError(
-            f"The placeholder '{placeholder}' cannot stand in a prompt: parentheses, backslashes, colons and "
+            f"The placeholder {placeholder!r} cannot stand in a prompt: parentheses, backslashes, colons and "
             "line breaks have another meaning there. Use 'S*' or 'S1*'."
         )
     return placeholder
