@@ -60,7 +60,9 @@ def check_name(name: str) -> str:
         ValueError: it has signs that end a name in a prompt, or cannot be that of a tensor.
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
-        raise ValueError(f"A prompt cannot hold the name {name!r}. Use only letters, digits and _ - . / signs.")
+        raise ValueError(
+            f"A prompt cannot hold the name {name!r}. Use letters, digits and the signs _ - . / only."
+        )
     if name == "__metadata__":
         raise ValueError(
             "An embedding cannot be named '__metadata__', which .safetensors files keep for themselves. "

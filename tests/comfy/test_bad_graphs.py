@@ -136,13 +136,13 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     ),
     "a missing file": (value("encoder", msid="gone.pt"), "encoder", "gone.pt"),
     "a name with ..": (value("encoder", msid="../checkpoints/tiny_sd1.safetensors"), "encoder", "tiny_sd1"),
-    "zero bytes": (file(b"", "msid", "empty.pt"), "encoder", "has 0 bytes and is not a weight file. Download it again"),
+    "zero bytes": (file(b"", "msid", "empty.pt"), "encoder", "has 0 bytes and is not a weight file"),
     "a truncated file": (
         file(b"PK\x03\x04" + bytes(1000), "mapper", "cut.pt"),
         "encoder",
         "cut.pt' is damaged",
     ),
-    "a web page": (file(b"<!DOCTYPE html><html>", "msid", "page.pt"), "encoder", "is a web page, not a weight file"),
+    "a web page": (file(b"<!DOCTYPE html><html>", "msid", "page.pt"), "encoder", "is a web page, not"),
     "an LFS pointer": (file(LFS, "detector", "pointer.onnx"), "encoder", "a Git-LFS pointer of"),
     "a detector that is none": (
         file(b"onnx" * 500, "detector", "other.onnx"),
@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
         "inject",
         "The placeholder is empty",
     ),
-    "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "cannot stand in a prompt"),
+    "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "cannot stand in a"),
     "one placeholder for two": (twice, "inject", "'S*' is already taken by another person"),
     "an expression without its network": (reference, "look", "No expression network is loaded"),
     "S* inside a word": (
