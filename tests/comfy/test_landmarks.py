@@ -91,9 +91,9 @@ CASES = {
     "no keypoints": ({"pose": []}, "not a frame of OpenPose keypoints"),
     "broken keypoints": (
         {"pose": [{**POSE[0], "people": [{"face_keypoints_2d": [1, 2]}]}]},
-        "got face keypoints [1, 2]",
+        "its face keypoints are [1, 2]",
     ),
-    "no canvas": ({"pose": [{"people": []}]}, "got a canvas of 0x0 px"),
+    "no canvas": ({"pose": [{"people": []}]}, "its canvas has 0x0 px"),
     "no face in the photo": (
         {"image": ["photo", 0], "encoder": ["encoder", 0], "min_score": 1.0},
         "None of 1 image(s) shows a face",
