@@ -39,7 +39,7 @@ CHECKOUTS = find_checkouts()
 
 @dataclass(frozen=True)
 class Fresh:
-    """A checkout whose environment holds ComfyUI's requirements, ours and OpenCV, and another environment with
+    """A checkout whose environment holds ComfyUI's requirements, ours and OpenCV, and another with
     ComfyUI's alone.
     """
 
