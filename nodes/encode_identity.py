@@ -5,9 +5,9 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d.options import ORDERS, Alignment, Order
+from ..f2d.options import Alignment, Order
 from .notices import notify
-from .schema_parts import IDENTITY, alignment_input, min_score_input, search_aliases
+from .schema_parts import IDENTITY, alignment_input, min_score_input, numbering_inputs, search_aliases
 from .sockets import EncodedIdentity, Encoder, Identity
 
 
@@ -28,20 +28,10 @@ class EncodeFaceIdentity(io.ComfyNode):
                     "image", tooltip="A photo of the person, or a batch of photos of the same person."
                 ),
                 alignment_input(),
-                io.Combo.Input(
-                    "face_order",
-                    options=list(ORDERS),
-                    default=ORDERS[0],
-                    tooltip="How the faces in a photo are numbered: by size or from left to right. "
+                *numbering_inputs(
+                    "How the faces in a photo are numbered: by size or from left to right. "
                     "The preview shows the numbers.",
-                ),
-                io.Int.Input(
-                    "face_index",
-                    default=0,
-                    min=0,
-                    max=99,
-                    step=1,
-                    tooltip="Number of the face to encode, starting at 0, as shown in the preview.",
+                    "Number of the face to encode, starting at 0, as shown in the preview.",
                 ),
                 min_score_input("Lower it for profiles, drawings and blurred photos."),
             ],

@@ -8,9 +8,9 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from ..f2d.options import FACES, ORDERS, Faces, Order
+from ..f2d.options import FACES, Faces, Order
 from .notices import notify
-from .schema_parts import IMAGE, min_score_input, search_aliases, supported_fields
+from .schema_parts import IMAGE, min_score_input, numbering_inputs, search_aliases, supported_fields
 from .sockets import Encoder, Regions
 
 
@@ -29,7 +29,10 @@ class F2DCropFaces(io.ComfyNode):
                 Encoder.Input("encoder", tooltip="Face detector, from Load Face Encoder."),
                 io.Image.Input("image", tooltip="An image, or a batch of images, with any number of faces."),
                 *_crop_inputs(),
-                *_numbering_inputs(),
+                *numbering_inputs(
+                    "How the faces in an image are numbered, and the order of their crops.",
+                    "Number of the face, starting at 0, as shown in the preview. Used if faces is 'index'.",
+                ),
                 min_score_input("Lower it for profiles, drawings and blurred faces."),
             ],
             outputs=[
@@ -202,25 +205,5 @@ def _crop_inputs() -> list[Any]:
             step=0.1,
             tooltip="Side of the crop relative to the face. More context keeps hair and light "
             "consistent, less gives the face more pixels.",
-        ),
-    ]
-
-
-def _numbering_inputs() -> list[Any]:
-    """Declare how faces are numbered, and which number is cropped."""
-    return [
-        io.Combo.Input(
-            "face_order",
-            options=list(ORDERS),
-            default=ORDERS[0],
-            tooltip="How the faces in an image are numbered, and the order of their crops.",
-        ),
-        io.Int.Input(
-            "face_index",
-            default=0,
-            min=0,
-            max=99,
-            step=1,
-            tooltip="Number of the face, starting at 0, as shown in the preview. Used if faces is 'index'.",
         ),
     ]

@@ -5,9 +5,8 @@ import contextlib
 
 def notify(text: str) -> None:
     """Show a line of text on the node that is running; does nothing outside a running prompt."""
-    with contextlib.suppress(
-        Exception
-    ):  # a notice never fails a graph, whatever this version of ComfyUI lacks
+    # A notice never fails a graph, whatever this version of ComfyUI lacks.
+    with contextlib.suppress(Exception):
         from comfy_execution.utils import get_executing_context
         from server import PromptServer
 

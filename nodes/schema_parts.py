@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..f2d.options import ALIGNMENTS
+from ..f2d.options import ALIGNMENTS, ORDERS
 from .sockets import Identity
 
 LOADERS = "face2diffusion/loaders"
@@ -38,6 +38,14 @@ def identity_input() -> Any:
     return Identity.Input(
         "identity", tooltip="The person, from Encode Face Identity, Load Identity or Mix Identities."
     )
+
+
+def numbering_inputs(order_tooltip: str, index_tooltip: str) -> list[Any]:
+    """Declare how faces are numbered, and the number of the chosen one."""
+    return [
+        io.Combo.Input("face_order", options=list(ORDERS), default=ORDERS[0], tooltip=order_tooltip),
+        io.Int.Input("face_index", default=0, min=0, max=99, step=1, tooltip=index_tooltip),
+    ]
 
 
 def min_score_input(note: str) -> io.Float.Input:
