@@ -18,7 +18,6 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import read
-from face2diffusion.f2d.files import fingerprint
 from face2diffusion.f2d.networks.mapping import load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
@@ -36,34 +35,20 @@ from support import processes
 from support.cache import write_cache
 from support.official import write_mapper
 from support.random_pipeline import random_pipeline
+from support.short_run import short_run, write_inputs
 from support.small_disk import run_on_small_disk
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base model and a cache of 6 faces."""
-    folder = tmp_path_factory.mktemp("training")
-    diffusion = random_pipeline().diffusion
-    diffusion.save_pretrained(folder / "sd")
-    write_cache(folder / "cache", count=6, vae=fingerprint(diffusion.vae.state_dict()))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("training"), 6)
 
 
 @pytest.fixture
 def config(folder, tmp_path):
     """A short run."""
-    return MapperTrainingConfig(
-        cache=str(folder / "cache"),
-        base=str(folder / "sd"),
-        out=str(tmp_path / "run"),
-        steps=4,
-        batch_size=4,
-        hidden_dim=32,
-        lr=1e-3,
-        save_every=2,
-        log_every=1,
-        workers=0,
-    )
+    return short_run(folder, tmp_path / "run", batch_size=4, log_every=1)
 
 
 def quiet(message: str) -> None:

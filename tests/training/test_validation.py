@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d.files import fingerprint
 from face2diffusion.training.config import MapperTrainingConfig
 from face2diffusion.training.data.cache import LatentCache
 from face2diffusion.training.engine.means import RunningMeans
@@ -19,8 +18,7 @@ from face2diffusion.training.mapper.train import train_mapper
 from face2diffusion.training.mapper.validation import Validation
 from safetensors.torch import load_file
 from support import processes
-from support.cache import write_cache
-from support.random_pipeline import random_pipeline
+from support.short_run import short_run, write_inputs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 FACES = 10
@@ -29,30 +27,13 @@ FACES = 10
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A base model and a cache."""
-    folder = tmp_path_factory.mktemp("training")
-    diffusion = random_pipeline().diffusion
-    diffusion.save_pretrained(folder / "sd")
-    write_cache(folder / "cache", count=FACES, vae=fingerprint(diffusion.vae.state_dict()))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("training"), FACES)
 
 
 @pytest.fixture
 def config(folder, tmp_path):
     """A short run with 3 held-out faces."""
-    return MapperTrainingConfig(
-        cache=str(folder / "cache"),
-        base=str(folder / "sd"),
-        out=str(tmp_path / "run"),
-        steps=4,
-        batch_size=2,
-        hidden_dim=32,
-        lr=1e-3,
-        save_every=2,
-        log_every=2,
-        workers=0,
-        validation=3,
-        validate_every=2,
-    )
+    return short_run(folder, tmp_path / "run", batch_size=2, log_every=2, validation=3, validate_every=2)
 
 
 def curves(config: MapperTrainingConfig) -> list[dict[str, float]]:
