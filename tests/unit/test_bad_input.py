@@ -1026,7 +1026,7 @@ PROMPTS = [
         r"Use 'S\*'",
     ),
     Case(
-        "placeholder of two lines", lambda b: check_placeholder("S\n*"), "line breaks", "'S\n", r"Use 'S\*'"
+        "placeholder of two lines", lambda b: check_placeholder("S\n*"), "line breaks", r"'S\\n", r"Use 'S\*'"
     ),
     Case(
         "placeholder as an embedding",
