@@ -57,10 +57,10 @@ def _name_parts(name: str) -> list[str]:
             or len(part.encode()) > _LONGEST
         ):
             raise ValueError(
-                f"Expected a file name such as 'alice' or 'friends/alice', got {name!r}. "
-                "Windows, macOS and Linux all have to be able to store it, inside its folder: "
-                "leave out .. and drives, "
-                'spaces and dots at the ends, the signs < > : " | ? *, and names such as CON.'
+                f"{name!r} cannot be the name of a file in this folder on Windows, macOS and Linux. Leave "
+                "out .. "
+                'and drives, spaces and dots at the ends, the signs < > : " | ? *, and names such as CON; '
+                "'alice' and 'friends/alice' work."
             )
     return parts
 
