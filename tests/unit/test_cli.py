@@ -546,6 +546,14 @@ def test_numbers_that_make_no_image_end_with_status_2(generate, option, value, m
     assert status == 2 and message in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("device", ["cuda:77", "dml", "gpu"])
+def test_an_absent_device_stops_training_with_one_line(device, tmp_path, capsys):
+    arguments = ["msid", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--device", device]
+    status, error = run(training_cli.main, arguments, capsys)
+    assert status == 2 and error.count("\n") == 1
+    assert f"'{device}' is not available" in error and "Use 'c" in error
+
+
 HOSTILE = [
     "",
     " ",
