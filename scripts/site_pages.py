@@ -1,4 +1,4 @@
-"""MkDocs hook: adds README.md and the nodes' help pages to the site, and points other links at the repository."""
+"""MkDocs hook: adds README.md and the nodes' help pages to the site, and rewrites links between them."""
 
 from __future__ import annotations
 
