@@ -58,7 +58,7 @@ def test_it_runs_to_a_picture_and_the_second_time_from_the_cache(pack: ComfyServ
     first = pack.run(prompt)
     assert first.status == "success", first.message
     saves = [name for name, node in prompt.items() if node["class_type"] == "SaveImage"]
-    with Image.open(first.file(saves[0])) as image:
+    with Image.open(first.files[saves[0]][0]) as image:
         assert image.size == (128, 128)
         assert np.asarray(image).std() > 1
         stored = json.loads(image.text["prompt"])
@@ -116,6 +116,8 @@ def test_it_opens_without_missing_nodes_and_red_widgets(
     assert opened.missing_nodes == []
     assert opened.unknown_values == []
     assert opened.errors == []
+    apps = {"one_face", "expression_reference"} if core_types(pack.object_info()) >= NEWER else set()
+    assert opened.is_app == (workflow.stem in apps)
     assert opened.prompt == graph.to_api(json.loads(workflow.read_text()), pack.object_info())
 
 

@@ -58,14 +58,14 @@ class Schema:
 
 def read_schemas() -> dict[str, Schema]:
     """Returns the schemas of all nodes, by node id."""
-    with _stubs():
+    with stand_ins():
         nodes = importlib.import_module("face2diffusion.nodes")
         schemas = [node.define_schema() for node in nodes.NODES]
     return {schema.node_id: schema for schema in schemas}
 
 
 @contextmanager
-def _stubs() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
     """Puts the stand-ins in place for one import of `nodes`, and then forgets both."""
     stubs = {
         "comfy_api": {},
