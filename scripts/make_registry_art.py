@@ -18,7 +18,7 @@ PAPER, INK, GRAY, ACCENT = (32, 33, 38), (240, 240, 244), (150, 152, 162), (255,
 SCENES = (
     SceneAttributes(job="chef"),
     SceneAttributes(place=LOCATIONS[7], job="king"),
-    SceneAttributes(job="pilot", place=LOCATIONS[8]),
+    SceneAttributes(job="cowboy"),
     SceneAttributes(place=LOCATIONS[5]),
 )
 
@@ -42,9 +42,9 @@ def draw_icon(photo: np.ndarray) -> Image.Image:
     """Draw a face with S* in the corner."""
     icon = Image.new("RGBA", ICON)
     paste_rounded(icon, photo, (0, 0), ICON[0], 88)
-    pen, font = ImageDraw.Draw(icon), ImageFont.load_default(120)
-    pen.rounded_rectangle((196, 236, 388, 388), 44, PAPER)
-    pen.text((294, 316), "S*", ACCENT, font, anchor="mm", stroke_width=2, stroke_fill=ACCENT)
+    pen, font = ImageDraw.Draw(icon), ImageFont.load_default(88)
+    pen.rounded_rectangle((250, 290, 390, 390), 34, PAPER)
+    pen.text((321, 343), "S*", ACCENT, font, anchor="mm", stroke_width=2, stroke_fill=ACCENT)
     return icon.quantize(256, Image.Quantize.FASTOCTREE)
 
 
@@ -53,7 +53,7 @@ def draw_banner(photo: np.ndarray, scenes: list[np.ndarray]) -> Image.Image:
     banner = Image.new("RGB", BANNER, PAPER)
     pen = ImageDraw.Draw(banner)
     paste_rounded(banner, photo, (70, 60), 256)
-    pen.text((198, 376), "one photo", GRAY, ImageFont.load_default(26), anchor="mm")
+    pen.text((198, 346), "one photo", GRAY, ImageFont.load_default(26), anchor="mm")
     pen.text((70, 444), "Face2Diffusion", INK, ImageFont.load_default(58), anchor="lm", stroke_width=1)
     pen.text(
         (72, 494),
@@ -65,7 +65,7 @@ def draw_banner(photo: np.ndarray, scenes: list[np.ndarray]) -> Image.Image:
     pen.text(
         (480, 190), "S*", ACCENT, ImageFont.load_default(130), anchor="mm", stroke_width=2, stroke_fill=ACCENT
     )
-    for left, right in ((346, 396), (566, 616)):
+    for left, right in ((346, 386), (580, 640)):
         pen.line((left, 196, right - 12, 196), INK, 6)
         pen.polygon(((right - 16, 182), (right + 6, 196), (right - 16, 210)), INK)
     for number, scene in enumerate(scenes):
