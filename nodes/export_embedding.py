@@ -76,7 +76,7 @@ class F2DExportEmbedding(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename: str | None) -> bool | str:
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
         """Refuse a name that no prompt or no file system can hold."""
         return check_inputs((lambda name: check_name(name.strip()), filename), (check_file_name, filename))
 

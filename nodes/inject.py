@@ -58,7 +58,7 @@ class InjectSStar(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, placeholder: str | None) -> bool | str:
+    def validate_inputs(cls, placeholder: str | None = None) -> bool | str:
         """Refuse a placeholder that no prompt can hold."""
         return check_inputs((check_placeholder, placeholder))
 

@@ -62,7 +62,11 @@ class LoadFaceEncoder(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, msid: str | None, mapper: str | None, expression: str | None, detector: str | None
+        cls,
+        msid: str | None = None,
+        mapper: str | None = None,
+        expression: str | None = None,
+        detector: str | None = None,
     ) -> bool | str:
         """Refuse a graph that names missing files."""
         weights = (msid, mapper, None if expression == NONE else expression)

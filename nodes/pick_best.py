@@ -102,7 +102,7 @@ class F2DPickBest(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, recogniser: str | None, text_projection: str | None) -> bool | str:
+    def validate_inputs(cls, recogniser: str | None = None, text_projection: str | None = None) -> bool | str:
         """Refuse a graph that names missing files."""
         return check_inputs(
             (full_path, None if recogniser == NONE else recogniser),

@@ -40,7 +40,7 @@ class F2DSaveIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename: str | None) -> bool | str:
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
         """Refuse a name that some file system cannot hold."""
         return check_inputs((check_file_name, filename))
 
@@ -80,7 +80,7 @@ class F2DLoadIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, identity_file: str | None) -> bool | str:
+    def validate_inputs(cls, identity_file: str | None = None) -> bool | str:
         """Refuse a graph that names a missing file."""
         return check_inputs((_identity_path, identity_file))
 

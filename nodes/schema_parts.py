@@ -39,7 +39,7 @@ def check_inputs(*checks: tuple[Callable[[str], object], str | None]) -> bool | 
 
     Args:
         *checks: a function that raises a ValueError or OSError, and the value; None needs no check (the value
-            comes from a link, or names no file).
+            comes from a link, is missing, or names no file).
 
     Returns:
         True, or the message of the first error.

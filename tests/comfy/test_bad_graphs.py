@@ -227,6 +227,12 @@ def test_missing_files_and_bad_names_stop_before_anything_runs(
     assert message in result.message and all("\n" not in error.message for error in result.errors)
 
 
+def test_a_missing_input_is_named(pack: ComfyServer, graph: Prompt) -> None:
+    del graph["encoder"]["inputs"]["msid"]
+    result = run(pack, graph, "A photo of S*")
+    assert [error.kind for error in result.errors] == ["required_input_missing"], result.message
+
+
 def test_a_linked_name_is_checked_when_it_is_known(pack: ComfyServer, graph: Prompt) -> None:
     graph["word"] = {"class_type": "PrimitiveString", "inputs": {"value": "S*"}}
     graph["inject"]["inputs"]["placeholder"] = ["word", 0]
