@@ -102,9 +102,8 @@ def _read_faces(value: Any, images: torch.Tensor, number: int) -> list[Face]:
         faces = [_read_face(face) for face in _of_photo(frames, len(images), number, "face_landmarks")]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"'face_landmarks' are not those of a MediaPipe face mesh ({error!r}). Connect Detect Face "
-            "Landmarks "
-            "(MediaPipe)."
+            f"'face_landmarks' are not those of a MediaPipe face mesh ({error!r}). "
+            "Connect Detect Face Landmarks (MediaPipe)."
         ) from error
     if size != tuple(images.shape[1:3]):
         raise ValueError(

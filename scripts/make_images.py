@@ -143,7 +143,7 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
         for node in prompt.values():
             if node["class_type"] == "InjectSStar":
                 node["inputs"]["strength"] = strength
-        files = server.run(prompt, timeout=300).files
+        files = server.run(prompt, timeout=3600).files
         shown = [
             key
             for kind in ("PreviewImage", "SaveImage")

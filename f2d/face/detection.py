@@ -248,9 +248,8 @@ def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Fac
     inside = [face for face in faces if 2 * frame.common_area(face) >= float(np.prod(face.box[2:]))]
     if not inside:
         raise NoFaceError(
-            f"No face lies in the box at ({x:.0f}, {y:.0f}) of {width:.0f}x{height:.0f} px. Move or enlarge "
-            "it, "
-            "or lower the minimum score.",
+            f"No face lies in the box at ({x:.0f}, {y:.0f}) of {width:.0f}x{height:.0f} px. "
+            "Move or enlarge it, or lower the minimum score.",
             max(face.score for face in faces),
         )
     return max(inside, key=frame.overlap)

@@ -196,9 +196,8 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
     file = Path(folder) / MANIFEST
     if not os.fspath(folder) or not file.is_file():
         raise FileNotFoundError(
-            f"'{folder}' is not a cache of `f2d-train prepare`: it has no {MANIFEST}. Prepare one, or check "
-            "the "
-            "path."
+            f"'{folder}' is not a cache of `f2d-train prepare`: it has no {MANIFEST}. "
+            "Prepare one, or check the path."
         )
     values = _read_json(file)
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
@@ -409,9 +408,8 @@ class LatentCache:
             if made_with != value:
                 raise ValueError(
                     f"The {name} weights ({_short(value) or 'none'}) are not those that the cache "
-                    f"'{self.folder}' was made with ({_short(made_with) or 'none'}). Use those, or prepare "
-                    "a cache "
-                    "with these."
+                    f"'{self.folder}' was made with ({_short(made_with) or 'none'}). "
+                    "Use those, or prepare a cache with these."
                 )
 
 

@@ -120,9 +120,8 @@ class FaceSet(ABC):
         labels = found[~damaged]
         if not np.isfinite(labels).all() or (labels != np.floor(labels)).any() or labels.min(initial=0) < 0:
             raise ValueError(
-                f"'{self.path}' has labels that are negative, fractions or not finite. They must be 0, 1, "
-                "2, ... "
-                "Get the data again."
+                f"'{self.path}' has labels that are negative, fractions or not finite. "
+                "They must be 0, 1, 2, ... Get the data again."
             )
         used, labels = np.unique(labels.astype(np.int64), return_inverse=True)
         missing = int(used[-1]) + 1 - len(used) if len(used) else 0
@@ -151,9 +150,8 @@ class FaceSet(ABC):
             )
         if len(self.classes) < 2:
             raise ValueError(
-                f"'{self.path}' has only the identity '{''.join(self.classes)}'. Add faces of others: "
-                "identities "
-                "are told apart by training on many."
+                f"'{self.path}' has only the identity '{''.join(self.classes)}'. "
+                "Add faces of others: identities are told apart by training on many."
             )
 
 
