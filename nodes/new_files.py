@@ -59,8 +59,8 @@ def check_file_name(name: str) -> list[str]:
         ):
             raise ValueError(
                 f"{name!r} cannot be the name of a file in this folder on Windows, macOS and Linux. "
-                'Leave out .. and drives, spaces and dots at the ends, the signs < > : " | ? *, and names such as CON; '
-                "'alice' and 'friends/alice' work."
+                'Leave out .. and drives, spaces and dots at the ends, the signs < > : " | ? *, '
+                "and names such as CON; 'alice' and 'friends/alice' work."
             )
     return parts
 

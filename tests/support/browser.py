@@ -32,6 +32,7 @@ TIMEOUT_MS = 60_000
 # mouse are defaults; frontend 1.27 fails on starting where they are not stored.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
