@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support import graph
-from support.browser import FIT, IS_APP, READY, SHOW_GRAPH, Browser, Frontend
+from support.browser import ACTIVE, FIT, IS_APP, READY, SHOW_GRAPH, Browser, Frontend
 from support.comfy_stub import read_schemas
 from support.server import REPOSITORY, ComfyServer, Result
 
@@ -86,6 +86,7 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
         f"wanted => JSON.stringify(({TYPES})()) === JSON.stringify(wanted)", arg=types(path)
     )
     page.get_by_role("dialog").wait_for(state="hidden")
+    page.wait_for_function(f"name => ({ACTIVE}.filename ?? name).startsWith(name)", arg=path.stem)
     page.wait_for_load_state("networkidle")
 
 
