@@ -17,7 +17,6 @@ from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.image import save_png
 from face2diffusion.f2d.networks.msid import MSIDConfig, MSIDEncoder
 from face2diffusion.training.config import ReportConfig
-from face2diffusion.training.evaluation import fid
 from face2diffusion.training.evaluation.protocol import SEED_RULE, Protocol, Slot
 from face2diffusion.training.evaluation.results import Results
 from face2diffusion.training.report.checks import list_deviations
@@ -488,54 +487,3 @@ def test_invalid_settings_are_refused(make: Make, tmp_path: Path) -> None:
         pages(tmp_path / "none.json")
     with pytest.raises(ValueError, match="--results is missing"):
         write_evaluation_report(ReportConfig(out="x"))
-
-
-# --- FID ---
-
-
-def test_fid_of_colors(tmp_path: Path) -> None:
-    """With the mean color as the feature, FID is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)."""
-    torch_fidelity = pytest.importorskip(
-        "torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity"
-    )
-
-    class Color(torch_fidelity.FeatureExtractorBase):
-        get_provided_features_list = staticmethod(lambda: ("color",))
-        get_default_feature_layer_for_metric = staticmethod(lambda metric: "color")
-        can_be_compiled = staticmethod(lambda: False)
-
-        def __init__(self, name: str, features: list[str], **options: Any) -> None:
-            super().__init__(name, features)
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-            return (images.float().mean((2, 3)),)
-
-    torch_fidelity.register_feature_extractor("color", Color)
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
-    chance = np.random.default_rng(0)
-    generated, real = chance.integers(0, 100, (12, 3)), chance.integers(100, 250, (10, 3))
-    files = []
-    for folder, colors, shape in (("generated", generated, (32, 32, 3)), ("real", real, (40, 64, 3))):
-        for number, color in enumerate(colors):
-            save_png(tmp_path / folder / f"{number}.png", np.full(shape, color, np.uint8))
-        files.append(sorted((tmp_path / folder).iterdir()))
-    found = fid.frechet_distance(files[0], tmp_path / "real", tmp_path / "weights.pth", 32, "cpu", 4, "color")
-    covariances = [np.cov(colors.T) for colors in (generated, real)]
-    root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
-    assert found == pytest.approx(
-        ((generated.mean(0) - real.mean(0)) ** 2).sum() + np.trace(sum(covariances)) - 2 * root, rel=1e-4
-    )
-
-
-def test_fid_names_missing_inputs(tmp_path: Path) -> None:
-    pytest.importorskip("torch_fidelity", reason="needs torch-fidelity: pip install torch-fidelity")
-    with pytest.raises(
-        ValueError, match="--fid-weights is missing.* https://github.com/toshas/torch-fidelity"
-    ):
-        fid.frechet_distance([], tmp_path, "", 32, "cpu")
-    with pytest.raises(FileNotFoundError, match="weights.pth"):
-        fid.frechet_distance([], tmp_path, tmp_path / "weights.pth", 32, "cpu")
-    with pytest.raises(ValueError, match="holds 0 images, but FID needs at least 2"):
-        fid.list_real_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        fid.list_real_images(tmp_path / "nowhere")

@@ -226,6 +226,7 @@ def _check(config: EvaluateConfig) -> None:
             raise ValueError(f"--{name} is missing. Set it.")
     if not config.out.endswith(".json"):
         raise ValueError(f"--out '{config.out}' does not end with .json. Name a JSON file.")
+    _check_subjects(config)
     if not _generates(config) and not os.path.isdir(config.images):
         raise FileNotFoundError(
             f"--images '{config.images}' is not a folder. Check the path, or set --base to generate images."
@@ -233,7 +234,6 @@ def _check(config: EvaluateConfig) -> None:
     if not _generates(config) and not _scores(config):
         options = ", ".join(f"--{name}" for name in _EVALUATORS)
         raise ValueError(f"There is nothing to do. Set --base to generate, or one of {options} to score.")
-    _check_subjects(config)
     if min(config.identities, config.face_size - 1, config.score_batch - 1) < 0 or not 0 <= config.frame <= 1:
         raise ValueError(
             f"--identities {config.identities}, --face-size {config.face_size}, --score-batch "

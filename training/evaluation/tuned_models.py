@@ -21,9 +21,8 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from ...f2d.diffusion.pipeline import F2DPipeline
-from ...f2d.tensor_files import read_tensors
 from ..data.photo_files import hash_photos
-from .word_files import read_words
+from .word_files import list_tensors, read_content, read_words
 
 Kind = Literal["pipeline", "LoRA", "CustomDiffusion", "adapter"]
 _LORA = "pytorch_lora_weights.safetensors"
@@ -50,11 +49,8 @@ class TunedModel:
         if self.kind == "pipeline":
             return 0
         weights = [name for name in self.files if name.endswith(_WEIGHTS)]
-        return sum(
-            tensor.numel()
-            for name in weights
-            for tensor in read_tensors(self.folder / name, "weights")[0].values()
-        )
+        contents = (read_content(self.folder / name) for name in weights)
+        return sum(tensor.numel() for content in contents for tensor in list_tensors(content))
 
 
 def find_model(folder: str | os.PathLike, identity: str) -> TunedModel | None:
@@ -141,9 +137,16 @@ def _apply_lora(pipeline: F2DPipeline, model: TunedModel) -> None:
 
 
 def _apply_custom_diffusion(pipeline: F2DPipeline, model: TunedModel) -> None:
+    """Replace the trained matrices, and add the words; equal to diffusers' processors, and faster."""
     weights, *words = model.files
-    unet: Any = pipeline.diffusion.unet
-    unet.load_attn_procs(os.fspath(model.folder), weight_name=weights, local_files_only=True)
+    trained = {
+        name.replace("_custom_diffusion", "").replace(".processor", ""): value
+        for name, value in read_content(model.folder / weights).items()
+        if "_custom_diffusion" in name  # the other attention layers have empty entries
+    }
+    unexpected = pipeline.diffusion.unet.load_state_dict(trained, strict=False).unexpected_keys
+    if unexpected or not trained:
+        raise KeyError(f"{len(unexpected)} of {len(trained)} layers are unknown")
     for name in words:
         pipeline.add_subject(read_words(model.folder / name), Path(name).stem, "before")
 

@@ -67,9 +67,11 @@ def read_words(path: str | os.PathLike) -> Tensor:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or does not hold exactly one embedding.
     """
-    path = check_file(path, "a file of words")
-    content = read_tensors(path, "words")[0] if path.lower().endswith(SAFETENSORS) else _unpickle(path)
-    embeddings = list(_embeddings(content))
+    embeddings = [
+        tensor
+        for tensor in list_tensors(read_content(path))
+        if tensor.is_floating_point() and tensor.ndim in (1, 2)
+    ]
     if len(embeddings) != 1:
         raise ValueError(
             f"'{path}' holds {len(embeddings)} embeddings, not one of shape (words, width). Choose the file "
@@ -81,7 +83,22 @@ def read_words(path: str | os.PathLike) -> Tensor:
     return words.reshape(-1, words.shape[-1])
 
 
-def _unpickle(path: str) -> Any:
+def read_content(path: str | os.PathLike) -> Any:
+    """Read a weight file that may hold plain data beside tensors; of a pickle nothing is run.
+
+    Args:
+        path: .safetensors, or a .bin or .pt pickle.
+
+    Returns:
+        Containers of tensors and plain data, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds other objects.
+    """
+    path = check_file(path, "a weight file")
+    if path.lower().endswith(SAFETENSORS):
+        return read_tensors(path, "a weight file")[0]
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -91,11 +108,10 @@ def _unpickle(path: str) -> Any:
         ) from error
 
 
-def _embeddings(content: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors with one or two dimensions in nested containers."""
+def list_tensors(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested dictionaries."""
     if isinstance(content, Tensor):
-        if content.is_floating_point() and content.ndim in (1, 2):
-            yield content
+        yield content
     elif isinstance(content, Mapping):
         for value in content.values():
-            yield from _embeddings(value)
+            yield from list_tensors(value)
