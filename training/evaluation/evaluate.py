@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from ...f2d.device import describe_device
 from ...f2d.miniature import FILES, WEIGHTS
 from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
@@ -368,12 +369,8 @@ def _list_faceless(scores: Sequence[tuple[Slot, Score]]) -> frozenset[Slot] | No
 
 
 def _describe_machine(processes: Processes) -> dict[str, Any]:
-    if processes.on_gpu:
-        name = torch.cuda.get_device_name(processes.device)
-    else:
-        name = f"{torch.get_num_threads()} CPU threads"  # as in docs/benchmarks.md and the miniature's report
     return {
-        "device": name,
+        "device": describe_device(processes.device),
         "processes": processes.world,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ...f2d.files import write_text
+from .benchmarks import LOCATIONS, PAPER
 from .metrics import geometric_mean, harmonic_mean
-from .protocol import LOCATIONS, Protocol, Slot
+from .protocol import Protocol, Slot
 
 _DETAILS = ("config", "machine", "generation", "fid")
 FORMAT = "face2diffusion evaluation 1"
@@ -68,6 +69,11 @@ class Results:
                 means[complete] = (harmonic_mean if name == HMEAN else geometric_mean)(table[complete])
             return means.numpy()
         return np.array([scores.get(name, math.nan) for _, scores in self.images], np.float64)
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether the benchmark is the paper's, so that published rows can stand beside the results."""
+        return self.protocol.rules is PAPER
 
     @property
     def identities(self) -> np.ndarray:
