@@ -114,7 +114,9 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
 
 def _name_shipped_files(config: EvaluateConfig) -> EvaluateConfig:
     """Replace "miniature" by the package's own files."""
-    named = {name: str(path) for name, path in _SHIPPED.items() if getattr(config, name) == MINIATURE.name}
+    named: dict[str, Any] = {
+        name: str(path) for name, path in _SHIPPED.items() if getattr(config, name) == MINIATURE.name
+    }
     return replace(config, **named)
 
 

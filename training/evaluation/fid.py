@@ -158,7 +158,8 @@ def list_real_images(folder: str | os.PathLike, words: Sequence[str] = ()) -> Re
         raise FileNotFoundError(f"--fid '{folder}' is not a folder. Set it to a folder of real images.")
     names, others = split_files(folder, PICTURES)
     captions = {name.removesuffix(_CAPTION) for name in others if name.endswith(_CAPTION)}
-    used, what = (), "images"
+    used: tuple[str, ...] = ()
+    what = "images"
     if words and any(os.path.splitext(name)[0] in captions for name in names):
         used, what = tuple(words), f"images whose caption has {', '.join(words)} in it"
         pattern = re.compile(rf"\b({'|'.join(map(re.escape, words))})\b", re.IGNORECASE)

@@ -49,7 +49,7 @@ def place_labels(
         for x, y in axes.transData.transform(points).tolist()
     ]
     for label in labels:
-        size = Text.get_window_extent(label, renderer).size + 2 * _MARGIN  # width and height, px
+        size = np.array(Text.get_window_extent(label, renderer).size) + 2 * _MARGIN  # width, height, px
         at = axes.transData.transform(label.xy)
         best, least = _Place(_RADII[0], _DIRECTIONS[0]), math.inf
         for radius, degrees in product(_RADII, _DIRECTIONS):
@@ -94,8 +94,8 @@ class _Place:
         """Move a label there."""
         x, y = self.side
         label.set_position(tuple(self.offset))
-        label.set_horizontalalignment({-1: "right", 0: "center", 1: "left"}[int(x)])
-        label.set_verticalalignment({-1: "top", 0: "center", 1: "bottom"}[int(y)])
+        label.set_horizontalalignment("center" if not x else "left" if x > 0 else "right")
+        label.set_verticalalignment("center" if not y else "bottom" if y > 0 else "top")
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:
