@@ -219,7 +219,7 @@ def _difference_cell(difference: Difference | None) -> Cell:
     if mean is None:
         return Cell("refused", detail=shared)
     coverage = shared if difference.shared < difference.expected else ""
-    interval = f"{mean.low:+.4f} to {mean.high:+.4f}" if math.isfinite(mean.low) else ""
+    interval = f"{mean.low:+.3f}, {mean.high:+.3f}" if math.isfinite(mean.low) else ""
     star = "*" if mean.sign else ""
     return Cell(f"{mean.value:+.4f}{star}", detail=", ".join(filter(None, (interval, coverage))))
 
@@ -346,18 +346,20 @@ def _comparable_costs(measured: Sequence[Measured]) -> list[str]:
 
 def _report_fid(measured: Sequence[Measured]) -> list[Block]:
     """Describe the images of each FID."""
-    blocks: list[Block] = []
+    methods: dict[str, list[str]] = {}
     for method in measured:
         if found := method.results.details.get("fid"):
-            words = f" whose caption has {' or '.join(found['words'])} in it" if found["words"] else ""
-            blocks.append(
-                Text(
-                    f"FID of {method.name}: {found['generated']} generated images against {found['real']} "
-                    f"real ones{words} (SHA-256 {found['real_sha256'][:16]}), {found['size']} px, "
-                    f"{found['network']}."
-                )
-            )
-    return blocks
+            methods.setdefault(_describe_fid(found), []).append(method.name)
+    return [Text(f"FID of {', '.join(names)}: {images}.") for images, names in methods.items()]
+
+
+def _describe_fid(found: Mapping[str, Any]) -> str:
+    words = ", ".join(found["words"])
+    captions = f" whose caption has one of the words {words}" if words else ""
+    return (
+        f"{found['generated']} generated images against {found['real']} real ones{captions} (SHA-256 "
+        f"{found['real_sha256'][:16]}...), {found['size']} px, {found['network']}"
+    )
 
 
 def _cost_rows(
