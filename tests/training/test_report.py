@@ -368,6 +368,42 @@ def test_costs(make: Make) -> None:
     assert row(table, "Face2Diffusion")[1:] == ["**69.33** (1)", "1.20 × 10⁷ (2)", "**0.006 s** (1)"]
 
 
+@pytest.mark.parametrize(
+    ("change", "ranked"),
+    [({}, True), ({"real_sha256": "ef"}, False), ({"generated": 7}, False), (None, False)],
+)
+def test_fids_are_ranked_if_they_depend_on_the_same(make: Make, change: dict | None, ranked: bool) -> None:
+    """Of the same real images and numbers of images; older files do not say, so theirs have no rank."""
+    fid = {
+        "generated": 8, "real": 40, "real_sha256": "cd" * 32, "words": ["person", "man"], "size": 32,
+        "network": "inception.pth",
+    }  # fmt: skip
+
+    def details(found: dict | None) -> dict[str, Any]:
+        return {"config": {}, "machine": None, "generation": None, **({"fid": found} if found else {})}
+
+    other = None if change is None else {**fid, **change}
+    first = make("A", costs={"fid": 70.0}, details=details(fid if other else None))
+    markdown, _ = pages(first, make("B", costs={"fid": 60.0}, details=details(other)))
+    table = markdown.partition("## Table 2")[2]
+    cells = [row(table, f"{name} (measured, an unknown machine)")[1] for name in "AB"]
+    assert cells == (["70.00 (2)", "**60.00** (1)"] if ranked else ["70.00", "60.00"])
+    if other:
+        assert (
+            "8 generated images against 40 real ones whose caption has one of the words person, man" in table
+        )
+
+
+@pytest.mark.parametrize(("machines", "ranked"), [(("H100", "H100"), True), (("H100", "A100"), False)])
+def test_times_are_ranked_on_one_machine(make: Make, machines: tuple[str, str], ranked: bool) -> None:
+    results = [
+        make(name, costs={"encoding_seconds": seconds}, details={"machine": {"device": machine}})
+        for name, seconds, machine in zip("AB", (0.5, 140.0), machines, strict=True)
+    ]
+    table = pages(*results)[0].partition("## Table 2")[2]
+    assert row(table, f"A (measured, {machines[0]})")[3] == ("**0.5 s** (1)" if ranked else "0.5 s")
+
+
 def test_pages_are_self_contained_and_reproducible(make: Make, tmp_path: Path) -> None:
     results = make()
     for name in ("faces/alice.png", "images/alice/2/0.png"):

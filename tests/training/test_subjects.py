@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,14 +154,15 @@ def write_lora(folder: Path, base: F2DPipeline) -> dict[str, torch.Tensor]:
 
 
 def write_custom_diffusion(folder: Path, base: F2DPipeline, suffix: str) -> None:
-    """Write keys, values and the word of CustomDiffusion."""
+    """Write the cross-attention and the word of CustomDiffusion."""
     chance, tensors = torch.Generator().manual_seed(2), {}
     for name in base.diffusion.unet.attn_processors:
         if "attn2" in name:
             layer = base.diffusion.unet.get_submodule(name.removesuffix(".processor"))
-            for part in ("to_k", "to_v"):
-                weight = torch.randn(getattr(layer, part).weight.shape, generator=chance) / 20
-                tensors[f"{name}.{part}_custom_diffusion.weight"] = weight
+            for part in ("to_q", "to_k", "to_v", "to_out.0"):  # as with --freeze_model crossattn
+                stored = re.sub(r"^(to_\w+)", r"\1_custom_diffusion", part)
+                for kind, value in layer.get_submodule(part).named_parameters():
+                    tensors[f"{name}.{stored}.{kind}"] = torch.randn(value.shape, generator=chance) / 20
         else:
             tensors[name] = {} if suffix == ".bin" else torch.empty(0)
     folder.mkdir(parents=True)
@@ -197,7 +199,7 @@ def test_a_lora_is_added_to_the_base(workspace: Path, base: F2DPipeline, tmp_pat
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_custom_diffusion_replaces_keys_and_values_and_adds_a_word(
+def test_custom_diffusion_replaces_the_cross_attention_and_adds_a_word(
     workspace: Path, base: F2DPipeline, tmp_path: Path, suffix: str
 ) -> None:
     write_custom_diffusion(tmp_path / "alice", base, suffix)
@@ -249,7 +251,7 @@ def test_adapters_of_another_base_are_refused(workspace: Path, base: F2DPipeline
     with pytest.raises(ValueError, match=r"does not fit .*/sd' \(.*Set --base to the model"):
         load(workspace, tmp_path)
     torch.save({f"other.{name}": value for name, value in trained.items()}, weights)
-    with pytest.raises(ValueError, match=r"8 of 8 layers are unknown"):
+    with pytest.raises(ValueError, match=r"20 of 20 matrices are unknown"):
         load(workspace, tmp_path)
     (tmp_path / "bob").mkdir()
     with pytest.raises(ValueError, match=r"bob' holds no model of a known kind.*model_index\.json"):

@@ -146,7 +146,7 @@ def _apply_custom_diffusion(pipeline: F2DPipeline, model: TunedModel) -> None:
     }
     unexpected = pipeline.diffusion.unet.load_state_dict(trained, strict=False).unexpected_keys
     if unexpected or not trained:
-        raise KeyError(f"{len(unexpected)} of {len(trained)} layers are unknown")
+        raise RuntimeError(f"{len(unexpected)} of {len(trained)} matrices are unknown")
     for name in words:
         pipeline.add_subject(read_words(model.folder / name), Path(name).stem, "before")
 
