@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -341,10 +342,23 @@ def test_invalid_settings_are_refused_before_the_first_image(
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_an_adapter_needs_its_base(workspace: Path, base: F2DPipeline, tmp_path: Path) -> None:
-    write_lora(tmp_path / "alice", base)
+def test_loras_and_adapters_without_peft_name_the_package(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alice").mkdir()
+    save_file({"unet.lora_A.weight": torch.zeros(1)}, tmp_path / "alice/pytorch_lora_weights.safetensors")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = EvaluateConfig(base=str(workspace / "sd"), models=str(tmp_path), subject="sks person")
+    with pytest.raises(ImportError, match=r"LoRA of 'alice' needs peft\. Run `pip install"):
+        TunedModels(config, "cpu").check(FACES)
+
+
+def test_an_adapter_needs_its_base(base: F2DPipeline, tmp_path: Path) -> None:
+    write_custom_diffusion(tmp_path / "alice", base, ".bin")
     subjects = TunedModels(EvaluateConfig(models=str(tmp_path), subject="sks person"), "cpu")
-    with pytest.raises(ValueError, match=r"'alice' is a LoRA, which needs its base\. Set --base"):
+    with pytest.raises(
+        ValueError, match=r"model of 'alice' is a CustomDiffusion, which needs its base\. Set --base"
+    ):
         subjects.check(FACES)
     with pytest.raises(MissingSubjectError, match="no model of 'bob'"):
         subjects.select("bob", FACES)

@@ -271,6 +271,7 @@ class TunedModels(Subjects):
                 raise ValueError(
                     f"The model of '{identity}' is a {model.kind}, which needs its base. Set --base."
                 )
+            model.check_packages()
             self._models[identity] = model
         return self._models[identity]
 

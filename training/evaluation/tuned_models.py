@@ -40,6 +40,17 @@ class TunedModel:
     folder: Path
     files: tuple[str, ...]  # that are loaded, within the folder
 
+    def check_packages(self) -> None:
+        """Raise an ImportError if a package that loads the files is missing."""
+        if self.kind in ("LoRA", "adapter"):
+            try:
+                import peft  # noqa: F401
+            except ImportError as error:
+                raise ImportError(
+                    f"The {self.kind} of '{self.folder.name}' needs peft. "
+                    'Run `pip install "face2diffusion[train]"`.'
+                ) from error
+
     def hash_files(self) -> str:
         """Compute the SHA-256 of the names and contents of all files that are loaded."""
         return hash_photos(self.folder, self.files)
@@ -109,17 +120,16 @@ def load_model(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the files fit another base, or are damaged.
-        ImportError: peft is missing.
+        ImportError: peft is missing, see `TunedModel.check_packages`.
     """
     if model.kind == "pipeline":
         whole = model.folder if "model_index.json" in model.files else model.folder / model.files[0]
         return F2DPipeline.load(whole, device, base_config)
     pipeline = F2DPipeline.load(base, device, base_config)
+    model.check_packages()
     apply = {"LoRA": _apply_lora, "CustomDiffusion": _apply_custom_diffusion, "adapter": _apply_adapters}
     try:
         apply[model.kind](pipeline, model)
-    except ImportError as error:
-        raise ImportError('LoRA and OFT need peft. Run `pip install "face2diffusion[train]"`.') from error
     except (RuntimeError, KeyError, TypeError, UserWarning) as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(
