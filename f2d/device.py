@@ -42,7 +42,10 @@ def describe_device(device: str) -> str:
     kind = device.partition(":")[0]
     if kind == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if kind == "cpu" else kind
+    if kind != "cpu":
+        return kind
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
 
 
 def pass_size(device: torch.device) -> int:

@@ -84,23 +84,23 @@ def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
 Points = Mapping[str, tuple[float, float]]  # x and y by method
 
 
-def plot_trade_off(published: Points, measured: Points, x_metric: str, y_metric: str) -> bytes:
+def plot_trade_off(published: Points, measured: Points, x_label: str, y_label: str) -> bytes:
     """Plot identity-fidelity against text-fidelity.
 
     Args:
         published: text and identity score of the paper's rows.
         measured: likewise.
-        x_metric: name of the text metric.
-        y_metric: name of the identity metric.
+        x_label: the text metric.
+        y_label: the identity metric.
 
     Returns:
         SVG.
     """
     with matplotlib.rc_context(_STYLE):
-        return _svg(draw_trade_off(published, measured, x_metric, y_metric))
+        return _svg(draw_trade_off(published, measured, x_label, y_label))
 
 
-def draw_trade_off(published: Points, measured: Points, x_metric: str, y_metric: str) -> Figure:
+def draw_trade_off(published: Points, measured: Points, x_label: str, y_label: str) -> Figure:
     """Draw the figure of `plot_trade_off`, whose labels do not cover each other."""
     figure, axes = _figure_with_axes(6.4, 4.2)
     for x, y in published.values():
@@ -108,7 +108,7 @@ def draw_trade_off(published: Points, measured: Points, x_metric: str, y_metric:
     for place, (x, y) in enumerate(measured.values()):
         axes.plot(x, y, "o", color=color_of(place), ms=8)
     axes.margins(0.12)
-    axes.set(xlabel=f"{x_metric} (text)", ylabel=f"{y_metric} (identity)")
+    axes.set(xlabel=x_label, ylabel=y_label)
     labels = [
         _label(axes, name, point, color_of(place)) for place, (name, point) in enumerate(measured.items())
     ]

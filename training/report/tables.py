@@ -22,6 +22,10 @@ _PUBLISHED = (*PAPER.metrics, HMEAN, GMEAN)
 Comparisons = Mapping[str, Sequence[Difference]]  # of `compare_pairs`, by score
 NONE = "–"
 _RANKED = 3  # the lowest marked rank
+_PLAIN_ROWS = (
+    " Plain rows are the paper's printed numbers; rows marked as measured are the evaluations above."
+)
+_PUBLISHED_TIMES = "Published times are on an NVIDIA A100. "
 _UNKNOWN = "null"  # JSON of what a file does not say
 _OTHERS = "Measured, not in the paper"
 _COSTS = ("fid", "parameters", "encoding_seconds")
@@ -109,8 +113,7 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
             f"{', '.join(measured[0].results.protocol.rules.metrics)}, computed per image and then averaged; "
             "an image with a zero, such as one without a face, counts as zero. Small figures are 95 % "
             "confidence intervals (bootstrap over identities, widened for few identities), and the number of "
-            "images where some are missing. Plain rows are the paper's printed numbers; rows marked as "
-            "measured are the evaluations above."
+            "images where some are missing." + (_PLAIN_ROWS if measured[0].results.of_paper else "")
         ),
     ]
     if differences:
@@ -254,12 +257,11 @@ def _report_trade_off(measured: Sequence[Measured], benchmark: Benchmark) -> lis
     known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
     if benchmark is PAPER:
         printed = {row.method: (row.scores[x], row.scores[y]) for row in METHODS}
+        plot = plot_trade_off(printed, known, f"{x} (text)", f"{y} (identity)")
         caption = "Identity against text: published methods are open circles, measured ones are filled."
     else:
-        printed, caption = {}, "Identity against text."
-    if not known and not printed:
-        return []
-    return [Figure("trade-off.svg", plot_trade_off(printed, known, x, y), caption)]
+        plot, caption = plot_trade_off({}, known, x, y), "Identity against text."
+    return [Figure("trade-off.svg", plot, caption)] if known or benchmark is PAPER else []
 
 
 def _method_rows(measured: Sequence[Measured], own: Mapping[str, Mapping[str, int]]) -> Iterator[Row]:
@@ -297,7 +299,8 @@ def _measured_row(method: Measured, places: Mapping[str, Mapping[str, int]]) -> 
 def compare_costs(measured: Sequence[Measured]) -> list[Block]:
     """Build Table 2: FID, trained parameters and encoding time."""
     rows: list[Row] = []
-    if measured[0].results.of_paper:
+    of_paper = measured[0].results.of_paper
+    if of_paper:
         printed = {
             row.method: {"fid": row.fid, "parameters": row.parameters, "encoding_seconds": row.seconds}
             for row in COSTS
@@ -310,9 +313,9 @@ def compare_costs(measured: Sequence[Measured]) -> list[Block]:
         "measured",
     )
     return [
-        Heading("Table 2: FID and cost"),
+        Heading("Table 2: FID and cost" if of_paper else "FID and cost"),
         Text(
-            "Published times are on an NVIDIA A100. The measured time is that of identity encoder and mapper "
+            f"{_PUBLISHED_TIMES if of_paper else ''}The measured time is that of identity encoder and mapper "
             "for one aligned face, or the one given for methods that train for each person; FID is shown if "
             "real images were given. Measured times are ranked if they are of one machine, and FIDs if they "
             "are of the same real images and numbers of images."
