@@ -11,6 +11,7 @@ import pytest
 from face2diffusion.f2d.image import load_photo, save_png
 from face2diffusion.f2d.miniature import load_encoder, load_pipeline, narrow, portraits
 from face2diffusion.f2d.miniature.prompts import KINDS, NEUTRAL, PROMPTS
+from face2diffusion.f2d.miniature.widen import widen_words
 from face2diffusion.f2d.prompt.embedding import embedding_rows, save_embedding
 from face2diffusion.training.cli import main
 from face2diffusion.training.evaluation.benchmarks import MINIATURE
@@ -97,9 +98,9 @@ def test_the_miniature_is_evaluated_without_a_download(tmp_path: Path) -> None:
     words = narrow(encoder.words(encoder.identify(load_photo(portraits()[name]), alignment="FFHQ")))
     (tmp_path / "words").mkdir()
     rows = embedding_rows(words, pipeline.prompts.position_embedding.detach().float())
-    save_embedding(tmp_path / f"words/{name}.safetensors", rows)
+    save_embedding(tmp_path / f"words/{name}.safetensors", widen_words(rows))  # as `f2d export` does
     exported = evaluate(tmp_path / "export", models[0], f"--words={tmp_path / 'words'}", *protocol)
     for slot, _ in found.images:
         images = [load_photo(tmp_path / run / "images" / slot.name) for run in ("mapper", "export")]
         assert np.abs(images[0].astype(int) - images[1]).max() <= 2
-    assert exported.costs["parameters"] == 2 * 192
+    assert exported.costs["parameters"] == 2 * 768

@@ -243,8 +243,10 @@ def _check(config: EvaluateConfig) -> None:
             f"{config.score_batch} or --frame {config.frame} is out of range. Use --identities from 0, the "
             "sizes from 1 and --frame in [0, 1]."
         )
-    Protocol((), config.prompts, config.images_per_prompt)
+    Protocol((), config.prompts, config.images_per_prompt, benchmark=config.benchmark)
     _check_evaluators(config)
+    if config.fid:
+        check_fid(config.fid, config.fid_weights, config.fid_words)
 
 
 def _check_subjects(config: EvaluateConfig) -> None:
@@ -266,8 +268,6 @@ def _check_evaluators(config: EvaluateConfig) -> None:
             raise FileNotFoundError(f"--{name} '{getattr(config, name)}' does not exist. Check the path.")
     if not config.detector and any(getattr(config, name) for name in _FACE_EVALUATORS):
         raise ValueError("The identity metrics need a detector. Set --detector to a YuNet .onnx file.")
-    if config.fid:
-        check_fid(config.fid, config.fid_weights, config.fid_words)
 
 
 def _given_evaluators(config: EvaluateConfig) -> list[str]:

@@ -131,7 +131,7 @@ class MapperSubjects(Subjects):
 
     def _words(self, crop: Photo) -> Tensor:
         words = self.encoder.words(self.encoder.identify_crops([crop]))
-        return narrow(words, self.pipeline.prompts.width) if self._narrow else words
+        return _narrow(words, self.pipeline) if self._narrow else words
 
     def _crop(self, face: Photo, located: Face | None = None) -> Photo:
         alignment: Alignment = "FFHQ" if self.encoder.detector is None else "detect"
@@ -184,6 +184,7 @@ class LearnedWords(Subjects):
         self.pipeline = _load_base(config, device)
         self.source = {**_describe_base(self.pipeline), "subject": self.name}
         self._words: dict[str, Tensor] = {}  # by identity
+        self._narrow = config.benchmark == MINIATURE.name
 
     def check(self, references: References) -> None:
         """Read the words of all identities; see `Subjects.check`."""
@@ -196,7 +197,9 @@ class LearnedWords(Subjects):
     def select(self, identity: str, references: References) -> F2DPipeline:
         """Read the identity's words; see `Subjects.select`."""
         self.pipeline.subjects.clear()
-        self.pipeline.add_subject(self._read(identity), positional="before")
+        words = self._read(identity)
+        words = _narrow(words, self.pipeline) if self._narrow else words
+        self.pipeline.add_subject(words, positional="before")
         return self.pipeline
 
     def _read(self, identity: str) -> Tensor:
@@ -313,6 +316,12 @@ def _check_folder(folder: str | os.PathLike, option: str) -> Path:
 def _name_detector(config: EvaluateConfig) -> str:
     name = Path(config.detector).name
     return name if config.aligned or not name else f"{name} in the photo"
+
+
+def _narrow(words: Tensor, pipeline: F2DPipeline) -> Tensor:
+    """Bring words of CLIP-L's width to the miniature's narrow text encoder; narrow ones stay as they are."""
+    width = pipeline.prompts.width
+    return narrow(words, width) if words.shape[1] > width else words
 
 
 def _load_base(config: EvaluateConfig, device: str) -> F2DPipeline:
