@@ -3,8 +3,9 @@
 import torch
 from comfy_api.latest import io
 
-from ..f2d.options import ALIGNMENTS, Alignment
-from .schema_parts import CONDITIONING, alignment_input, search_aliases
+from ..f2d.options import ALIGNMENTS, LARGEST_FACE, Alignment
+from .core_faces import choose_found, found_face_inputs
+from .schema_parts import ADVANCED, CONDITIONING, alignment_input, search_aliases, strength_input
 from .sockets import Encoder, Expression
 
 
@@ -25,16 +26,12 @@ class ExpressionReference(io.ComfyNode):
                     "image",
                     tooltip="A photo of anyone with the expression. Only the first image of a batch is used.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="0: no reference, the prompt controls the expression. "
-                    "1: the expression of the photo.",
+                strength_input(
+                    1.0,
+                    "0: no reference, the prompt controls the expression. 1: the expression of the photo.",
                 ),
-                alignment_input(optional=True),
+                alignment_input(optional=True, **ADVANCED),
+                *found_face_inputs("If there are several, the largest is used."),
             ],
             outputs=[
                 Expression.Output(
@@ -51,10 +48,11 @@ class ExpressionReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0]
+        cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0], **found
     ) -> io.NodeOutput:
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        crop = encoder.crop_expression(from_comfy(image[:1])[0], alignment).crop
+        photo, choice = from_comfy(image[:1])[0], choose_found(LARGEST_FACE, image, 0, **found)
+        crop = encoder.crop_expression(photo, alignment, choice).crop
         return io.NodeOutput(FaceExpression(encoder.embed_expression([crop])[0], strength), to_comfy([crop]))

@@ -535,7 +535,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
     prepare(config, quiet)
     write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(
-        ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"
+        ValueError, match=r"begun with other inputs \(msid \w{8}, not \w{8}\)\. Use another --out"
     ):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
     with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):
@@ -560,19 +560,19 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
             {"photos": "nowhere"},
             "--photos 'nowhere' is not a folder",
         ),
-        ({"photos": ""}, "Expected --photos, got none"),
-        ({"out": ""}, "Expected --out, got none"),
+        ({"photos": ""}, "--photos is missing"),
+        ({"out": ""}, "--out is missing"),
         ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
         ({"msid": "nowhere.pt"}, "nowhere.pt"),
-        ({"parser": ""}, "Expected --parser with face-parsing weights"),
+        ({"parser": ""}, "--parser is missing. Name face-parsing weights"),
         (
             {"detector": ""},
-            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned",
+            "--detector is missing. Name a YuNet .onnx file, or add --aligned",
         ),
         ({"detector": "nowhere.onnx"}, "nowhere.onnx"),
-        ({"classes": ("skin", "beard")}, "Expected classes among background, skin, .* got 'beard'"),
-        ({"image_size": 60}, "divisible by 8, as the VAE needs, got 60"),
-        ({"batch_size": 0}, "at least 1, got 64, 3, 0"),
+        ({"classes": ("skin", "beard")}, "'beard' is not .* Choose --classes from background, skin"),
+        ({"image_size": 60}, "image size 60 is not divisible by 8"),
+        ({"batch_size": 0}, "batch size 0 is below 1"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):
@@ -595,7 +595,9 @@ def test_an_empty_folder_is_refused(config, tmp_path):
 def test_a_folder_without_a_usable_photo_is_an_error_with_a_report(config, tmp_path):
     (tmp_path / "walls").mkdir()
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
-    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': No face"):
+    with pytest.raises(
+        ValueError, match=r"None of the 1 photos can be used \(the first: 'wall.png': No face"
+    ):
         prepare(replace(config, photos=str(tmp_path / "walls")), quiet)
     assert json.loads((Path(config.out) / "report.json").read_text())["skipped"] == {"no face": 1}
 
@@ -609,7 +611,7 @@ def test_a_picture_without_the_classes_is_listed(config, weights, tmp_path, phot
         torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
     )
     unseen = next(name for number, name in enumerate(CELEBAMASK_LABELS) if number not in labels.unique())
-    with pytest.raises(ValueError, match=f"'a.png': Expected some of {unseen}, got none of them"):
+    with pytest.raises(ValueError, match=f"'a.png': The face parser found none of {unseen}"):
         prepare(replace(config, photos=str(tmp_path / "one"), classes=(unseen,)), quiet)
 
 

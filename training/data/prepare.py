@@ -270,19 +270,19 @@ class Cutter:
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise _Unusable(
                 "no segmentation map",
-                f"Expected '{path.stem}.npy' and '{path.stem}.json' beside the photo, got {error!r}",
+                f"'{path.stem}.npy' or '{path.stem}.json' beside the photo cannot be read ({error!r}).",
             ) from error
         if labels.shape != photo.shape[:2]:
             raise _Unusable(
                 "no segmentation map",
-                f"Expected a map of shape {photo.shape[:2]}, got {labels.shape} in '{path.stem}.npy'",
+                f"The map '{path.stem}.npy' has shape {labels.shape}, but the photo has {photo.shape[:2]}.",
             )
         x, y = np.rint(landmarks).astype(int).T
         x, y = x.clip(0, labels.shape[1] - 1), y.clip(0, labels.shape[0] - 1)
         hits = [int((labels[y, x] == number).sum()) for number in ids]
         if not any(hits):
             raise _Unusable(
-                "no identity region", f"Expected a person where the face is, got none in '{path.stem}.npy'"
+                "no identity region", f"The map '{path.stem}.npy' has no person where the face is."
             )
         return labels == ids[int(np.argmax(hits))]
 
@@ -424,7 +424,7 @@ def _make_shard(
                         Skipped(
                             name,
                             "no identity region",
-                            f"Expected some of {', '.join(config.classes)}, got none of them.",
+                            f"The face parser found none of {', '.join(config.classes)}.",
                         )
                     )
             waiting = []
@@ -459,21 +459,19 @@ def _cut_ahead(
 def _check(config: PrepareConfig) -> None:
     for name in ("photos", "out", "base", "msid"):
         if not getattr(config, name):
-            raise ValueError(f"Expected --{name}, got none. Name it.")
+            raise ValueError(f"--{name} is missing. Add it.")
     if min(config.image_size, config.shard_size, config.batch_size) < 1:
         raise ValueError(
-            f"Expected an image size, shard size and batch size of at least 1, got {config.image_size}, "
-            f"{config.shard_size}, {config.batch_size}."
+            f"The image size {config.image_size}, shard size {config.shard_size} or batch size "
+            f"{config.batch_size} is below 1. Raise it."
         )
     if not config.parser and config.layout == "photos":
         raise ValueError(
-            "Expected --parser with face-parsing weights (a SegFormer folder or BiSeNet's .pth), got none. "
-            "Name them."
+            "--parser is missing. Name face-parsing weights: a SegFormer folder or BiSeNet's .pth."
         )
     if not config.detector and not config.aligned:
         raise ValueError(
-            "Expected --detector with a YuNet .onnx file, got none. "
-            "Name it, or say --aligned where the photos are FFHQ crops."
+            "--detector is missing. Name a YuNet .onnx file, or add --aligned if the photos are FFHQ crops."
         )
     check_classes(config.classes)
     if config.detector and config.detector != "FAN":
@@ -483,8 +481,8 @@ def _check(config: PrepareConfig) -> None:
 def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[str]) -> CacheInfo:
     if config.image_size % encoders.shrink:
         raise ValueError(
-            f"Expected an image size divisible by {encoders.shrink}, as the VAE needs, got "
-            f"{config.image_size}. Change it."
+            f"The image size {config.image_size} is not divisible by {encoders.shrink}, as the VAE needs. "
+            "Change --image-size."
         )
     return CacheInfo(
         image_size=config.image_size,
@@ -531,9 +529,8 @@ def _finish(out: Path, log: Callable[[str], None], passed_over: Sequence[str] = 
     if not report["cached"]:
         first = report["list"][0]
         raise ValueError(
-            f"Expected photos with faces, got none that can be used of {report['photos']} (the first: "
-            f"'{first['photo']}': {first['message']}). "
-            f"All are listed in '{out / 'report.json'}'."
+            f"None of the {report['photos']} photos can be used (the first: '{first['photo']}': "
+            f"{first['message']}). All are listed in '{out / 'report.json'}'."
         )
     log(f"Cached {report['cached']} of {report['photos']} photos.")
     if report["list"]:
