@@ -489,7 +489,7 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
         assert time.monotonic() < end, "no second shard after 90 s"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=30)  # until its workers have closed stderr: they end too
     made = len(list(Path(config.out).glob("*.tar")))
     assert 2 <= made < 16, "the run was killed in the middle"
     (Path(config.out) / ".f2d-left.tar").write_bytes(b"half")  # what a kill at the worst moment leaves

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,6 +90,14 @@ def start_worker(number: int) -> None:
     """Set up a loader process; for `DataLoader(worker_init_fn=...)`."""
     cv2.setNumThreads(0)  # the workers are the threads
     outlive_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this loader process when the main one was killed, though its results fill a pipe nobody reads."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
