@@ -16,9 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PANELS = {
-    "inside": "from the noise, inside M",
-    "outside": "from the noise, outside M",
-    "outside_class": "from the class prompt, outside M",
+    "inside": "inside M, to the noise",
+    "outside": "outside M, to the noise",
+    "outside_class": "outside M, to the class prompt",
 }
 
 
@@ -32,10 +32,10 @@ def plot(runs: Sequence[Path], out: Path) -> None:
             loss = json.loads((run / "config.json").read_text(encoding="utf-8"))["loss"]
             steps, values = zip(*((entry["step"], entry[name]) for entry in entries), strict=True)
             axes.plot(steps, values, color=color_of(place), label=loss)
-        axes.set(xlabel="step", title=f"{name}: {title}")
+        axes.set(xlabel="step", title=title)
         axes.title.set_fontsize(9)
         axes.grid(color="#e6e9ed")
-    figure.axes[0].set_ylabel("mean squared distance")
+    figure.axes[0].set_ylabel("mean squared error")
     figure.axes[0].legend(frameon=False)
     figure.savefig(out, dpi=100)
 
