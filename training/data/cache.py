@@ -31,6 +31,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -39,6 +40,7 @@ from ...f2d.files import hash_file, write_bytes, write_json
 
 FORMAT = 1
 MANIFEST, REPORT = "cache.json", "report.json"
+_INDEX_ENTRY = 96  # bytes of a photo in a shard's index
 _AGAIN = "Run the same `f2d-train prepare` again: it makes that shard anew."
 
 
@@ -64,6 +66,7 @@ class CacheInfo:
     layout: str = "photos"
     aligned: bool = False
     min_score: float = 0.0  # of the detector
+    precision: str = "no"  # of VAE and face parser
     photos: int = 0  # found in the folder
     photos_hash: str = ""  # SHA-256 of their names and contents
     shard_size: int = 512  # photos, the skipped ones included
@@ -165,6 +168,20 @@ def write_shard(
     write_bytes(path, shard)
     write_json(path.with_suffix(".json"), index, indent=1)
     return path
+
+
+def photo_bytes(info: CacheInfo) -> int:
+    """Compute what a photo takes in a shard and its index, bytes; names of more than 20 letters add to it."""
+    latent = (2, info.latent_channels, info.latent_size, info.latent_size)
+    tensors = {
+        "latent_mean": torch.zeros(latent, dtype=torch.float16),
+        "latent_std": torch.zeros(latent, dtype=torch.float16),
+        "v_id": torch.zeros(2, info.id_dim),
+        "mask": torch.zeros(2, *latent[2:], dtype=torch.float16),
+        **({"v_exp": torch.zeros(2, info.exp_dim)} if info.exp_dim else {}),
+    }
+    notes, headers = tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE
+    return headers + _padded(len(save_tensors(tensors))) + notes + _INDEX_ENTRY
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -103,8 +103,8 @@ def check_classes(classes: Sequence[str]) -> None:
     """Raise a ValueError unless there is at least one class and all are CelebAMask-HQ's."""
     unknown = [name for name in classes if name not in CELEBAMASK_LABELS]
     if unknown or not classes:
-        problem = f"'{', '.join(unknown)}' is not among the classes" if unknown else "No class is named"
-        raise ValueError(f"{problem}. Choose --classes from {', '.join(CELEBAMASK_LABELS)}.")
+        problem = f"--classes has unknown names ({', '.join(unknown)})" if unknown else "--classes is empty"
+        raise ValueError(f"{problem}. Choose from {', '.join(CELEBAMASK_LABELS)}.")
 
 
 def load_parser(path: str | os.PathLike, size: int = INPUT_SIZE) -> FaceParser:
@@ -143,7 +143,7 @@ def _check_segformer(folder: Path) -> None:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"'{folder}' is not a SegFormer folder: it has no config.json. Name the folder that has it."
+            f"'{folder}' is no SegFormer folder: it has no config.json. Name the folder that has it."
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -153,13 +153,14 @@ def _check_segformer(folder: Path) -> None:
         raise ValueError(f"'{file}' is not a model's config ({error}). Download it again.") from error
     if config.get("model_type") != "segformer":
         raise ValueError(
-            f"'{folder}' holds a '{config.get('model_type')}' model. Use SegFormer or BiSeNet face parsing."
+            f"The model in '{folder}' is '{config.get('model_type')}', not SegFormer. "
+            "Use face parsing with SegFormer or BiSeNet."
         )
     if labels != CELEBAMASK_LABELS:
         raise ValueError(
-            f"'{file}' has other labels than CelebAMask-HQ, or another order: "
-            f"{', '.join(map(str, labels)) or 'none'} instead of {', '.join(CELEBAMASK_LABELS)}. "
-            "Early copies of jonathandinu/face-parsing name their classes wrongly: download the present one."
+            f"The labels in '{file}' are {', '.join(map(str, labels)) or 'missing'}; they must be "
+            f"{', '.join(CELEBAMASK_LABELS)}, in this order. Early copies of jonathandinu/face-parsing name "
+            "their classes wrongly: download the present one."
         )
 
 
