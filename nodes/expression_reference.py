@@ -1,9 +1,11 @@
 """Expression Reference: a photo to its expression."""
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS, Alignment
+from .notices import notify
 from .schema_parts import CONDITIONING, alignment_input, search_aliases
 from .sockets import Encoder, Expression
 
@@ -23,7 +25,8 @@ class ExpressionReference(io.ComfyNode):
                 Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
                 io.Image.Input(
                     "image",
-                    tooltip="A photo of anyone with the expression. Only the first image of a batch is used.",
+                    tooltip="A photo of anyone with the expression. Of a batch, the first image with a face "
+                    "is used.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -53,8 +56,17 @@ class ExpressionReference(io.ComfyNode):
     def execute(
         cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0]
     ) -> io.NodeOutput:
+        """Encode the expression in the first image with a face."""
+        from ..f2d.face.batch import crop_batch
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        crop = encoder.crop_expression(from_comfy(image[:1])[0], alignment).crop
-        return io.NodeOutput(FaceExpression(encoder.embed_expression([crop])[0], strength), to_comfy([crop]))
+        def crop_expression(photo):
+            throw_exception_if_processing_interrupted()
+            return encoder.crop_expression(from_comfy(photo)[0], alignment).crop
+
+        batch = crop_batch(image.split(1), crop_expression, first_only=True)
+        if batch.report:
+            notify(batch.report)
+        v_exp = encoder.embed_expression(batch.used)[0]
+        return io.NodeOutput(FaceExpression(v_exp, strength), to_comfy(batch.used))
