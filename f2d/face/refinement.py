@@ -97,9 +97,7 @@ def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:
     return max(found, key=lambda face: face.score).moved(cv2.invertAffineTransform(transform))
 
 
-def _look_aligned(
-    look: Look, photo: Photo, face: Face, size: int, side: int, mirrored: bool
-) -> Face | None:
+def _look_aligned(look: Look, photo: Photo, face: Face, size: int, side: int, mirrored: bool) -> Face | None:
     """Look at a face upright and at one size; None where it is not found again."""
     target = (ARCFACE_TEMPLATE - TEMPLATE_SIZE / 2) * (size / _TEMPLATE_FACE) + (side - 1) / 2
     try:
