@@ -1,10 +1,12 @@
 """Expression Reference: a photo to its expression."""
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 
 from ..f2d.options import ALIGNMENTS, LARGEST_FACE, Alignment
 from .core_faces import choose_found, found_face_inputs
+from .notices import notify
 from .schema_parts import ADVANCED, CONDITIONING, alignment_input, search_aliases, strength_input
 from .sockets import Encoder, Expression
 
@@ -24,7 +26,8 @@ class ExpressionReference(io.ComfyNode):
                 Encoder.Input("encoder", tooltip="From Load Face Encoder, with an expression network."),
                 io.Image.Input(
                     "image",
-                    tooltip="A photo of anyone with the expression. Only the first image of a batch is used.",
+                    tooltip="A photo of anyone with the expression. Of a batch, the first image with a face "
+                    "is used.",
                 ),
                 strength_input(
                     1.0,
@@ -50,9 +53,19 @@ class ExpressionReference(io.ComfyNode):
     def execute(
         cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0], **found
     ) -> io.NodeOutput:
+        """Encode the expression in the first image with a face."""
+        from ..f2d.face.batch import crop_batch
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        photo, choice = from_comfy(image[:1])[0], choose_found(LARGEST_FACE, image, 0, **found)
-        crop = encoder.crop_expression(photo, alignment, choice).crop
-        return io.NodeOutput(FaceExpression(encoder.embed_expression([crop])[0], strength), to_comfy([crop]))
+        def crop_expression(number: int):
+            throw_exception_if_processing_interrupted()
+            photo = from_comfy(image[number : number + 1])[0]
+            choice = choose_found(LARGEST_FACE, image, number, **found)
+            return encoder.crop_expression(photo, alignment, choice).crop
+
+        batch = crop_batch(range(len(image)), crop_expression, first_only=True)
+        if batch.report:
+            notify(batch.report)
+        v_exp = encoder.embed_expression(batch.used)[0]
+        return io.NodeOutput(FaceExpression(v_exp, strength), to_comfy(batch.used))

@@ -96,6 +96,27 @@ def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
     return mirrored
 
 
+def set_upright(photo: Photo, landmarks: np.ndarray) -> tuple[Photo, np.ndarray]:
+    """Turn a photo by the quarter turns after which the face's roll is within 45 degrees.
+
+    Args:
+        photo: shape (H, W, 3), uint8, RGB.
+        landmarks: shape (5, 2), px.
+
+    Returns:
+        The photo, as it is where the face is upright, and the landmarks in it.
+
+    Raises:
+        ValueError: the landmarks coincide, or are not finite.
+    """
+    transform = similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    quarters = round(-np.arctan2(transform[1, 0], transform[0, 0]) / (np.pi / 2)) % 4
+    for _ in range(quarters):
+        landmarks = np.column_stack([landmarks[:, 1], photo.shape[1] - 1 - landmarks[:, 0]])
+        photo = np.rot90(photo)
+    return np.ascontiguousarray(photo), landmarks
+
+
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Fit rotation, uniform scale and shift by least squares (Umeyama's solution in two dimensions).
 

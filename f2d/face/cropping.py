@@ -24,6 +24,7 @@ from .alignment import (
     crop_aligned,
     expression_landmarks,
     mirror_landmarks,
+    set_upright,
     square_side,
 )
 from .detection import (
@@ -60,8 +61,12 @@ class LocatedFace:
         return align_face(self.photo, self.landmarks, size)
 
     def align_expression(self) -> Photo:
-        """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError where the face lies outside."""
-        return align_expression(self.photo, self.expression_landmarks)
+        """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError where the face lies outside.
+
+        The crop keeps the face's roll, as the network expects, but a face that lies on its side or upside down
+        is set upright first.
+        """
+        return align_expression(*set_upright(self.photo, self.expression_landmarks))
 
     def align_ffhq(self, size: int) -> Photo:
         """Cut FFHQ's crop, shape (size, size, 3); raise a ValueError where the face lies outside."""

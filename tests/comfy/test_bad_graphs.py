@@ -272,3 +272,21 @@ def test_several_photos_of_one_person_are_averaged(pack: ComfyServer, graph: Pro
     double = run(pack, graph)
     assert single.status == double.status == "success"
     assert len(double.outputs["identity"]["images"]) == 2, "one numbered preview a photo"
+
+
+def test_photos_without_a_face_are_skipped_where_another_has_one(pack: ComfyServer, graph: Prompt) -> None:
+    """By Encode Face Identity and Expression Reference alike."""
+    graph["encoder"]["inputs"]["expression"] = "epoch_20.pth"
+    photo(NOISE)(pack, graph)
+    graph["face"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    graph["batch"] = {"class_type": "ImageBatch", "inputs": {"image1": ["photo", 0], "image2": ["face", 0]}}
+    graph["look"] = {
+        "class_type": "ExpressionReference",
+        "inputs": {"encoder": ["encoder", 0], "image": ["batch", 0], "strength": 1.0},
+    }
+    graph["crops"] = {"class_type": "PreviewImage", "inputs": {"images": ["look", 1]}}
+    graph["identity"]["inputs"]["image"] = ["batch", 0]
+    graph["inject"]["inputs"]["expression"] = ["look", 0]
+    result = run(pack, graph)
+    assert result.status == "success", result.message
+    assert len(result.outputs["identity"]["images"]) == 2 and len(result.outputs["crops"]["images"]) == 1

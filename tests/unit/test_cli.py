@@ -71,6 +71,23 @@ def test_encode_writes_what_the_library_computes(files, encode, tmp_path):
     assert torch.equal(encoder.load_identity(identity).v_id, expected.v_id)
 
 
+def test_landmarks_with_swapped_eyes_are_mended_with_a_warning_and_no_face_is_refused(
+    encode, tmp_path, capsys, caplog
+):
+    points = LANDMARKS.split()
+    words = {}
+    for name, order in {"right": [0, 1, 2, 3, 4], "swapped": [1, 0, 2, 3, 4]}.items():
+        out = str(tmp_path / f"{name}.safetensors")
+        assert main([*encode, "--landmarks", " ".join(points[i] for i in order), "--out", out]) == 0
+        words[name] = load_file(out)["words"]
+    assert torch.equal(words["swapped"], words["right"])
+    assert "the eyes were swapped" in caplog.text
+    nose_first = " ".join(points[i] for i in (2, 3, 0, 4, 1))
+    assert main([*encode, "--landmarks", nose_first, "--out", str(tmp_path / "no.safetensors")]) == 2
+    assert "not those of a face" in capsys.readouterr().err
+    assert not (tmp_path / "no.safetensors").exists()
+
+
 def test_encode_takes_an_aligned_face_and_an_expression(files, encode, tmp_path):
     encoder = FaceEncoder.load(files / "msid.pt", files / "mapping.pt")
     crop = encoder.crop_face(astronaut(), choice=FaceChoice(landmarks=POINTS)).crop

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.alignment import align_face, move_points
 from face2diffusion.f2d.face.detection import (
     Face,
     NoFaceError,
@@ -285,6 +285,21 @@ def test_the_crop_does_not_depend_on_the_size_of_the_photo(
     interpolation = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(portrait, None, fx=zoom, fy=zoom, interpolation=interpolation)
     assert correlate(align_face(resized, yunet.detect(resized)[0].landmarks), original) > 0.97
+
+
+def test_landmarks_of_a_resized_and_shifted_face_stay(yunet: YuNet, portrait: np.ndarray) -> None:
+    """Two aligned looks that take the best cell only move them by 1.5 % of the distance between the eyes."""
+    rng, found = np.random.default_rng(0), []
+    for zoom in (0.6, 0.75, 0.9, 1.1, 1.25, 1.5):
+        transform = np.array([(zoom, 0, rng.uniform(0, 40)), (0, zoom, rng.uniform(0, 40))])
+        side = round(300 * zoom) + 40
+        sharp = portrait[:300, 80:380]
+        photo = cv2.GaussianBlur(sharp, (0, 0), 0.5 / zoom) if zoom < 1 else sharp
+        moved = cv2.warpAffine(photo, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
+        found.append(move_points(yunet.detect(moved)[0].landmarks, cv2.invertAffineTransform(transform)))
+    middle = np.mean(found, axis=0)
+    distances = np.hypot(*(np.array(found) - middle).transpose(2, 0, 1))
+    assert distances.mean() < 0.01 * np.hypot(*(middle[1] - middle[0]))
 
 
 @pytest.mark.parametrize("quarter", [1, 2, 3])
