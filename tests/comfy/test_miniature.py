@@ -17,15 +17,16 @@ from face2diffusion.f2d.miniature.evaluators import divide
 from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
 from support import graph
+from support.inside import Inside
 from support.miniature import in_region, write_random_base
-from support.server import REPOSITORY, ComfyServer, run_inside
+from support.server import REPOSITORY, ComfyServer
 
 BUILT_IN = "miniature (built in)"  # in Load Face Encoder
 Prompt = dict[str, Any]
 
 
 @torch.no_grad()
-def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path: Path):
+def test_it_computes_what_the_narrow_networks_compute(inside: Inside, tmp_path: Path):
     autoencoder, diffusion = write_random_base(tmp_path)
     write_checkpoint(tmp_path / "miniature.safetensors", tmp_path)
     prompts = [describe(facts, "a person") for facts in PROMPTS]
@@ -47,15 +48,12 @@ def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path:
     }
     torch.save(narrow, tmp_path / "narrow.pt")
     numbers = list(read_vocabulary().values())
-    for checkout in comfy_checkouts:
-        found = run_inside(
-            checkout, "widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")]
-        )
-        assert found["family"] == "SD15"
-        assert found["ids"] == [[numbers[token] for token in row] for row in tokens], (
-            "our words are whole tokens of CLIP"
-        )
-        assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
+    found = inside.run("widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")])
+    assert found["family"] == "SD15"
+    assert found["ids"] == [[numbers[token] for token in row] for row in tokens], (
+        "our words are whole tokens of CLIP"
+    )
+    assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
 
 
 @pytest.fixture(scope="module")
