@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from face2diffusion.f2d.miniature import FILES, WEIGHTS
 from PIL import Image
 from support import sd1
 from support.archive import copy_pack
@@ -53,7 +54,7 @@ BASE = {
         "inputs": {
             "msid": "msid.pt",
             "mapper": "mapping.pt",
-            "expression": "epoch_20.pth",
+            "expression": "expression.safetensors",
             "detector": "yunet.onnx",
         },
     },
@@ -131,6 +132,7 @@ def bench(
         "msid.pt": write_msid(small / "msid.pt", patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3)),
         "mapping.pt": write_mapper(small / "mapping.pt", id_dim=256, hidden_dim=128),
         "wide.pt": write_mapper(small / "wide.pt", id_dim=256, hidden_dim=128, word_dim=1024),
+        "expression.safetensors": WEIGHTS / FILES["expression"],
         "epoch_20.pth": files.expression,
         "yunet.onnx": detector_file,
     }

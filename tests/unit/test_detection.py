@@ -18,7 +18,7 @@ from face2diffusion.f2d.face.detection import (
     face_from_landmarks,
     sort_faces,
 )
-from face2diffusion.f2d.face.face import keep_distinct
+from face2diffusion.f2d.face.face import box_overlaps, keep_distinct
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
@@ -321,3 +321,23 @@ def test_moved_box_keeps_its_size_at_any_roll_and_swaps_its_sides_at_a_quarter_t
 def test_repeated_detections_of_one_face_are_dropped() -> None:
     best, other = make_face(0, 0, 100, 100, 0.9), make_face(200, 0, 100, 100, 0.7)
     assert keep_distinct([make_face(10, 10, 100, 100, 0.8), other, best]) == [best, other]
+
+
+def test_of_thousands_of_candidates_the_distinct_ones_are_kept() -> None:
+    """As noise has: each candidate is kept, or overlaps a better one that is."""
+    draws = np.random.default_rng(0)
+    places, scores = draws.uniform((0, 0, 5, 5), (300, 300, 60, 60), (3000, 4)), draws.random(3000)
+    candidates = [make_face(*place, score) for place, score in zip(places, scores, strict=True)]
+    kept = keep_distinct(candidates)
+    boxes = np.array([face.box for face in kept])
+    assert [face.score for face in kept] == sorted((face.score for face in kept), reverse=True)
+    assert all((box_overlaps(face.box, boxes) > 0.4).sum() == 1 for face in kept), "each only itself"
+    for face in candidates:
+        closest = (box_overlaps(face.box, boxes) > 0.4).nonzero()[0]
+        assert max(kept[index].score for index in closest) >= face.score
+    assert 100 < len(kept) < 2900
+
+
+def test_overlaps_are_shares_of_the_union() -> None:
+    boxes = np.array([(0, 0, 100, 100), (50, 0, 100, 100), (25, 25, 50, 50), (100, 0, 9, 9)], float)
+    np.testing.assert_allclose(box_overlaps(boxes[0], boxes), (1, 1 / 3, 1 / 4, 0), atol=1e-9)
