@@ -109,7 +109,10 @@ class Bench:
     graphs: int
 
 
-@pytest.fixture(params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+@pytest.fixture(
+    params=CHECKOUTS[::-1] or [None],  # the most graphs first
+    ids=lambda path: checkout_version(path) if path else "no-comfyui",
+)
 def bench(
     request: pytest.FixtureRequest,
     comfy_checkouts: list[Path],

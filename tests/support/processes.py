@@ -128,6 +128,14 @@ def train_mapper(settings: dict[str, Any]) -> Trained:
     return train_mapper(MapperTrainingConfig(**settings), lines.append), lines
 
 
+def prepare(settings: dict[str, Any]) -> Path:
+    """Run `f2d-train prepare`."""
+    from face2diffusion.training.config import PrepareConfig
+    from face2diffusion.training.data.prepare import prepare
+
+    return prepare(PrepareConfig(**settings), lambda message: None)
+
+
 def world_of(answers: list[Trained]) -> int:
     """The number of processes that worked together: the first one logs it, and all others are silent."""
     (_, first), *others = answers
