@@ -422,8 +422,8 @@ class MiniatureConfig:
 
 # Too small to learn anything: for tests.
 MINIATURE_SMALL: dict[str, Any] = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2,
-    "finish_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 2,
-    "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2, "report_people": 2,
+    "drawings": 32, "pairs": 8, "autoencoder_steps": 2, "diffusion_steps": 2, "refine_steps": 1,
+    "finish_steps": 1, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 1,
+    "verifier_steps": 1, "attribute_steps": 1, "photos": 8, "mapper_steps": 1, "report_people": 2,
     "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

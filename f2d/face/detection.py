@@ -15,7 +15,7 @@ from ..files import check_file
 from ..image import Photo
 from ..options import ORDERS, Order
 from .alignment import five_landmarks
-from .face import Face, keep_distinct
+from .face import Face, box_overlaps, common_areas, keep_distinct
 from .refinement import refine_face
 from .search import search_faces
 
@@ -253,15 +253,16 @@ def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Fac
         NoFaceError: the box has no face.
     """
     x, y, width, height = map(float, box)
-    frame = Face(np.array([x, y, width, height]), np.zeros((5, 2)), 1.0)
-    inside = [face for face in faces if 2 * frame.common_area(face) >= float(np.prod(face.box[2:]))]
-    if not inside:
+    wanted = np.array([x, y, width, height])
+    boxes = np.array([face.box for face in faces])  # (N, 4)
+    inside = 2 * common_areas(wanted, boxes) >= boxes[:, 2:].prod(axis=1)  # (N,)
+    if not inside.any():
         raise NoFaceError(
             f"No face lies in the box at ({x:.0f}, {y:.0f}) of {width:.0f}x{height:.0f} px. "
             "Move or enlarge it, or lower the minimum score.",
             max(face.score for face in faces),
         )
-    return max(inside, key=frame.overlap)
+    return faces[int(np.where(inside, box_overlaps(wanted, boxes), -1).argmax())]
 
 
 def require_detector(detector: Detector | None) -> Detector:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..image import Photo, mirror
 from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, mirror_landmarks, similarity_transform
-from .face import Face
+from .face import Face, box_overlaps
 from .search import Look
 
 _TURNS = 8  # with four, a face at 45 degrees lies between two turns, and a wrong one may win
@@ -112,7 +112,7 @@ def _look_aligned(look: Look, photo: Photo, face: Face, size: int, side: int, mi
 
 
 def _merge_central(guesses: list[Face], side: int, size: int, max_shift: float) -> Face | None:
-    """Average the guesses about the best face in the middle of a square image, of roughly the expected size."""
+    """Average the guesses about the best face in the middle of a square image, of about the expected size."""
     near = [
         guess
         for guess in guesses
@@ -121,7 +121,8 @@ def _merge_central(guesses: list[Face], side: int, size: int, max_shift: float) 
     if not near:
         return None
     best = max(near, key=lambda guess: guess.score)
-    same = [guess for guess in near if guess.overlap(best) > _SAME_FACE]
+    overlaps = box_overlaps(best.box, np.array([guess.box for guess in near]))
+    same = [guess for guess, overlap in zip(near, overlaps, strict=True) if overlap > _SAME_FACE]
     weights = [guess.score for guess in same]
     return Face(
         np.average([guess.box for guess in same], axis=0, weights=weights),

@@ -14,9 +14,10 @@ from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
+from support.inside import Inside
 from support.official import write_mapper, write_msid
 from support.reference_clip import relative_error
-from support.server import ComfyServer, Result, run_inside
+from support.server import ComfyServer, Result
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -246,7 +247,7 @@ def test_files_that_are_no_identities_are_not_found(pack: ComfyServer, graph: Pr
 
 
 def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to(
-    comfy: ComfyServer, tmp_path: Path
+    inside: Inside, tmp_path: Path
 ) -> None:
     for folder, name in (("models/face2diffusion", "own"), ("weights", "theirs")):
         identities = tmp_path / folder / "identities"
@@ -256,11 +257,11 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     (tmp_path / "shared" / "team").mkdir(parents=True)
     save_file({"v_id": torch.zeros(2)}, tmp_path / "shared" / "team" / "bob.safetensors")
     weights, shared, models = (str(tmp_path / folder) for folder in ("weights", "shared", "models"))
-    found = run_inside(comfy.checkout, "folders", [weights, shared, models])
+    found = inside.run("folders", [weights, shared, models])
     assert sorted(found["identities"]) == ["own.safetensors", "team/bob.safetensors", "theirs.safetensors"]
     assert sorted(found["weights"]) == ["miniature (built in)", "msid-own.pt", "msid-theirs.pt"]
     assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice.safetensors"
-    found = run_inside(comfy.checkout, "folders", [weights, None, models])
+    found = inside.run("folders", [weights, None, models])
     assert (
         Path(found["writes"])
         == tmp_path / "models" / "face2diffusion" / "identities" / "friends" / "alice.safetensors"
@@ -268,7 +269,7 @@ def test_folders_of_extra_model_paths_are_listed_and_the_named_one_is_written_to
     hidden = tmp_path / "weights" / "identities" / "friends" / "alice.safetensors"
     hidden.parent.mkdir()
     save_file({"v_id": torch.zeros(2)}, hidden)
-    found = run_inside(comfy.checkout, "folders", [weights, shared, models])
+    found = inside.run("folders", [weights, shared, models])
     assert Path(found["writes"]) == tmp_path / "shared" / "friends" / "alice_00002.safetensors", (
         "the first would hide the one in weights"
     )

@@ -18,7 +18,7 @@ from face2diffusion.f2d.face.detection import (
     face_from_landmarks,
     sort_faces,
 )
-from face2diffusion.f2d.face.face import keep_distinct
+from face2diffusion.f2d.face.face import box_overlaps, keep_distinct
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
@@ -353,3 +353,23 @@ def test_the_detectors_file_is_read_in_python(
     assert len(YuNet(path).detect(portrait)) == 1
     assert bytes(given[0][1]) == detector_file.read_bytes()
     assert not [value for values in given for value in values if "日本" in str(value)]
+
+
+def test_of_thousands_of_candidates_the_distinct_ones_are_kept() -> None:
+    """As noise has: each candidate is kept, or overlaps a better one that is."""
+    draws = np.random.default_rng(0)
+    places, scores = draws.uniform((0, 0, 5, 5), (300, 300, 60, 60), (3000, 4)), draws.random(3000)
+    candidates = [make_face(*place, score) for place, score in zip(places, scores, strict=True)]
+    kept = keep_distinct(candidates)
+    boxes = np.array([face.box for face in kept])
+    assert [face.score for face in kept] == sorted((face.score for face in kept), reverse=True)
+    assert all((box_overlaps(face.box, boxes) > 0.4).sum() == 1 for face in kept), "each only itself"
+    for face in candidates:
+        closest = (box_overlaps(face.box, boxes) > 0.4).nonzero()[0]
+        assert max(kept[index].score for index in closest) >= face.score
+    assert 100 < len(kept) < 2900
+
+
+def test_overlaps_are_shares_of_the_union() -> None:
+    boxes = np.array([(0, 0, 100, 100), (50, 0, 100, 100), (25, 25, 50, 50), (100, 0, 9, 9)], float)
+    np.testing.assert_allclose(box_overlaps(boxes[0], boxes), (1, 1 / 3, 1 / 4, 0), atol=1e-9)
