@@ -91,6 +91,7 @@ class Bench:
             apply = self._map if isinstance(row, Mapper) else self._train
             outcome = apply(row, who, seed, file)
             write_outcome(file, asked, outcome)
+            self.log(f"{row.title}, seed {seed}, person {who + 1}: {outcome.seconds:.1f} s")
         return outcome
 
     def _map(self, row: Mapper, who: int, seed: int, file: Path) -> Outcome:
@@ -111,7 +112,7 @@ class Bench:
 
     def optimize(self, model: PersonalModel, who: int, seed: int, run: str) -> int:
         """Train a person's model in a run folder; returns the number of steps."""
-        return optimize(model, self._latents[who : who + 1], self.others(who), run, seed, self.bf16, self.log)
+        return optimize(model, self._latents[who : who + 1], self.others(who), run, seed, self.bf16)
 
     @cached_property
     def _latents(self) -> Tensor:

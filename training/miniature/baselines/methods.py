@@ -28,7 +28,7 @@ class Method:
     prior: bool = False  # whether half of each batch shows other people, as "a person"
     stops_early: bool = False  # by DVAR's rule
     locks_keys: bool = False
-    batch_size: int = 4  # with a prior, half of it is the person
+    batch_size: int = 2  # with a prior, half of it is the person
 
     @property
     def settings(self) -> dict[str, object]:

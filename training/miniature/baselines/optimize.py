@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +32,6 @@ def optimize(
     out: str | os.PathLike,
     seed: int = 0,
     bf16: bool = True,
-    log: Callable[[str], None] = print,
 ) -> int:
     """Train what the method of a model trains, on one photo.
 
@@ -44,7 +42,6 @@ def optimize(
         out: run folder; training resumes what is in it.
         seed: of noise, timesteps and the choice among the other people.
         bf16: train with autocast.
-        log: called with each progress message.
 
     Returns:
         The number of steps, which DVAR's rule may have reduced.
@@ -70,10 +67,14 @@ def optimize(
         model.trained,
         lambda step: _training_loss(model, photo, others),
         config,
-        log,
+        _ignore,
         rule if method.stops_early else never_stop,
     )
     return rule.stopped_at or method.steps
+
+
+def _ignore(message: str) -> None:
+    """Log nothing: these trainings take seconds, and there are hundreds."""
 
 
 def _training_loss(model: PersonalModel, photo: Tensor, others: Tensor) -> Tensor:

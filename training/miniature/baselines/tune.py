@@ -20,9 +20,9 @@ from .bench import Bench
 from .methods import METHODS, Method, choose_methods
 from .personal_model import PersonalModel
 
-PEOPLE = TUNING_PLACES[:3]
-TUNING_PROMPTS = range(2, len(PROMPTS), 4)  # places in PROMPTS
-_STEPS = (75, 150)
+PEOPLE = TUNING_PLACES[:2]
+TUNING_PROMPTS = range(2, len(PROMPTS), 8)  # places in PROMPTS
+_STEPS = (100, 200)
 _RATES = {
     "textual-inversion": (3e-3, 1e-2, 3e-2),
     "custom-diffusion": (3e-4, 1e-3, 3e-3),

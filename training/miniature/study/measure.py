@@ -199,7 +199,9 @@ def score_images(
     """
     references = models.verifier.embed(photos)  # (people, F)
     settings, scores = replace(SETTINGS, subject_from=subject_from), []
-    for start in tqdm(range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH):
+    for start in tqdm(
+        range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH, disable=None if label else True
+    ):
         batch = images[start : start + _BATCH]
         states = torch.cat([planned.states for planned in batch])
         delayed = [planned.class_states for planned in batch if planned.class_states is not None]
