@@ -88,8 +88,10 @@ class Bench:
         asked = {**row.settings, "opening": OPENING, "prompts": list(self.prompts)}
         outcome = read_outcome(file, asked)
         if outcome is None:
-            apply = self._map if isinstance(row, Mapper) else self._train
-            outcome = apply(row, who, seed, file)
+            if isinstance(row, Mapper):
+                outcome = self._map(row, who, seed, file)
+            else:
+                outcome = self._train(row, who, seed, file)
             write_outcome(file, asked, outcome)
             self.log(f"{row.title}, seed {seed}, person {who + 1}: {outcome.seconds:.1f} s")
         return outcome

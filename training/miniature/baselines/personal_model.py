@@ -36,7 +36,7 @@ class PersonalModel:
         """
         self.base, self.method = base, method
         self.unet = copy.deepcopy(base.unet)
-        self.rows = [nn.Parameter(row, requires_grad=False) for row in self._first_rows()]
+        self.rows: list[Tensor] = [nn.Parameter(row, requires_grad=False) for row in self._first_rows()]
         words = [self.rows[place] for place in method.trained_words]
         self.trained = nn.ParameterList([*words, *method.adapt(self.unet)]).requires_grad_(True)
 
