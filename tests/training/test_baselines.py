@@ -222,17 +222,16 @@ def test_the_page_has_all_methods(tmp_path, monkeypatch):
         return [Score("prompt", who, 0, 0, (0.5, 0.5), 1.0, True)]
 
     monkeypatch.setattr(Bench, "score", score)
-    monkeypatch.setattr(Bench, "others", lambda bench, who: None)
     monkeypatch.setattr(bench_module, "optimize", lambda model, *rest: model.method.steps)
     config = MiniatureConfig(
-        out=str(tmp_path), report_people=2, report_prompts=1, baselines=("dvar", "dreambooth")
+        out=str(tmp_path), report_people=2, report_prompts=1, baselines=("dvar", "perfusion")
     )
     page = write_baselines_report(config, lambda message: None).read_text(encoding="utf-8")
-    for title in ("DVAR", "DreamBooth", *(mapper.title for mapper in MAPPERS)):
+    for title in ("DVAR", "Perfusion's key locking", *(mapper.title for mapper in MAPPERS)):
         assert f"| {title} | 0.500" in page
-    assert "| DreamBooth | 8,936,484 | " in page
+    assert "| Perfusion's key locking | 1,664 | " in page
     assert (tmp_path / "baselines.jpg").stat().st_size < 300_000
-    assert len(list(tmp_path.glob("outcomes/dreambooth/*.json"))) == 4, "two people, two seeds"
+    assert len(list(tmp_path.glob("outcomes/perfusion/*.json"))) == 4, "two people, two seeds"
 
 
 def test_trials_are_read_in_order(tmp_path):

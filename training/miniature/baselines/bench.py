@@ -114,7 +114,8 @@ class Bench:
 
     def optimize(self, model: PersonalModel, who: int, seed: int, run: str) -> int:
         """Train a person's model in a run folder; returns the number of steps."""
-        return optimize(model, self._latents[who : who + 1], self.others(who), run, seed, self.bf16)
+        others = self.others(who) if model.method.prior else None
+        return optimize(model, self._latents[who : who + 1], others, run, seed, self.bf16)
 
     @cached_property
     def _latents(self) -> Tensor:

@@ -28,7 +28,7 @@ class PersonConfig(FitConfig):
 def optimize(
     model: PersonalModel,
     photo: Tensor,
-    others: Tensor,
+    others: Tensor | None,
     out: str | os.PathLike,
     seed: int = 0,
     bf16: bool = True,
@@ -38,7 +38,7 @@ def optimize(
     Args:
         model: is trained.
         photo: shape (1, C, H, W), latent of the person's photo.
-        others: shape (P, C, H, W), latents of other people's photos, for methods with a prior.
+        others: shape (P, C, H, W), latents of other people's photos; only methods with a prior need it.
         out: run folder; training resumes what is in it.
         seed: of noise, timesteps and the choice among the other people.
         bf16: train with autocast.
@@ -77,12 +77,12 @@ def _ignore(message: str) -> None:
     """Log nothing: these trainings take seconds, and there are hundreds."""
 
 
-def _training_loss(model: PersonalModel, photo: Tensor, others: Tensor) -> Tensor:
+def _training_loss(model: PersonalModel, photo: Tensor, others: Tensor | None) -> Tensor:
     """Compute the loss of a batch; with a prior, half of it shows other people as "a person"."""
     method, states = model.method, model.encode()
     own = method.batch_size // 2 if method.prior else method.batch_size
     latents, states = photo.expand(own, -1, -1, -1), states.expand(own, -1, -1)
-    if method.prior:
+    if method.prior and others is not None:
         chosen = others[torch.randint(len(others), (method.batch_size - own,))]
         latents = torch.cat([latents, chosen])
         states = torch.cat([states, model.base.class_states.expand(len(chosen), -1, -1)])
