@@ -27,7 +27,7 @@ from .optimize import optimize
 from .outcome import Outcome, image_path, read_outcome, write_outcome
 from .personal_model import CLASS_PROMPT, PROMPT, PersonalModel
 
-SHOWN_PROMPTS = (0, 4, 12, 20, 24, 32, 36)  # places in PROMPTS of the saved images
+SHOWN_PROMPTS = (4, 12, 20, 24, 36)  # places in PROMPTS of the saved images
 
 
 @dataclass(frozen=True)
