@@ -20,7 +20,7 @@ from ..study.averages import GMEAN, HMEAN, IDENTITY, TEXT, average
 from ..study.held_out_data import OPENING, TUNING_PLACES, write_prompt
 from ..study.miniature_report import describe_machine
 from .bench import SHOWN_PROMPTS, Bench
-from .comparison import SEEDS, Measured, measure_rows, outcome_file, rank_rows, subtract
+from .measured_rows import SEEDS, Measured, measure_rows, outcome_file, rank_rows, subtract
 from .methods import METHODS, choose_methods
 from .outcome import image_path
 from .tune import PEOPLE, TUNING_PROMPTS, read_trials

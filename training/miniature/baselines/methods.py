@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from .key_locking import lock_keys
 from .unet_parts import Adapt, train_cross_attention, train_everything, train_nothing, train_rotations
@@ -19,12 +19,11 @@ class Method:
 
     name: str
     title: str
-    # "class": two words that start as "a person"; "identifier": "<rare token> person"
-    subject: Literal["class", "identifier"]
-    trained_words: tuple[int, ...]  # which of the two
     adapt: Adapt  # changes a copy of the U-Net; returns its trained parameters
     lr: float
     steps: int  # with DVAR's rule the most
+    identifier: bool = False  # S* is "<rare token> person" instead of two words that start as "a person"
+    trained_words: tuple[int, ...] = (0, 1)  # which of the two
     prior: bool = False  # whether half of each batch shows other people, as "a person"
     stops_early: bool = False  # by DVAR's rule
     locks_keys: bool = False
@@ -33,31 +32,28 @@ class Method:
     @property
     def settings(self) -> dict[str, object]:
         """What the outcome depends on."""
-        kept = ("subject", "trained_words", "lr", "steps", "prior", "stops_early", "locks_keys", "batch_size")
-        values = {name: getattr(self, name) for name in kept}
+        values = {name: value for name, value in vars(self).items() if name not in ("name", "title")}
         return values | {"trained_words": list(self.trained_words), "adapt": self.adapt.__name__}
 
 
+_PRIOR: dict[str, Any] = {"identifier": True, "prior": True}
 METHODS = {
     method.name: method
     for method in (
-        Method("textual-inversion", "TextualInversion", "class", (0, 1), train_nothing, 1e-2, 200),
-        Method("dvar", "DVAR", "class", (0, 1), train_nothing, 1e-2, 200, stops_early=True),
+        Method("textual-inversion", "TextualInversion", train_nothing, 1e-2, 200),
+        Method("dvar", "DVAR", train_nothing, 1e-2, 200, stops_early=True),
         Method(
             "custom-diffusion",
             "CustomDiffusion",
-            "identifier",
-            (0,),
             train_cross_attention,
             1e-3,
             200,
-            prior=True,
+            **_PRIOR,
+            trained_words=(0,),
         ),
-        Method("dreambooth", "DreamBooth", "identifier", (), train_everything, 1e-4, 200, prior=True),
-        Method("oft", "OFT", "identifier", (), train_rotations, 1e-3, 200, prior=True),
-        Method(
-            "perfusion", "Perfusion's key locking", "class", (0, 1), lock_keys, 1e-2, 200, locks_keys=True
-        ),
+        Method("dreambooth", "DreamBooth", train_everything, 1e-4, 200, **_PRIOR, trained_words=()),
+        Method("oft", "OFT", train_rotations, 1e-3, 200, **_PRIOR, trained_words=()),
+        Method("perfusion", "Perfusion's key locking", lock_keys, 1e-2, 200, locks_keys=True),
     )
 }
 

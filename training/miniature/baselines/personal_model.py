@@ -44,7 +44,7 @@ class PersonalModel:
         """Look up the token embeddings that S* starts with: shape (2, D)."""
         prompts = self.base.prompts
         ids = prompts.content_ids(CLASS_WORDS)[:2]
-        if self.method.subject == "identifier":  # no caption has had the first token of S*
+        if self.method.identifier:  # no caption has had the first token of S*
             ids = [prompts.content_ids(PLACEHOLDER)[0], ids[1]]
         return prompts.token_embedding.weight[ids].detach().clone()
 
@@ -61,7 +61,7 @@ class PersonalModel:
         return join_states(self.base.class_states, states, mark_words(self.base.prompts, PROMPT))
 
     def denoising_loss(self, latents: Tensor, noise: Tensor, time: Tensor, states: Tensor) -> Tensor:
-        """Compute the loss of Eq. 1.
+        """Compute the denoising loss of a batch.
 
         Args:
             latents: shape (B, C, H, W).
