@@ -18,8 +18,8 @@ from face2diffusion.training.miniature.baselines import bench as bench_module
 from face2diffusion.training.miniature.baselines import optimize as optimize_module
 from face2diffusion.training.miniature.baselines.baselines_report import write_baselines_report
 from face2diffusion.training.miniature.baselines.bench import MAPPERS, Bench
-from face2diffusion.training.miniature.baselines.measured_rows import Measured, rank_rows, subtract
 from face2diffusion.training.miniature.baselines.key_locking import mark_words
+from face2diffusion.training.miniature.baselines.measured_rows import Measured, rank_rows, subtract
 from face2diffusion.training.miniature.baselines.methods import METHODS, choose_methods
 from face2diffusion.training.miniature.baselines.optimize import optimize
 from face2diffusion.training.miniature.baselines.outcome import Outcome
