@@ -40,19 +40,19 @@ _PRIOR: dict[str, Any] = {"identifier": True, "prior": True}
 METHODS = {
     method.name: method
     for method in (
-        Method("textual-inversion", "TextualInversion", train_nothing, 1e-2, 200),
-        Method("dvar", "DVAR", train_nothing, 1e-2, 200, stops_early=True),
+        Method("textual-inversion", "TextualInversion", train_nothing, 3e-3, 200),
+        Method("dvar", "DVAR", train_nothing, 3e-3, 200, stops_early=True),
         Method(
             "custom-diffusion",
             "CustomDiffusion",
             train_cross_attention,
             1e-3,
-            200,
+            100,
             **_PRIOR,
             trained_words=(0,),
         ),
         Method("dreambooth", "DreamBooth", train_everything, 1e-4, 200, **_PRIOR, trained_words=()),
-        Method("oft", "OFT", train_rotations, 1e-3, 200, **_PRIOR, trained_words=()),
+        Method("oft", "OFT", train_rotations, 3e-3, 100, **_PRIOR, trained_words=()),
         Method("perfusion", "Perfusion's key locking", lock_keys, 1e-2, 200, locks_keys=True),
     )
 }

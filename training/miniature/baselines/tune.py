@@ -24,11 +24,11 @@ PEOPLE = TUNING_PLACES[:2]
 TUNING_PROMPTS = range(2, len(PROMPTS), 8)  # places in PROMPTS
 _STEPS = (100, 200)
 _RATES = {
-    "textual-inversion": (3e-3, 1e-2, 3e-2),
-    "custom-diffusion": (3e-4, 1e-3, 3e-3),
-    "dreambooth": (3e-5, 1e-4, 3e-4),
-    "oft": (1e-3, 3e-3, 1e-2),
-    "perfusion": (3e-3, 1e-2, 3e-2),
+    "textual-inversion": (3e-3, 1e-2),
+    "custom-diffusion": (3e-4, 1e-3),
+    "dreambooth": (3e-5, 1e-4),
+    "oft": (1e-3, 3e-3),
+    "perfusion": (3e-3, 1e-2),
 }  # DVAR has TextualInversion's
 
 
