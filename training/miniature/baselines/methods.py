@@ -53,7 +53,7 @@ METHODS = {
         ),
         Method("dreambooth", "DreamBooth", train_everything, 1e-4, 200, **_PRIOR, trained_words=()),
         Method("oft", "OFT", train_rotations, 3e-3, 100, **_PRIOR, trained_words=()),
-        Method("perfusion", "Perfusion's key locking", lock_keys, 1e-2, 200, locks_keys=True),
+        Method("perfusion", "Perfusion's key locking", lock_keys, 1e-2, 100, locks_keys=True),
     )
 }
 
