@@ -27,7 +27,7 @@ from .optimize import optimize
 from .outcome import Outcome, image_path, read_outcome, write_outcome
 from .personal_model import CLASS_PROMPT, PROMPT, PersonalModel
 
-SHOWN_PROMPTS = (4, 12, 20, 24, 36)  # places in PROMPTS of the saved images
+SHOWN_PROMPTS = (4, 12, 24, 36)  # places in PROMPTS of the saved images
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Bench:
             else:
                 outcome = self._train(row, who, seed, file)
             write_outcome(file, asked, outcome)
-            self.log(f"{row.title}, seed {seed}, person {who + 1}: {outcome.seconds:.1f} s")
+            self.log(f"{row.title}, seed {seed}, person {who + 1}: {outcome.seconds:.2f} s")
         return outcome
 
     def _map(self, row: Mapper, who: int, seed: int, file: Path) -> Outcome:

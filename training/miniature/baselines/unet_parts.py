@@ -47,6 +47,6 @@ def train_rotations(unet: Any) -> list[nn.Parameter]:
     try:
         from peft import OFTConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ImportError('peft is not installed; OFT needs it. Run `pip install "peft>=0.15"`.') from error
+        raise ImportError('OFT needs peft. Run `pip install "face2diffusion[train]"`.') from error
     inject_adapter_in_model(OFTConfig(oft_block_size=_BLOCK_SIZE, target_modules=_ATTENTION), unet)
     return [parameter for name, parameter in unet.named_parameters() if ".oft_R." in name]
