@@ -233,6 +233,16 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
 
         _log(f"Page -> {write_held_out_evaluation(config, _log)}")
         return
+    if config.stage == "tune":
+        from .miniature.baselines.tune import tune_baselines
+
+        _log(f"Trials -> {tune_baselines(config, _log)}")
+        return
+    if config.stage == "baselines":
+        from .miniature.baselines.baselines_report import write_baselines_report
+
+        _log(f"Page -> {write_baselines_report(config, _log)}")
+        return
     miniature = Miniature(config, _log)
     if config.stage == "report":
         from .miniature.study.miniature_report import SEEDS, write_miniature_report

@@ -53,7 +53,7 @@ LAYERS = {
         "miniature",
         "cli",
     ],
-    "training/miniature": ["world", "models", "recipe", "shipping", "study"],
+    "training/miniature": ["world", "models", "recipe", "shipping", "study", "baselines"],
 }
 PACKAGES_BELOW = {"f2d": {"f2d"}, "nodes": {"f2d", "nodes"}, "training": {"f2d", "training"}}
 
