@@ -376,12 +376,13 @@ class MiniatureConfig:
         "f2d-train miniature --out runs/miniature",
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
+        "f2d-train miniature baselines --out runs/baselines",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam"] = option(
+    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines"] = option(
         "train",
-        "train all models, report on them, pack them into the package, start from the packed ones, or "
-        "evaluate those on held-out data",
+        "train all models, report on them, pack them into the package, start from the packed ones, "
+        "evaluate those on held-out data, tune the per-person methods of other papers, or compare with them",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)
@@ -413,6 +414,10 @@ class MiniatureConfig:
     seed: int = option(0, "seed of everything else")
     report_people: int = option(12, "held-out people in report and evaluation", may_change=True)
     report_prompts: int = option(40, "prompts in report and evaluation", may_change=True)
+    prompt_stride: int = option(1, "baselines: take every n-th prompt", may_change=True)
+    baselines: tuple[str, ...] = option(
+        (), "per-person methods to tune or compare with; by default all", may_change=True
+    )
     best_of: int = option(8, "images to choose from, for Fig. 7 on the miniature", may_change=True)
     bf16: bool = option(True, "train in bfloat16 where it is safe")
     compile: bool = option(
@@ -422,8 +427,8 @@ class MiniatureConfig:
 
 # Too small to learn anything: for tests.
 MINIATURE_SMALL: dict[str, Any] = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2,
-    "finish_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 2,
-    "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2, "report_people": 2,
+    "drawings": 32, "pairs": 8, "autoencoder_steps": 2, "diffusion_steps": 2, "refine_steps": 1,
+    "finish_steps": 1, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 1,
+    "verifier_steps": 1, "attribute_steps": 1, "photos": 8, "mapper_steps": 1, "report_people": 2,
     "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

@@ -134,7 +134,7 @@ def prepare(settings: dict[str, Any]) -> Path:
     from face2diffusion.training.config import PrepareConfig
     from face2diffusion.training.data.prepare import prepare
 
-    return prepare(PrepareConfig(**settings), [].append)
+    return prepare(PrepareConfig(**settings), lambda message: None)
 
 
 def world_of(answers: list[Trained]) -> int:

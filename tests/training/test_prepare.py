@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -43,6 +42,7 @@ from face2diffusion.training.data.parsing import CELEBAMASK_LABELS, load_parser
 from face2diffusion.training.data.photo_crops import Cutter
 from face2diffusion.training.data.prepare import list_photos, prepare
 from PIL import Image
+from support import processes
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
 from support.random_pipeline import random_pipeline
@@ -477,19 +477,15 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
     for number in range(16):
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
     config = replace(config, photos=str(folder), shard_size=1)
-    process = subprocess.Popen(
-        command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
-    )
-    unbroken = contents(
-        prepare(replace(config, out=str(tmp_path / "unbroken")), quiet)
-    )  # while the other imports torch
+    unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
+    job = processes.Processes(processes.prepare, asdict(config), world=1)
     end = time.monotonic() + 90
     while not (Path(config.out) / "shard-000001.json").exists():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert job.processes[0].is_alive()
         assert time.monotonic() < end, "no second shard after 90 s"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)  # until its workers have closed stderr: they end too
+    job.processes[0].kill()
+    assert job.wait() == [None]
     made = len(list(Path(config.out).glob("*.tar")))
     assert 2 <= made < 16, "the run was killed in the middle"
     (Path(config.out) / ".f2d-left.tar").write_bytes(b"half")  # what a kill at the worst moment leaves
@@ -619,7 +615,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
     prepare(config, quiet)
     write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(
-        ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"
+        ValueError, match=r"begun with other inputs \(msid \w{8}, not \w{8}\)\. Use another --out"
     ):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
     with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):

@@ -43,6 +43,11 @@ class Divided(Protocol):
         """Take this process's share out of the states of all shares, whose number may be another."""
 
 
+def never_stop(step: int) -> bool:
+    """Train all steps."""
+    return False
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that is done now and then, after a checkpoint; all processes take part."""
@@ -75,6 +80,7 @@ class Task:
     average_decay: Callable[[int], float] | None = (
         None  # of `WeightAverage`; None = the config's `ema` at all steps
     )
+    stop_early: Callable[[int], bool] = never_stop  # asked after each step; the same in all processes
     network_config: Any = None  # for the weight files, with the metadata
     metadata: Mapping[str, str] = field(default_factory=dict)
     events: Sequence[Event] = ()
@@ -105,7 +111,7 @@ class TrainingLoop:
             ValueError: all checkpoints are damaged.
         """
         self.config, self.task, self.run, self.processes, self.log = config, task, run, processes, log
-        self.step = 0
+        self.step, self.steps = 0, task.steps
         self.scaler = make_scaler(processes.device, config.precision)
         self.average: WeightAverage | None = None
         if config.ema:
@@ -138,8 +144,10 @@ class TrainingLoop:
         try:
             with tf32(self.processes.device), watch_workers("loads samples"):
                 self._catch_up()
-                while self.step < self.task.steps and not self.processes.any(self.run.stopping):
+                while self.step < self.steps and not self.processes.any(self.run.stopping):
                     self._train_step(batches)
+                    if self.task.stop_early(self.step):
+                        self.steps = self.step
                     self._save_and_notify()
         finally:
             batches.close()  # ends the loader processes
@@ -147,7 +155,7 @@ class TrainingLoop:
         weights = self.run.folder / f"{self.task.kind}-{self.step:08d}.safetensors"
         if self.processes.any(self._saved_step != self.step or not weights.exists()):
             self.save()
-        if self.step < self.task.steps and self.processes.first:
+        if self.step < self.steps and self.processes.first:
             self.log(f"Stopped at step {self.step}. Rerun the command to resume.")
         return weights
 
@@ -259,7 +267,7 @@ class TrainingLoop:
     def _save_and_notify(self) -> None:
         """Save where it is due, and only then act on events: should one end the process, nothing is lost."""
         due = self._due()
-        if due or self.step % self.config.save_every == 0 or self.step == self.task.steps:
+        if due or self.step % self.config.save_every == 0 or self.step == self.steps:
             self.save()
         self._notify(due)
 
