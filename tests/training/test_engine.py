@@ -178,6 +178,7 @@ def test_weights_that_are_gone_are_written_again(tmp_path):
     assert values_of(train(tmp_path)) == before
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_call_of_a_save_changes_nothing(tmp_path):
     """Each of the calls that bring a file or a name to the disk is once the last one."""
     changes = {"steps": 4, "save_every": 2, "report_to": (), "keep": 1}
@@ -190,6 +191,22 @@ def test_a_kill_at_any_call_of_a_save_changes_nothing(tmp_path):
         assert not names(run, ".f2d-*")
         call += 1
     assert call - 2 == 3 * (1 + 3 + 4), "three calls a file: config.json, the first save, the second one"
+
+
+def test_a_killed_loader_process_ends_the_run_with_one_line_and_it_resumes(tmp_path, monkeypatch):
+    unbroken = train(tmp_path / "unbroken")
+    get = Points.__getitem__
+
+    def die(self, number: int) -> dict[str, torch.Tensor]:
+        if number == 21:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(self, number)
+
+    monkeypatch.setattr(Points, "__getitem__", die)
+    with pytest.raises(ConnectionError, match="loads samples died .*Rerun the command.*--workers"):
+        train(tmp_path / "run", workers=1)
+    monkeypatch.undo()
+    assert values_of(train(tmp_path / "run")) == values_of(unbroken)
 
 
 # --- Events ---
