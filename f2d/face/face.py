@@ -77,9 +77,14 @@ def keep_distinct(faces: list[Face], max_overlap: float = 0.4) -> list[Face]:
     return kept
 
 
-def box_overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Compute the intersection over union of a box of shape (4,) and each of N others, (N, 4): in [0, 1]."""
+def common_areas(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute the area that a box of shape (4,) has in common with each of N others, (N, 4): px^2."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
-    common = (high - low).clip(0).prod(axis=1)
+    return (high - low).clip(0).prod(axis=1)
+
+
+def box_overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute the intersection over union of a box of shape (4,) and each of N others, (N, 4): in [0, 1]."""
+    common = common_areas(box, others)
     return common / (box[2:].prod() + others[:, 2:].prod(axis=1) - common + 1e-9)

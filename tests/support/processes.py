@@ -19,6 +19,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "face2diffusion.training.mapper.train",
         "face2diffusion.training.msid.train",
+        "face2diffusion.training.data.prepare",
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     ]
 )

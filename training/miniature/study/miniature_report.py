@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ....f2d.device import best_device
+from ....f2d.device import best_device, describe_device
 from ....f2d.files import write_text
 from ....f2d.image import load_photo
 from ....f2d.miniature.prompts import PROMPTS, SceneAttributes, describe
@@ -112,7 +112,7 @@ def write_miniature_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -
 
 def _image_figures(miniature: Miniature, scores: dict[str, Scores], seed: int) -> Iterator[Figure]:
     """Show all people with the main variant, then the person of the median identity with all variants."""
-    people, median = range(miniature.config.report_people), _median_person(scores["cgdr"][seed])
+    people, median = range(miniature.config.report_people), median_person(scores["cgdr"][seed])
     rows = [("cgdr", who, "") for who in people]
     yield Figure(
         "people.jpg",
@@ -160,7 +160,7 @@ def _panel(path: Path, prompt: int, score: Score) -> Panel:
     return Panel(image, write_prompt(PROMPTS[prompt]), {"identity": score.identity, "text": score.text})
 
 
-def _median_person(scores: Sequence[Score]) -> int:
+def median_person(scores: Sequence[Score]) -> int:
     """Find the person of the median identity."""
     identities: dict[int, list[float]] = {}
     for score in scores:
@@ -171,10 +171,7 @@ def _median_person(scores: Sequence[Score]) -> int:
 
 def describe_machine(device: str) -> str:
     """Return the date, the device ("cuda", "mps" or "cpu") and the versions of torch and Python."""
-    if device == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else device
+    name = describe_device(device)
     return f"{date.today()}, {name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
