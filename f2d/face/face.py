@@ -68,7 +68,8 @@ def keep_distinct(faces: list[Face], max_overlap: float = 0.4) -> list[Face]:
     """
     faces = sorted(faces, key=lambda face: -face.score)
     boxes = np.array([face.box for face in faces])
-    distinct, kept = np.ones(len(faces), bool), []  # noise has thousands of candidates
+    distinct = np.ones(len(faces), bool)  # as vectors: noise has thousands of candidates
+    kept: list[Face] = []
     for index, face in enumerate(faces):
         if distinct[index]:
             kept.append(face)
