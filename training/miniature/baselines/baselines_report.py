@@ -181,7 +181,8 @@ def _tuning(folder: Path) -> Iterator[Block]:
 
 def _draw_rows(bench: Bench, rows: Sequence[Measured], seed: int, folder: Path) -> bytes:
     """Show the person of the median identity, a row per method: a JPEG."""
-    who, sheet = median_person(rows[0].scores[seed]), []
+    who = median_person(rows[0].scores[seed])
+    sheet: list[list[Panel]] = []
     for measured in rows:
         panels = [Panel(bench.photos[who], measured.row.title)]
         by_prompt = {score.prompt: score for score in measured.outcomes[seed, who].scores}
