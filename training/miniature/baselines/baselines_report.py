@@ -165,7 +165,8 @@ def _tuning(folder: Path) -> Iterator[Block]:
     yield Text(
         f"Chosen by hMean on {len(PEOPLE)} other held-out people and {len(TUNING_PROMPTS)} prompts, seed 0, "
         "by `f2d-train miniature tune`; the chosen ones are bold. DVAR has TextualInversion's; window and "
-        "threshold of its rule were not tuned. Where the best is at the edge of the trials, more tuning may raise it."
+        "threshold of its rule were not tuned. Where the best is at the edge of the trials, more tuning may "
+        "raise it."
     )
     lines = []
     for trial in read_trials(folder):
