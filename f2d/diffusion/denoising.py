@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.mapping import Positional
-from ..prompt.injection import PLACEHOLDER, insertion_rows, isolate
+from ..prompt.injection import PLACEHOLDER, PROMPT, insertion_rows, isolate, replace_placeholders
 from .text_encoder import PromptEncoder
 
 _PREDICTED = ("epsilon", "v_prediction")
@@ -58,7 +58,7 @@ class PromptDenoiser(nn.Module):
         self.requires_grad_(False).eval()
         if schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(
-                f"The base model predicts \"{schedule.config.prediction_type}\", which no loss here is for. "
+                f'The base model predicts "{schedule.config.prediction_type}", which no loss here is for. '
                 f"Use a model that predicts one of {', '.join(_PREDICTED)}."
             )
         if unet.config.cross_attention_dim != self.word_dim:
@@ -73,6 +73,26 @@ class PromptDenoiser(nn.Module):
         class_ids = torch.tensor([prompts.pad(prompts.content_ids(class_prompt))])
         with torch.no_grad():
             self.register_buffer("class_states", prompts.encode(class_ids), persistent=False)
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, positional: Positional = "replace") -> PromptDenoiser:
+        """Take the networks of a loaded pipeline, with the paper's prompt.
+
+        Args:
+            pipeline: diffusers' StableDiffusionPipeline; its text encoder is brought to float32.
+            positional: how the words stand to the position embedding.
+
+        Returns:
+            The denoiser, on the pipeline's device.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        from diffusers import DDPMScheduler
+
+        schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+        networks = pipeline.tokenizer, pipeline.text_encoder.float(), pipeline.unet, schedule
+        return cls(*networks, PROMPT, replace_placeholders(PROMPT, [PLACEHOLDER]), positional)
 
     @property
     def prompts(self) -> PromptEncoder:
@@ -123,7 +143,7 @@ class PromptDenoiser(nn.Module):
         Args:
             noisy: shape (B, C, H, W).
             time: shape (B,).
-            words: shape (B, 2, D); gradients flow into them.
+            words: shape (B or 1, 2, D); gradients flow into them.
 
         Returns:
             shape (B, C, H, W).
@@ -133,11 +153,12 @@ class PromptDenoiser(nn.Module):
     @torch.no_grad()
     def predict_class(self, noisy: Tensor, time: Tensor) -> Tensor:
         """Predict the noise from the class prompt, without a graph (Eq. 6); shapes as in `predict`."""
-        return self._predict(noisy, time, self.class_states.expand(len(noisy), -1, -1))
+        return self._predict(noisy, time, self.class_states)
 
     def _predict(self, noisy: Tensor, time: Tensor, states: Tensor) -> Tensor:
         dtype = self.unet.dtype
-        return self.unet(noisy.to(dtype), time, states.to(dtype)).sample
+        states = states.to(dtype).expand(len(noisy), -1, -1)
+        return self.unet(noisy.to(dtype), time, states).sample
 
 
 def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d.checkpoint import read, save
-from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.diffusion import denoising
+from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.miniature import FILES, SIZE, WEIGHTS, load_pipeline, narrow
 from face2diffusion.f2d.networks.expression import load_expression
 from face2diffusion.f2d.networks.mapping import load_mapper

@@ -31,7 +31,7 @@ LAYERS = {
         "networks",
         "prompt",
         "identity",
-        "diffusion encoder",
+        "diffusion encoder word_refinement",
         "ranking miniature",
         "demo download",
         "commands",
