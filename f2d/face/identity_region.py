@@ -85,3 +85,8 @@ def face_oval(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     points = move_points(np.stack([x, y], axis=-1).reshape(-1, 2), to_template)
     return (np.hypot(*((points - _CENTER) / _RADII).T) <= 1).reshape(height, width)
+
+
+def draw_region(crop: IdentityCrop) -> Photo:
+    """Darken what is not the face: shape (size, size, 3), uint8."""
+    return np.where(crop.mask[..., None], crop.image, crop.image // 3)

@@ -25,7 +25,7 @@ IN_COMFYUI = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("_
 # Files and folders, the lowest layer first: a file imports from its own line and the lines above it.
 LAYERS = {
     "f2d": [
-        "options device files command_line denoising_loss",
+        "options device files command_line denoising_loss loss_curve",
         "tensor_files checkpoint_kinds checkpoint image",
         "face",
         "networks",
@@ -39,9 +39,9 @@ LAYERS = {
     ],
     "nodes": [
         "notices model_folders new_files sockets schema_parts",
-        "managed_encoder subject_clip",
+        "managed_encoder subject_clip model_denoiser",
         "load_encoder encode_identity expression_reference inject conditioning combine_identities "
-        "save_load_identity export_embedding face_landmarks face_regions pick_best",
+        "refine_identity save_load_identity export_embedding face_landmarks face_regions pick_best",
     ],
     "training": [
         "config losses",
