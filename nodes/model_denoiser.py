@@ -62,7 +62,8 @@ class ModelDenoiser:
         patchers = [_without_streaming(patcher) for patcher in (model, clip.patcher)]
         management.load_models_gpu(patchers)
         with torch.inference_mode(False), torch.no_grad():
-            self.unet, self.text = (copy.deepcopy(patcher.model) for patcher in patchers)
+            self.unet, self.text = (_copy(patcher.model) for patcher in patchers)
+            _keep_inputs_of_norms(self.text)
             self.device = patchers[0].load_device
             self._set_clip_options(clip.layer_idx, patchers[1].load_device)
             self.positional, self.places = positional, slice(first, first + 2)
@@ -154,6 +155,19 @@ def _without_streaming(patcher: Any) -> Any:
             f"ComfyUI streams this model's weights and cannot load them whole ({error}). "
             "Connect the outputs of Load Checkpoint, or start ComfyUI with --disable-dynamic-vram."
         ) from error
+
+
+def _copy(model: torch.nn.Module) -> torch.nn.Module:
+    """Copy a model; its config, which cannot be copied, is shared."""
+    config = getattr(model, "model_config", None)
+    return copy.deepcopy(model, {id(config): config})
+
+
+def _keep_inputs_of_norms(text: torch.nn.Module) -> None:
+    """Give norms a copy of their input, to which the text encoder adds in place before the backward pass."""
+    for module in text.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(each.clone() for each in inputs))
 
 
 def _find(chunk: list, placeholder: list) -> int:

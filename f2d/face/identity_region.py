@@ -17,7 +17,7 @@ from .ffhq import align_ffhq_mask, ffhq_transform, resize_ffhq_mask
 
 # An oval in ArcFace's 112 px crop, from the hair line over the brows to the chin.
 _CENTER = 55.95, 59.5  # px
-_RADII = 42.0, 60.0  # px
+_RADII = 37.0, 55.0  # px
 
 
 @dataclass(frozen=True, eq=False)
