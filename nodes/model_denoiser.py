@@ -22,11 +22,11 @@ _CHANNELS = 4  # of the latents that SD 1.x denoises; inpainting models take mor
 
 def check_model(model: Any, words: Tensor) -> None:
     """Raise a ValueError unless words of shape (2, D) fit a MODEL: SD 1.x, or SD 2.x with a mapper for it."""
-    family = type(model.model).__name__
-    unet = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    config = getattr(model.model, "model_config", None)
+    unet = getattr(config, "unet_config", {})
     if unet.get("context_dim") != words.shape[1] or getattr(model.model, "adm_channels", 0):
         raise ValueError(
-            f"This MODEL is of the family {family}, for text {unet.get('context_dim')} wide; "
+            f"This MODEL is of the family {type(config).__name__}, for text {unet.get('context_dim')} wide; "
             f"the words are {words.shape[1]} wide. Connect the MODEL of an SD 1.x checkpoint."
         )
     if unet.get("in_channels") != _CHANNELS:
