@@ -30,9 +30,7 @@ _PEOPLE = 3  # the next portrait lends its expression
 _SCENES = (
     SceneAttributes(),
     SceneAttributes(job="chef"),
-    SceneAttributes(job="king"),
     SceneAttributes(place=LOCATIONS[0]),
-    SceneAttributes(place=LOCATIONS[5]),
     SceneAttributes(expression="looking shocked"),
     SceneAttributes(job="pilot", place=LOCATIONS[8]),
 )
@@ -82,10 +80,8 @@ def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
     verifier, attributes = miniature.load_evaluators()
     rows = [
         *_arrange(images, people, verifier, attributes),
-        [
-            *_couple_panels(apart, people.photos, couples, "each in a half of the picture", verifier),
-            *_couple_panels(mixed, people.photos, couples, "in one sentence they mix", verifier),
-        ],
+        _couple_panels(apart, people.photos, couples, "a prompt and a region for each", verifier),
+        _couple_panels(mixed, people.photos, couples, "in one prompt they mix", verifier),
     ]
     parameters = {
         "prompt": describe(SceneAttributes(), PLACEHOLDER),
@@ -93,8 +89,8 @@ def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
         "model": pipeline.name,
         "scores": [{"text asked": cell.text, **cell.scores} for row in rows for cell in row if cell.scores],
     }
-    subtitle = "One photo of a person whom nothing has seen in training -> two words S* -> any prompt"
-    return GeneratedImage(draw_sheet(rows, "Face2Diffusion, in miniature", subtitle), parameters)
+    subtitle = "One photo of a held-out person -> two words S* -> any prompt. One seed for all images."
+    return GeneratedImage(draw_sheet(rows, "Face2Diffusion on the miniature", subtitle), parameters)
 
 
 def _encode_portraits(encoder: FaceEncoder) -> _People:
@@ -147,7 +143,7 @@ def generate_couples(
         couples: B, each of two people's words, left and right, of shape (2, 768), from its encoder.
         seeds: B.
         apart: each in a half of the image, with their own prompt, as in the workflow two_people; else both in
-            one sentence.
+            one prompt.
 
     Returns:
         B images of shape (128, 192, 3), uint8.
@@ -183,7 +179,7 @@ def _arrange(
         for image, scene, found in zip(images, _SCENES, seen, strict=False)
     ]
     blank = Panel(np.full_like(images[0], 246), "the same prompts\nwithout a face")
-    reference = Panel(people.photos[people.reference], "the expression of\nthe pictures below")
+    reference = Panel(people.photos[people.reference], "the expression reference of\nthe images below")
     rows = [[blank, *top, reference]]
     for row, name in enumerate(people.names):
         first = len(_SCENES) + row * per_person

@@ -41,15 +41,15 @@ def test_the_demo_makes_a_sheet(sheet):
 @pytest.mark.slow
 def test_the_people_are_recognized(scores):
     same = [score["identity"] for score in scores if "identity" in score]
-    assert len(same) == 3 * 8
+    assert len(same) == 3 * 6
     assert np.mean(same) > 0.6
 
 
 @pytest.mark.slow
-def test_two_people_are_kept_apart_in_halves_and_mix_in_one_sentence(scores):
+def test_two_people_are_kept_apart_in_regions_and_mix_in_one_prompt(scores):
     apart, mixed = (
         [score[side] for score in scores if how in score["text asked"] for side in ("left", "right")]
-        for how in ("each in a half of the picture", "in one sentence")
+        for how in ("a region for each", "in one prompt")
     )
     assert len(apart) == len(mixed) == 6
     assert np.mean(apart) > 0.55

@@ -15,7 +15,7 @@ _READERS = 8
 _LISTED = 5  # files that are named in the log
 
 
-def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
+def walk_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, except hidden ones; each real folder is visited once.
 
     Links to folders are followed after the real folders beside them, so that a link to a parent, or to a
@@ -32,7 +32,7 @@ def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
         yield from (Path(where) / name for name in sorted(names) if not name.startswith("."))
 
 
-def split_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_files(folder: str | os.PathLike[str], suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
     """List the files that have one of the suffixes, and those that are passed over.
 
     Args:
