@@ -121,6 +121,7 @@ def _step_inputs() -> list[Any]:
             default=0,
             min=0,
             max=2**64 - 1,
+            step=1,
             control_after_generate=False,
             tooltip="Seed of noise and timesteps.",
         ),
