@@ -223,6 +223,11 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
 
         _log(f"Page -> {write_held_out_evaluation(config, _log)}")
         return
+    if config.stage == "refine":
+        from .miniature.study.refining import write_refinement_study
+
+        _log(f"Page -> {write_refinement_study(config, _log)}")
+        return
     miniature = Miniature(config, _log)
     if config.stage == "report":
         from .miniature.study.miniature_report import SEEDS, write_miniature_report

@@ -344,12 +344,13 @@ class MiniatureConfig:
         "f2d-train miniature --out runs/miniature",
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
+        "f2d-train miniature refine --out runs/refine --report-people 24",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam"] = option(
+    stage: Literal["train", "report", "ship", "unpack", "exam", "refine"] = option(
         "train",
         "train all models, report on them, pack them into the package, start from the packed ones, or "
-        "evaluate those on held-out data",
+        "evaluate those on held-out data, or measure what refining S* on photos adds to them",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)
