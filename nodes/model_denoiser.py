@@ -62,7 +62,8 @@ class ModelDenoiser:
         patchers = [_without_streaming(patcher) for patcher in (model, clip.patcher)]
         management.load_models_gpu(patchers)
         with torch.inference_mode(False), torch.no_grad():
-            self.unet, self.text = (_copy(patcher.model) for patcher in patchers)
+            self.unet: Any = _copy(patchers[0].model)
+            self.text: Any = _copy(patchers[1].model)
             _keep_inputs_of_norms(self.text)
             self.device = patchers[0].load_device
             self._set_clip_options(clip.layer_idx, patchers[1].load_device)
@@ -157,7 +158,7 @@ def _without_streaming(patcher: Any) -> Any:
         ) from error
 
 
-def _copy(model: torch.nn.Module) -> torch.nn.Module:
+def _copy(model: torch.nn.Module) -> Any:
     """Copy a model; its config, which cannot be copied, is shared."""
     config = getattr(model, "model_config", None)
     return copy.deepcopy(model, {id(config): config})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..encoder import FaceEncoder
     from ..face.cropping import LocatedFace
     from ..image import Photo
+    from ..options import Alignment
     from ..word_refinement import Target
 
 MINIATURE = "miniature"
@@ -155,7 +156,8 @@ def _locate_faces(
         )
     masks = [load_photo(path).max(axis=2) > 127 for path in options.mask] or [None] * len(options.photo)
     pairs = list(zip([load_photo(path) for path in options.photo], masks, strict=True))
-    choice, alignment = face_choice(options), options.aligned or "detect"
+    choice = face_choice(options)
+    alignment: Alignment = options.aligned or "detect"
 
     def locate(pair: tuple[Photo, np.ndarray | None]) -> tuple[LocatedFace, np.ndarray | None]:
         return locate_face(encoder.detector, pair[0], alignment, choice), pair[1]
