@@ -75,7 +75,7 @@ def test_a_refined_identity_is_cached_saved_and_injected(pack: ComfyServer, grap
         size=64,
     )
     graph["save"] = node("F2DSaveIdentity", identity=["refine", 0], filename="refined", overwrite=True)
-    result = pack.run(graph)
+    result = pack.run(graph, timeout=300)
     assert result.status == "success", result.message
     saved = FaceIdentity.load(pack.base / "models" / "face2diffusion" / "identities" / "refined.safetensors")
     assert saved.refinement is not None and saved.refinement.offset.abs().max() > 0
@@ -97,6 +97,6 @@ def test_a_refined_identity_is_cached_saved_and_injected(pack: ComfyServer, grap
     )
     graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=["model", 2])
     graph["image"] = node("SaveImage", images=["decode", 0], filename_prefix="refined")
-    again = pack.run(graph)
+    again = pack.run(graph, timeout=300)
     assert again.status == "success", again.message
     assert "refine" in again.cached and again.file("image").is_file()
