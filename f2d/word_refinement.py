@@ -164,8 +164,7 @@ def refine_words(
         shape (2, D), float32.
 
     Raises:
-        ValueError: no photo.
-        FloatingPointError: the gradient is NaN or infinite.
+        ValueError: no photo, or a gradient that is NaN or infinite.
     """
     config = config or RefinementConfig()
     if not targets:
@@ -183,9 +182,10 @@ def refine_words(
 def _backward(
     denoiser: Denoiser, words: Tensor, target: Target, config: RefinementConfig, step: int
 ) -> float:
-    """Add the loss's gradient of one step to the words, shape (2, D), and return the loss."""
+    """Add the gradient of one step's loss, times a constant, to the words, shape (2, D); return the loss."""
     latents, masks, noise, time = _sample(target, denoiser.steps, config, step, words.device)
-    # In a float16 network the gradient of a mean would vanish, so that of a sum goes through it.
+    # In a float16 network the gradient of a mean would vanish, so that of a sum goes through it; Adam does
+    # not care.
     total, scale = 0.0, latents[0].numel()
     for part in torch.arange(config.batch, device=words.device).split(config.at_once):
         noisy, wanted = denoiser.add_noise(latents[part], noise[part], time[part])
@@ -195,11 +195,10 @@ def _backward(
         (loss * scale).backward()
         total += loss.item()
     if words.grad is None or not words.grad.isfinite().all():
-        raise FloatingPointError(
+        raise ValueError(
             f"The gradient of step {step + 1} is NaN or infinite: the base model or the photo's latent is "
             "damaged, or float16 does not suffice. Load the base model in bfloat16 or float32."
         )
-    words.grad /= scale
     return total
 
 
