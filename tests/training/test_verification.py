@@ -68,7 +68,10 @@ def test_report_has_the_auc_of_each_depth_and_a_picture(tmp_path: Path) -> None:
         positive, negative = (torch.cosine_similarity(level[:, 0], level[:, other]) for other in (1, 2))
         assert depth["positive_mean"] == pytest.approx(positive.mean().item(), abs=1e-5)
         assert depth["negative_mean"] == pytest.approx(negative.mean().item(), abs=1e-5)
+        assert depth["positive"] == pytest.approx(positive.tolist(), abs=1e-5)
         assert depth["auc"] == pytest.approx(area_under_curve(positive.numpy(), negative.numpy()))
     assert load_photo(tmp_path / "out" / "verification.png").shape[1] > 600
     one = verify(tmp_path / "msid.safetensors", data, tmp_path / "one", depths=(2,), device="cpu")
-    assert one["depths"] == [pytest.approx(result["depths"][1])]
+    assert [depth["depth"] for depth in one["depths"]] == [2]
+    for name in ("auc", "positive", "negative"):
+        assert one["depths"][0][name] == pytest.approx(result["depths"][1][name], abs=1e-6)

@@ -28,6 +28,7 @@ from ..engine.seeds import derive_seed
 
 _TRIPLETS = 200  # what the seed is for
 _BINS = 50  # of the histograms
+_DIGITS = 7  # decimal places of a cosine in the JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,15 @@ class DepthResult:
     auc: float  # in [0, 1]
     positive_mean: float
     negative_mean: float
+    positive: list[float]  # cosines of all triplets, from which the report computes intervals
+    negative: list[float]
+
+    @classmethod
+    def of(cls, depth: int, found: Similarities) -> DepthResult:
+        """Summarize the cosines of one depth."""
+        positive, negative = (array.astype(np.float64) for array in (found.positive, found.negative))
+        cosines = (np.round(array, _DIGITS).tolist() for array in (positive, negative))
+        return cls(depth, found.auc, float(positive.mean()), float(negative.mean()), *cosines)
 
 
 def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -216,10 +226,7 @@ def report(
     Returns:
         what the JSON holds: `triplets`, `depths` (a list of `DepthResult` as dicts) and the details.
     """
-    depths = [
-        DepthResult(depth, values.auc, float(values.positive.mean()), float(values.negative.mean()))
-        for depth, values in found.items()
-    ]
+    depths = [DepthResult.of(depth, values) for depth, values in found.items()]
     result = {
         **details,
         "triplets": len(next(iter(found.values())).positive),
@@ -254,8 +261,7 @@ def verify(
         log: called with each progress message.
 
     Returns:
-        what the JSON holds: encoder, data, seed, triplets, and for each depth `depth`, `auc`,
-        `positive_mean`, `negative_mean`.
+        what the JSON holds: encoder, data, seed, triplets, and the fields of `DepthResult` for each depth.
 
     Raises:
         FileNotFoundError: no such file or folder.
