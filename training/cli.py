@@ -234,7 +234,7 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
         _log(f"Page -> {write_held_out_evaluation(config, _log)}")
         return
     if config.stage == "refine":
-        from .miniature.study.refining import write_refinement_study
+        from .miniature.study.refined_people import write_refinement_study
 
         _log(f"Page -> {write_refinement_study(config, _log)}")
         return
