@@ -4,6 +4,9 @@ photos of a person, as crops (S, S, 3), and where the face is in them
   -> Target       latents (2, C, H, W) and masks M (2, 1, H, W) of a photo and its mirror image
   -> refine_words the words (2, D) that minimize CGDR (Eq. 7) on these photos, near where the mapper put them
 
+Outside M, where training has the prediction for the class words, stands that for the words of the start: M
+need not cover the hair, since what the mapper's words say of it is kept.
+
 No weight changes. What denoises is an argument: diffusers' networks (`diffusion/denoising.py`) or ComfyUI's
 (`nodes/model_denoiser.py`). All randomness of a step derives from the seed and the step's number.
 
@@ -27,7 +30,7 @@ from .image import Photo
 
 
 class Denoiser(Protocol):
-    """A frozen diffusion model with the prompt "A photo of S*" and its class prompt."""
+    """A frozen diffusion model with the prompt "A photo of S*"."""
 
     @property
     def steps(self) -> int:
@@ -41,9 +44,6 @@ class Denoiser(Protocol):
 
     def predict(self, noisy: Tensor, time: Tensor, words: Tensor) -> Tensor:
         """Predict with the words, shape (1, 2, D), into which gradients flow: shape (B, C, H, W)."""
-
-    def predict_class(self, noisy: Tensor, time: Tensor) -> Tensor:
-        """Predict with the class words, without a graph: shape (B, C, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +173,19 @@ def refine_words(
     optimizer = torch.optim.Adam([found], lr=config.strength / 100 * words.square().mean().sqrt().item())
     for step in range(config.steps):
         optimizer.zero_grad()
-        loss = _backward(denoiser, found, targets[step % len(targets)], config, step)
+        loss = _backward(denoiser, found, words, targets[step % len(targets)], config, step)
         optimizer.step()
         on_step(step + 1, loss, found.detach().clone())
     return found.detach()
 
 
 def _backward(
-    denoiser: Denoiser, words: Tensor, target: Target, config: RefinementConfig, step: int
+    denoiser: Denoiser, words: Tensor, start: Tensor, target: Target, config: RefinementConfig, step: int
 ) -> float:
-    """Add the gradient of one step's loss, times a constant, to the words, shape (2, D); return the loss."""
+    """Add the gradient of one step's loss, times a constant, to the words, shape (2, D); return the loss.
+
+    `start`, shape (2, D), are the words that the prediction outside M comes from.
+    """
     latents, masks, noise, time = _sample(target, denoiser.steps, config, step, words.device)
     # In a float16 network the gradient of a mean would vanish, so that of a sum goes through it; Adam does
     # not care.
@@ -190,8 +193,9 @@ def _backward(
     for part in torch.arange(config.batch, device=words.device).split(config.at_once):
         noisy, wanted = denoiser.add_noise(latents[part], noise[part], time[part])
         prediction = denoiser.predict(noisy, time[part], words[None])
-        class_prediction = denoiser.predict_class(noisy, time[part])
-        loss = cgdr_loss(prediction, wanted, class_prediction, masks[part]) * (len(part) / config.batch)
+        with torch.no_grad():
+            outside = denoiser.predict(noisy, time[part], start[None])
+        loss = cgdr_loss(prediction, wanted, outside, masks[part]) * (len(part) / config.batch)
         (loss * scale).backward()
         total += loss.item()
     if words.grad is None or not words.grad.isfinite().all():

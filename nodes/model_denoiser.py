@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..f2d.networks.mapping import Positional
-from ..f2d.prompt.injection import PLACEHOLDER, PROMPT, insertion_rows, replace_placeholders
+from ..f2d.prompt.injection import PLACEHOLDER, PROMPT, insertion_rows
 from .subject_clip import plain_clip, position_embedding, text_encoder_key
 
 _CHANNELS = 4  # of the latents that SD 1.x denoises; inpainting models take more
@@ -40,7 +40,7 @@ class ModelDenoiser:
     """A copy of MODEL and CLIP with the paper's prompt; what `f2d.word_refinement.Denoiser` asks for."""
 
     def __init__(self, model: Any, clip: Any, words: Tensor, positional: Positional) -> None:
-        """Load MODEL and CLIP, copy them, and encode the class prompt.
+        """Load MODEL and CLIP, and copy them.
 
         Call it in inference mode; the methods must be called outside.
 
@@ -56,8 +56,7 @@ class ModelDenoiser:
         check_model(model, words)
         self.key, tokenizer = text_encoder_key(clip, words), plain_clip(clip).tokenizer
         positions = position_embedding(clip, words)
-        prompts = (PROMPT, replace_placeholders(PROMPT, [PLACEHOLDER]))
-        self.chunk, class_chunk = (tokenizer.tokenize_with_weights(text)[self.key][0] for text in prompts)
+        self.chunk = tokenizer.tokenize_with_weights(PROMPT)[self.key][0]
         first = _find(self.chunk, tokenizer.tokenize_with_weights(PLACEHOLDER)[self.key][0])
         patchers = [_without_streaming(patcher) for patcher in (model, clip.patcher)]
         management.load_models_gpu(patchers)
@@ -69,7 +68,6 @@ class ModelDenoiser:
             self._set_clip_options(clip.layer_idx, patchers[1].load_device)
             self.positional, self.places = positional, slice(first, first + 2)
             self.position_rows = positions[self.places].clone().to(self.device)
-            self.class_states = self._encode(class_chunk)
         self.options = model.model_options.get("transformer_options", {})
 
     def _set_clip_options(self, layer: int | None, device: torch.device) -> None:
@@ -119,17 +117,12 @@ class ModelDenoiser:
         rows = insertion_rows(words[0], self.position_rows, self.positional)
         chunk[self.places] = [(row, 1.0) for row in rows]
         prediction = self._predict(noisy, time, self._encode(chunk))
-        if words.requires_grad and not prediction.requires_grad:
+        if words.requires_grad and torch.is_grad_enabled() and not prediction.requires_grad:
             raise ValueError(
                 "This ComfyUI computes attention without gradients. "
                 "Start it with --use-pytorch-cross-attention."
             )
         return prediction
-
-    @torch.no_grad()
-    def predict_class(self, noisy: Tensor, time: Tensor) -> Tensor:
-        """Predict the noise from the class prompt, without a graph; shapes as in `predict`."""
-        return self._predict(noisy, time, self.class_states)
 
     def _encode(self, chunk: Iterable[tuple]) -> Tensor:
         return self.text.encode_token_weights({self.key: [list(chunk)]})[0].to(self.device)
