@@ -74,7 +74,7 @@ class RefinementConfig:
         if not 0 < self.strength <= 10:
             raise ValueError(
                 f"A strength of {self.strength:g} % of the words' size per step is out of range. "
-                "Use one above 0, up to 10; above 1 the prompt suffers."
+                "Use one above 0, up to 10; from 2 on the prompt suffers."
             )
 
 
