@@ -25,7 +25,6 @@ from support.shared import make_once
 TESTS = Path(__file__).resolve().parent
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 CHECKOUTS = find_checkouts()
-OWN_SERVERS = ("test_archive.py", "test_fuzz.py")  # do not use the server that the other files share
 LONGEST = (
     "training/test_mistakes.py",
     "training/test_miniature.py",
@@ -33,6 +32,7 @@ LONGEST = (
     "training/test_mapper.py",
     "unit/test_demo.py",
 )
+SHORT = ("comfy/test_miniature.py", "comfy/test_archive.py")  # fill the end
 
 
 # --- Several processes (pytest -n auto) ---
@@ -56,7 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
             version = next((part for part in re.split(r"[][-]", test) if part in versions), "")
-            return f"{file}[{version}]" if not version or file.endswith(OWN_SERVERS) else version
+            apart = file.endswith((*LONGEST, *SHORT))  # even if that takes another server
+            return f"{file}[{version}]" if apart or not version else version
 
     return Scheduling(config, log)
 
@@ -83,7 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Marks tests in ComfyUI with `comfy`, those that also need Chromium with `browser`, and the benchmarks.
 
-    Once `-m` has selected by the marks, the longest files go to the front, for all workers to end together.
+    Once `-m` has selected by the marks, the longest files go to the front and short ones to the end, for all
+    workers to end together.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -94,8 +96,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         if TESTS / "benchmarks" in item.path.parents:
             item.add_marker(pytest.mark.benchmark)
     yield
-    places = {TESTS / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    order = (*LONGEST, "all others", *SHORT)
+    places = {TESTS / name: number for number, name in enumerate(order)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 # --- ComfyUI, its frontend and model files ---

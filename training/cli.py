@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..f2d.command_line import escape_unprintable, out_of_memory
+from ..f2d.command_line import escape_unprintable, out_of_memory, parse_arguments
 from ..f2d.commands.arguments import finite, integer
 from .config import (
     MINIATURE_EVALUATION,
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 2 on bad input, 130 on Ctrl-C, or 1 where training had to stop; with one line on stderr.
     """
     escape_unprintable()
-    options = vars(_parser().parse_args(arguments))
+    options = vars(parse_arguments(_parser(), arguments))
     run, config_class = options.pop("run"), options.pop("config_class")
     dry, preset = options.pop("dry_run"), options.pop("preset", "")
     if config_class is EvaluateConfig and options["base"] == "miniature":
@@ -237,6 +237,16 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
         from .miniature.study.refined_people import write_refinement_study
 
         _log(f"Page -> {write_refinement_study(config, _log)}")
+        return
+    if config.stage == "tune":
+        from .miniature.baselines.tune import tune_baselines
+
+        _log(f"Trials -> {tune_baselines(config, _log)}")
+        return
+    if config.stage == "baselines":
+        from .miniature.baselines.baselines_report import write_baselines_report
+
+        _log(f"Page -> {write_baselines_report(config, _log)}")
         return
     miniature = Miniature(config, _log)
     if config.stage == "report":

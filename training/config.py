@@ -74,10 +74,15 @@ class PrepareConfig:
         "face-parsing classes of the identity region M; not in the paper, which does not say whether hair "
         "belongs to M",
     )
+    precision: Literal["no", "bf16"] = option(
+        "no",
+        "'bf16': VAE and face parser compute in bfloat16; v_id and v_exp stay in float32, as generation "
+        "computes them. 'no' = all in float32",
+    )
     shard_size: int = option(512, "photos per file of the cache")
     batch_size: int = option(8, "photos encoded at once")
     min_score: float = option(0.6, "lowest score at which the detector's faces count")
-    workers: int = option(4, "threads that read and crop photos")
+    workers: int = option(4, "processes that read and crop photos; 0 = none")
     device: str = option("", "where the networks run; by default the best device there is")
 
 
@@ -372,12 +377,14 @@ class MiniatureConfig:
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
         "f2d-train miniature refine --out runs/refine --report-people 24",
+        "f2d-train miniature baselines --out runs/baselines",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam", "refine"] = option(
+    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine"] = option(
         "train",
-        "train all models, report on them, pack them into the package, start from the packed ones, or "
-        "evaluate those on held-out data, or measure what refining S* on photos adds to them",
+        "train all models, report on them, pack them into the package, start from the packed ones, "
+        "evaluate those on held-out data, tune the per-person methods of other papers, compare with them, or "
+        "measure what refining S* on photos adds",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)
@@ -397,6 +404,7 @@ class MiniatureConfig:
     attribute_steps: int = option(2_500, "steps of the attribute classifier, batch 64")
     photos: int = option(4_000, "images for the mapper, each of another person")
     mapper_steps: int = option(2_000, "steps of the mapper, batch 32")
+    validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True
     )
@@ -408,6 +416,10 @@ class MiniatureConfig:
     seed: int = option(0, "seed of everything else")
     report_people: int = option(12, "held-out people in report and evaluation", may_change=True)
     report_prompts: int = option(40, "prompts in report and evaluation", may_change=True)
+    prompt_stride: int = option(1, "baselines: take every n-th prompt", may_change=True)
+    baselines: tuple[str, ...] = option(
+        (), "per-person methods to tune or compare with; by default all", may_change=True
+    )
     best_of: int = option(8, "images to choose from, for Fig. 7 on the miniature", may_change=True)
     bf16: bool = option(True, "train in bfloat16 where it is safe")
     compile: bool = option(
@@ -417,8 +429,8 @@ class MiniatureConfig:
 
 # Too small to learn anything: for tests.
 MINIATURE_SMALL: dict[str, Any] = {
-    "drawings": 64, "pairs": 16, "autoencoder_steps": 4, "diffusion_steps": 4, "refine_steps": 2,
-    "finish_steps": 2, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 2,
-    "verifier_steps": 2, "attribute_steps": 2, "photos": 8, "mapper_steps": 2, "report_people": 2,
+    "drawings": 32, "pairs": 8, "autoencoder_steps": 2, "diffusion_steps": 2, "refine_steps": 1,
+    "finish_steps": 1, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 1,
+    "verifier_steps": 1, "attribute_steps": 1, "photos": 8, "mapper_steps": 1, "report_people": 2,
     "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

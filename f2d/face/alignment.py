@@ -53,6 +53,19 @@ def five_landmarks(landmarks: np.ndarray) -> np.ndarray:
     )
 
 
+def mesh_landmarks(landmarks: np.ndarray) -> np.ndarray:
+    """Reduce the landmarks of MediaPipe's face mesh to five: eyes (corners and lids), nose tip, mouth.
+
+    Args:
+        landmarks: shape (N, 2) with N at least 468, in MediaPipe's order, px.
+
+    Returns:
+        shape (5, 2), px.
+    """
+    eyes = landmarks[[[33, 133, 159, 145], [263, 362, 386, 374]]].mean(1)  # the person's right one first
+    return np.concatenate([eyes, landmarks[[1, 61, 291]]])
+
+
 def expression_landmarks(landmarks: np.ndarray) -> np.ndarray:
     """Reduce 68 landmarks to Deep3DFaceRecon's five: eyes from their corners, nose tip, mouth corners.
 
@@ -81,6 +94,27 @@ def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
     mirrored = np.asarray(landmarks, np.float64)[[1, 0, 2, 4, 3]]
     mirrored[:, 0] = width - 1 - mirrored[:, 0]
     return mirrored
+
+
+def set_upright(photo: Photo, landmarks: np.ndarray) -> tuple[Photo, np.ndarray]:
+    """Turn a photo by the quarter turns after which the face's roll is within 45 degrees.
+
+    Args:
+        photo: shape (H, W, 3), uint8, RGB.
+        landmarks: shape (5, 2), px.
+
+    Returns:
+        The photo, as it is where the face is upright, and the landmarks in it.
+
+    Raises:
+        ValueError: the landmarks coincide, or are not finite.
+    """
+    transform = similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    quarters = round(-np.arctan2(transform[1, 0], transform[0, 0]) / (np.pi / 2)) % 4
+    for _ in range(quarters):
+        landmarks = np.column_stack([landmarks[:, 1], photo.shape[1] - 1 - landmarks[:, 0]])
+        photo = np.rot90(photo)
+    return np.ascontiguousarray(photo), landmarks
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ Crop = TypeVar("Crop")
 class CroppedBatch(Generic[Crop]):
     """What was cut out of each photo; None for a photo without a face."""
 
+    photos: int  # how many there are; not all are looked at where the first face is enough
     crops: list[Crop | None] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # names of the photos without a face
     best_score: float = 0.0  # of the candidates in these
@@ -31,13 +32,16 @@ class CroppedBatch(Generic[Crop]):
         if not self.skipped:
             return ""
         return (
-            f"{len(self.skipped)} of {len(self.crops)} photos skipped: {', '.join(self.skipped)}; "
+            f"{len(self.skipped)} of {self.photos} photos skipped: {', '.join(self.skipped)}; "
             f"best score {self.best_score:.2f}"
         )
 
 
 def crop_batch(
-    photos: Iterable[Source], crop: Callable[[Source], Crop], names: Iterable[str] | None = None
+    photos: Iterable[Source],
+    crop: Callable[[Source], Crop],
+    names: Iterable[str] | None = None,
+    first_only: bool = False,
 ) -> CroppedBatch[Crop]:
     """Cut the face out of each photo, and skip photos without one.
 
@@ -45,6 +49,7 @@ def crop_batch(
         photos: one or more, read one after the other.
         crop: cuts one; raises a NoFaceError where there is no face.
         names: of the photos, for the messages; default: 1, 2, ...
+        first_only: stop at the first photo with a face.
 
     Returns:
         The crops, at least one.
@@ -56,11 +61,13 @@ def crop_batch(
     photos = list(photos)
     names = [str(number) for number in range(1, len(photos) + 1)] if names is None else list(names)
     if len(photos) == 1:
-        return CroppedBatch([crop(photos[0])])
-    batch: CroppedBatch[Crop] = CroppedBatch()
+        return CroppedBatch(1, [crop(photos[0])])
+    batch: CroppedBatch[Crop] = CroppedBatch(len(photos))
     for name, photo in zip(names, photos, strict=True):
         try:
             batch.crops.append(crop(photo))
+            if first_only:
+                break
         except NoFaceError as error:
             batch.crops.append(None)
             batch.skipped.append(name)

@@ -15,10 +15,11 @@ from ..files import check_file
 from ..image import Photo
 from ..options import ORDERS, Order
 from .alignment import five_landmarks
-from .face import Face, keep_distinct
+from .face import Face, box_overlaps, common_areas, keep_distinct
 from .refinement import refine_face
 from .search import search_faces
 
+_MAX_OVERLAP = 0.3  # of two boxes, intersection over union: OpenCV's default
 _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell the user how near they were
 
 
@@ -75,7 +76,7 @@ class YuNet:
     def detect(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
         """Find all faces with at least the given score, at any turn and of any size.
 
-        Each face is looked at again for its turn and its exact landmarks.
+        Each face is looked at several times more, for its turn and its exact landmarks.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -104,14 +105,22 @@ class YuNet:
 
     def _refine(self, photo: Photo, face: Face, upright: bool) -> Face:
         """Look at a face again; outside the upright photo the second look must confirm it."""
-        again = refine_face(self._look, photo, face)
+        again = refine_face(self._guess, photo, face)
         if again is None:
             return face if upright else replace(face, score=0.0)
         return replace(again, score=max(again.score, face.score)) if upright else again
 
     def _look(self, picture: Photo) -> list[Face]:
-        """Run the network once, on an image as it is."""
+        """Run the network once, on an image as it is; give each face once."""
+        return self._run(picture, _MAX_OVERLAP)
+
+    def _guess(self, picture: Photo) -> list[Face]:
+        """Run the network once; give what each cell of its grid guesses, several for each face."""
+        return self._run(picture, 1.0)
+
+    def _run(self, picture: Photo, max_overlap: float) -> list[Face]:
         self._net.setInputSize(picture.shape[1::-1])
+        self._net.setNMSThreshold(max_overlap)
         found = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         rows = (
             np.empty((0, 15)) if found is None else found[np.isfinite(found).all(axis=1)].astype(np.float64)
@@ -228,6 +237,32 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
             f"Choose an index from 0 to {len(faces) - 1}, or lower the minimum score."
         )
     return faces[index]
+
+
+def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Face:
+    """Take the face that a box marks: a box around the face, or around a person.
+
+    Args:
+        faces: at least one.
+        box: x, y, width and height, shape (4,), px.
+
+    Returns:
+        Of the faces with at least half of their area in the box, the one that fits it best.
+
+    Raises:
+        NoFaceError: the box has no face.
+    """
+    x, y, width, height = map(float, box)
+    wanted = np.array([x, y, width, height])
+    boxes = np.array([face.box for face in faces])  # (N, 4)
+    inside = 2 * common_areas(wanted, boxes) >= boxes[:, 2:].prod(axis=1)  # (N,)
+    if not inside.any():
+        raise NoFaceError(
+            f"No face lies in the box at ({x:.0f}, {y:.0f}) of {width:.0f}x{height:.0f} px. "
+            "Move or enlarge it, or lower the minimum score.",
+            max(face.score for face in faces),
+        )
+    return faces[int(np.where(inside, box_overlaps(wanted, boxes), -1).argmax())]
 
 
 def require_detector(detector: Detector | None) -> Detector:

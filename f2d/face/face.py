@@ -39,13 +39,6 @@ class Face:
             landmarks68=fine,
         )
 
-    def overlap(self, other: Face) -> float:
-        """Compute the intersection over union of the two boxes, in [0, 1]."""
-        low = np.maximum(self.box[:2], other.box[:2])
-        high = np.minimum(self.box[:2] + self.box[2:], other.box[:2] + other.box[2:])
-        common = float(np.prod((high - low).clip(0)))
-        return common / (float(np.prod(self.box[2:])) + float(np.prod(other.box[2:])) - common + 1e-9)
-
     def to_json(self) -> str:
         """Write the face as JSON, for a file's metadata."""
         return json.dumps({key: np.asarray(value).tolist() for key, value in vars(self).items()})
@@ -73,8 +66,24 @@ def keep_distinct(faces: list[Face], max_overlap: float = 0.4) -> list[Face]:
     Returns:
         The best detection of each face in descending order of score.
     """
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: -face.score):
-        if all(face.overlap(other) <= max_overlap for other in kept):
+    faces = sorted(faces, key=lambda face: -face.score)
+    boxes = np.array([face.box for face in faces])
+    distinct, kept = np.ones(len(faces), bool), []  # noise has thousands of candidates
+    for index, face in enumerate(faces):
+        if distinct[index]:
             kept.append(face)
+            distinct &= box_overlaps(face.box, boxes) <= max_overlap
     return kept
+
+
+def common_areas(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute the area that a box of shape (4,) has in common with each of N others, (N, 4): px^2."""
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
+    return (high - low).clip(0).prod(axis=1)
+
+
+def box_overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute the intersection over union of a box of shape (4,) and each of N others, (N, 4): in [0, 1]."""
+    common = common_areas(box, others)
+    return common / (box[2:].prod() + others[:, 2:].prod(axis=1) - common + 1e-9)

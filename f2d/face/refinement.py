@@ -1,9 +1,10 @@
-"""A second look at each detected face, for exact landmarks of faces of any size and roll.
+"""More looks at each detected face, for exact landmarks of faces of any size and roll.
 
-YuNet gives turned faces upright landmarks with high scores, and the landmarks of small and very large faces
-waver.
-  eight turns   the face's surroundings every 45 degrees: the turn with the best score is right
-  aligned       the face upright at the size at which YuNet is most exact, until the landmarks stay
+YuNet gives turned faces upright landmarks with high scores, and its landmarks waver: a small change of the
+photo's size or place moves them by several percent of the distance between the eyes.
+  cells    every cell of YuNet's grid that sees the face guesses: their mean wavers less than the best guess
+  turns    the face's surroundings every 45 degrees: the turn with the best score is right
+  aligned  the face upright, at sizes at which YuNet is exact and mirrored too: the mean of these looks
 """
 
 from __future__ import annotations
@@ -13,52 +14,82 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from ..image import Photo
-from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, similarity_transform
-from .face import Face
+from ..image import Photo, mirror
+from .alignment import ARCFACE_TEMPLATE, TEMPLATE_SIZE, mirror_landmarks, similarity_transform
+from .face import Face, box_overlaps
 from .search import Look
 
 _TURNS = 8  # with four, a face at 45 degrees lies between two turns, and a wrong one may win
 _TURN_FACE, _TURN_SIDE = 96, 160  # px: the face's longer side, and the image around it
-_ALIGNED_FACE, _ALIGNED_SIDE = 250, 400  # px: as above, for the aligned looks
 _TEMPLATE_FACE = 105  # px: the longer side of YuNet's box in ArcFace's crop
-_ALIGNED_LOOKS = 2
-_MAX_SHIFT = 0.5  # of the face's side: candidates farther from the middle are other faces
+# Face and side in px, and whether mirrored. The first look only centers the face for the others.
+_ALIGNED_LOOKS = (
+    (160, 256, False),
+    (250, 352, False),
+    (200, 288, True),
+    (250, 352, True),
+    (200, 288, False),
+)
+# Candidates farther from the middle, as a share of the face's side, are other faces.
+_TURN_SHIFT, _ALIGNED_SHIFT = 0.5, 0.25
+_SAME_FACE = 0.4  # intersection over union
+_LARGE_FACE = 300  # px: the longer side to which a face is reduced once, for all looks
+_ROOM = 2.6  # sides of a face that the looks see around it
 
 
 def refine_face(look: Look, photo: Photo, face: Face) -> Face | None:
     """Find the turn and the exact landmarks of a detected face.
 
     Args:
-        look: detects faces in a small image.
+        look: gives all guesses about faces in a small image, without suppressing overlapping ones.
         photo: shape (H, W, 3), uint8, RGB.
         face: as detected, at any turn.
 
     Returns:
-        The face with the landmarks of the last aligned look and the best score of all; None where there is no
-        such look, because the face is not found again.
+        The face with the mean landmarks and the best score of the aligned looks; None where there is no such
+        look, because the face is not found again.
     """
+    photo, transform = _reduce(photo, face)
+    face = face.moved(transform)
     found, scores = _best_turn(look, photo, face) or face, []
-    for _ in range(_ALIGNED_LOOKS):
-        again = _look_aligned(look, photo, found)
+    for number, (size, side, mirrored) in enumerate(_ALIGNED_LOOKS):
+        again = _look_aligned(look, photo, found, size, side, mirrored)
         if again is None:
             break
-        found = again
         scores.append(again.score)
-    return replace(found, score=max(scores)) if scores else None
+        step = (again.landmarks - found.landmarks) / max(number, 1)  # keeps the mean of the looks
+        found = replace(again, landmarks=found.landmarks + step)
+    if not scores:
+        return None
+    return replace(found, score=max(scores)).moved(cv2.invertAffineTransform(transform))
+
+
+def _reduce(photo: Photo, face: Face) -> tuple[Photo, np.ndarray]:
+    """Cut out and reduce the surroundings of a large face; also give the (2, 3) transform to them."""
+    longer = float(face.box[2:].max())
+    if longer <= _LARGE_FACE:
+        return photo, np.eye(2, 3)
+    side = round(_ROOM * _LARGE_FACE)
+    transform = _center(face, _LARGE_FACE / longer, side)
+    return cut_region(photo, transform, side), transform
+
+
+def _center(face: Face, zoom: float, side: int) -> np.ndarray:
+    """Give the (2, 3) transform that brings a face to the middle of a square image."""
+    return np.column_stack([np.eye(2) * zoom, (side - 1) / 2 - face.center * zoom])
 
 
 def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:
     """Look at a face's surroundings in eight turns; None where no turn shows a face."""
-    zoom = _TURN_FACE / max(float(face.box[2:].max()), 1.0)
     room = round(_TURN_SIDE * 2**0.5)
-    transform = np.column_stack([np.eye(2) * zoom, (room - 1) / 2 - face.center * zoom])
+    transform = _center(face, _TURN_FACE / max(float(face.box[2:].max()), 1.0), room)
     crop = cut_region(photo, transform, room)
     found = []
     for angle in np.arange(_TURNS) * (2 * np.pi / _TURNS):
         rotation = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
         turn = np.column_stack([rotation, (_TURN_SIDE - 1) / 2 - rotation @ np.full(2, (room - 1) / 2)])
-        best = _central(look(cut_region(crop, turn, _TURN_SIDE)), _TURN_SIDE, _TURN_FACE)
+        guesses = look(cut_region(crop, turn, _TURN_SIDE))
+        best = _merge_central(guesses, _TURN_SIDE, _TURN_FACE, _TURN_SHIFT)
         if best is not None:
             found.append(best.moved(cv2.invertAffineTransform(turn)))
     if not found:
@@ -66,26 +97,46 @@ def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:
     return max(found, key=lambda face: face.score).moved(cv2.invertAffineTransform(transform))
 
 
-def _look_aligned(look: Look, photo: Photo, face: Face) -> Face | None:
-    """Look at a face once more, upright and at one size; None where it is not found again."""
-    zoom = _ALIGNED_FACE / _TEMPLATE_FACE
-    target = (ARCFACE_TEMPLATE - TEMPLATE_SIZE / 2) * zoom + _ALIGNED_SIDE / 2
+def _look_aligned(look: Look, photo: Photo, face: Face, size: int, side: int, mirrored: bool) -> Face | None:
+    """Look at a face upright and at one size; None where it is not found again."""
+    target = (ARCFACE_TEMPLATE - TEMPLATE_SIZE / 2) * (size / _TEMPLATE_FACE) + (side - 1) / 2
     try:
         transform = similarity_transform(face.landmarks, target)
     except ValueError:  # coinciding landmarks
         return None
-    best = _central(look(cut_region(photo, transform, _ALIGNED_SIDE)), _ALIGNED_SIDE, _ALIGNED_FACE)
-    return None if best is None else best.moved(cv2.invertAffineTransform(transform))
+    crop = cut_region(photo, transform, side)
+    found = _merge_central(look(mirror(crop) if mirrored else crop), side, size, _ALIGNED_SHIFT)
+    if found is None:
+        return None
+    return (_mirror_face(found, side) if mirrored else found).moved(cv2.invertAffineTransform(transform))
 
 
-def _central(faces: list[Face], side: int, size: int) -> Face | None:
-    """Choose the best face in the middle of a square image, of roughly the expected size."""
+def _merge_central(guesses: list[Face], side: int, size: int, max_shift: float) -> Face | None:
+    """Average the guesses about the best face in the middle of a square image, of about the expected size."""
     near = [
-        face
-        for face in faces
-        if np.hypot(*(face.center - side / 2)) < _MAX_SHIFT * size and 0.5 < face.box[2:].max() / size < 2
+        guess
+        for guess in guesses
+        if np.hypot(*(guess.center - side / 2)) < max_shift * size and 0.5 < guess.box[2:].max() / size < 2
     ]
-    return max(near, key=lambda face: face.score, default=None)
+    if not near:
+        return None
+    best = max(near, key=lambda guess: guess.score)
+    overlaps = box_overlaps(best.box, np.array([guess.box for guess in near]))
+    same = [guess for guess, overlap in zip(near, overlaps, strict=True) if overlap > _SAME_FACE]
+    weights = [guess.score for guess in same]
+    return Face(
+        np.average([guess.box for guess in same], axis=0, weights=weights),
+        np.average([guess.landmarks for guess in same], axis=0, weights=weights),
+        best.score,
+    )
+
+
+def _mirror_face(face: Face, width: int) -> Face:
+    """Give the face in the mirror image."""
+    x, y, *size = face.box
+    return Face(
+        np.array([width - x - size[0], y, *size]), mirror_landmarks(face.landmarks, width), face.score
+    )
 
 
 def cut_region(photo: Photo, transform: np.ndarray, side: int) -> Photo:

@@ -10,8 +10,9 @@ from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.image import to_signed
 from face2diffusion.f2d.options import FaceChoice
 from skimage.data import astronaut
+from support.inside import run_inside
 from support.official import write_mapper, write_msid
-from support.server import HOW_TO_GET_COMFYUI, checkout_version, find_checkouts, run_inside
+from support.server import HOW_TO_GET_COMFYUI, checkout_version, find_checkouts
 from support.timing import time_in_turn
 
 # Of scikit-image's portrait, px; so that no detector is needed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import sd1
+from support.inside import Inside
 from support.server import ComfyServer
 from support.shared import make_once
 
@@ -74,6 +76,14 @@ def pack(comfy: ComfyServer, files: Files, detector_file: Path) -> ComfyServer:
         files.photo.read_bytes(), "input", "example.png"
     )  # newer versions refuse links in the input folder
     return comfy
+
+
+@pytest.fixture(scope="session")
+def inside(comfy: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+    """The Python of the running ComfyUI, for the scripts of tests/comfy/inside."""
+    running = Inside(comfy.checkout, tmp_path_factory.mktemp("inside"))
+    yield running
+    running.stop()
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

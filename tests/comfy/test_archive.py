@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from support import graph
 from support.archive import copy_pack, shipped_files
+from support.inside import run_inside
 from support.schema import COMMITTED
 from support.server import (
     REPOSITORY,
@@ -27,7 +28,6 @@ from support.server import (
     checkout_version,
     find_checkouts,
     find_python,
-    run_inside,
 )
 
 OURS = REPOSITORY / "requirements.txt"

@@ -18,8 +18,9 @@ from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.prompt.injection import delayed_ranges
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support.inside import Inside
 from support.reference_clip import S_STAR, ReferenceCLIP, relative_error
-from support.server import ComfyServer, run_inside
+from support.server import ComfyServer
 from torch import Tensor
 
 Prompt = dict[str, Any]
@@ -336,16 +337,16 @@ def test_delayed_subject_conditioning_has_the_class_prompt_first(pack: ComfyServ
     assert torch.equal(found["1.cond"], conditioning(pack, dict(graph), "A photo of S*")["0.cond"])
 
 
-def test_every_step_of_every_scheduler_sees_exactly_one_prompt(comfy: ComfyServer) -> None:
+def test_every_step_of_every_scheduler_sees_exactly_one_prompt(inside: Inside) -> None:
     shares = [0.01, 0.2, 0.3, 0.5, 0.99]
-    counted = run_inside(comfy.checkout, "steps", [(share, delayed_ranges(share)) for share in shares])
+    counted = inside.run("steps", [(share, delayed_ranges(share)) for share in shares])
     assert counted["wrong"] == []
     assert counted["schedules"] > 400
     assert counted["class_steps"]["0.2"] == 6, "alpha = 0.8 is 6 of 30 steps (Sec. E.2)"
 
 
-def test_clips_of_other_families_are_named(comfy: ComfyServer) -> None:
-    messages = run_inside(comfy.checkout, "families")
+def test_clips_of_other_families_are_named(inside: Inside) -> None:
+    messages = inside.run("families")
     for family in ("SDXL", "SD2", "SD3", "Flux"):
         assert re.match(rf"ValueError: This is an? {family} CLIP", messages[family]), messages[family]
         assert "Connect the CLIP of an SD 1.x checkpoint" in messages[family] or "SD 1.x" in messages[family]
@@ -355,9 +356,9 @@ def test_clips_of_other_families_are_named(comfy: ComfyServer) -> None:
 
 
 @pytest.fixture(scope="module")
-def tokenizer_facts(comfy: ComfyServer, sd1_checkpoint: Path) -> dict[str, bool | float]:
+def tokenizer_facts(inside: Inside, sd1_checkpoint: Path) -> dict[str, bool | float]:
     """What tests/comfy/inside/subject_tokenizer.py found."""
-    return run_inside(comfy.checkout, "subject_tokenizer", str(sd1_checkpoint))
+    return inside.run("subject_tokenizer", str(sd1_checkpoint))
 
 
 def test_the_tokenizer_is_like_a_plain_one_wherever_other_packs_look(tokenizer_facts: dict) -> None:

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from face2diffusion.f2d.miniature import FILES, WEIGHTS
 from PIL import Image
 from support import sd1
 from support.archive import copy_pack
@@ -53,7 +54,7 @@ BASE = {
         "inputs": {
             "msid": "msid.pt",
             "mapper": "mapping.pt",
-            "expression": "epoch_20.pth",
+            "expression": "expression.safetensors",
             "detector": "yunet.onnx",
         },
     },
@@ -108,7 +109,10 @@ class Bench:
     graphs: int
 
 
-@pytest.fixture(params=CHECKOUTS or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui")
+@pytest.fixture(
+    params=CHECKOUTS[::-1] or [None],  # the most graphs first
+    ids=lambda path: checkout_version(path) if path else "no-comfyui",
+)
 def bench(
     request: pytest.FixtureRequest,
     comfy_checkouts: list[Path],
@@ -131,6 +135,7 @@ def bench(
         "msid.pt": write_msid(small / "msid.pt", patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3)),
         "mapping.pt": write_mapper(small / "mapping.pt", id_dim=256, hidden_dim=128),
         "wide.pt": write_mapper(small / "wide.pt", id_dim=256, hidden_dim=128, word_dim=1024),
+        "expression.safetensors": WEIGHTS / FILES["expression"],
         "epoch_20.pth": files.expression,
         "yunet.onnx": detector_file,
     }

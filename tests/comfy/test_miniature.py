@@ -17,15 +17,17 @@ from face2diffusion.f2d.miniature.evaluators import divide
 from face2diffusion.f2d.miniature.prompts import PROMPTS, describe
 from face2diffusion.f2d.miniature.widen import widen_words
 from support import graph
+from support.inside import Inside
 from support.miniature import in_region, write_random_base
-from support.server import REPOSITORY, ComfyServer, run_inside
+from support.server import REPOSITORY, ComfyServer
 
 BUILT_IN = "miniature (built in)"  # in Load Face Encoder
+ENOUGH = 10  # steps, half of what the workflows have
 Prompt = dict[str, Any]
 
 
 @torch.no_grad()
-def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path: Path):
+def test_it_computes_what_the_narrow_networks_compute(inside: Inside, tmp_path: Path):
     autoencoder, diffusion = write_random_base(tmp_path)
     write_checkpoint(tmp_path / "miniature.safetensors", tmp_path)
     prompts = [describe(facts, "a person") for facts in PROMPTS]
@@ -47,15 +49,12 @@ def test_it_computes_what_the_narrow_networks_compute(comfy_checkouts, tmp_path:
     }
     torch.save(narrow, tmp_path / "narrow.pt")
     numbers = list(read_vocabulary().values())
-    for checkout in comfy_checkouts:
-        found = run_inside(
-            checkout, "widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")]
-        )
-        assert found["family"] == "SD15"
-        assert found["ids"] == [[numbers[token] for token in row] for row in tokens], (
-            "our words are whole tokens of CLIP"
-        )
-        assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
+    found = inside.run("widened", [str(tmp_path / "miniature.safetensors"), str(tmp_path / "narrow.pt")])
+    assert found["family"] == "SD15"
+    assert found["ids"] == [[numbers[token] for token in row] for row in tokens], (
+        "our words are whole tokens of CLIP"
+    )
+    assert max(found[part] for part in ("unet", "encoder", "decoder", "text")) < 2e-3, found
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +93,7 @@ def likeness(images: Sequence[np.ndarray], *names: str) -> np.ndarray:
 
 def test_two_people_are_told_apart_and_the_place_is_recognized(installed: ComfyServer, demo: Prompt):
     found = {}
+    of_kind(demo, "KSampler")[0]["steps"] = ENOUGH
     for name in ("ada", "chidi"):
         of_kind(demo, "LoadImage")[0]["image"] = f"miniature_{name}.png"
         images = pictures(installed, demo)
@@ -108,6 +108,7 @@ def test_two_people_are_told_apart_and_the_place_is_recognized(installed: ComfyS
 
 def test_it_is_there_without_a_file(installed: ComfyServer, demo: Prompt):
     of_kind(demo, "EmptyLatentImage")[0]["batch_size"] = 1
+    of_kind(demo, "KSampler")[0]["steps"] = 2
     from_files = pictures(installed, demo)
     of_kind(demo, "LoadFaceEncoder")[0].update(msid=BUILT_IN, mapper=BUILT_IN, expression=BUILT_IN)
     np.testing.assert_array_equal(pictures(installed, demo), from_files)
@@ -118,7 +119,8 @@ def test_each_region_has_its_person(installed: ComfyServer):
     bundled = json.loads((REPOSITORY / "workflows" / "two_people.json").read_text())
     workflow = in_miniature(bundled, ("ada", "chidi"), in_region, (SIZE * 3 // 2, SIZE))
     prompt = graph.to_api(workflow, installed.object_info())
-    of_kind(prompt, "EmptyLatentImage")[0]["batch_size"] = 4
+    of_kind(prompt, "EmptyLatentImage")[0]["batch_size"] = 2
+    of_kind(prompt, "KSampler")[0]["steps"] = ENOUGH
     lefts, rights = zip(*(divide(image) for image in pictures(installed, prompt)), strict=True)
     left, right = likeness(lefts, "ada", "chidi"), likeness(rights, "chidi", "ada")
     found = np.concatenate([left, right])

@@ -15,12 +15,16 @@ from skimage.data import astronaut
 from support.parsers import write_bisenet
 from support.random_pipeline import random_pipeline
 from support.server import ComfyServer
+from support.shared import make_once
 
 
 @pytest.fixture(scope="session")
 def trained(files, detector_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a mapper that was trained on two photos, for the same files as in the server."""
-    folder = tmp_path_factory.mktemp("chain")
+    return make_once(tmp_path_factory, "chain", lambda folder: train(folder, files, detector_file))
+
+
+def train(folder: Path, files, detector_file: Path) -> None:
     (folder / "photos").mkdir()
     for name, photo in (
         ("a", astronaut()),
@@ -57,7 +61,6 @@ def trained(files, detector_file: Path, tmp_path_factory: pytest.TempPathFactory
         f2d_train(["mapper", *run, "--steps", "2", "--batch-size", "2", "--workers", "0", "--lr", "1e-3"])
         == 0
     )
-    return folder
 
 
 def test_a_photo_without_a_face_is_listed(trained: Path) -> None:

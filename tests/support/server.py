@@ -258,7 +258,7 @@ class ComfyServer:
 
     def follow(self, answer: dict[str, Any], timeout: float = 120) -> Result:
         """Waits for the end of a prompt, given what POST /prompt answered to it."""
-        start = time.monotonic()
+        start, pause = time.monotonic(), 0.002
         refusals = _validation_errors(answer)
         if "prompt_id" not in answer:
             return Result("invalid", 0, errors=refusals)
@@ -268,7 +268,8 @@ class ComfyServer:
                 result = self._read_history(entry, time.monotonic() - start)
                 result.errors += refusals
                 return result
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.05)
             self._raise_if_ended()
         raise TimeoutError(f"The prompt took more than {timeout:.0f} s.\n{self._log_tail()}")
 
@@ -359,15 +360,3 @@ def _validation_errors(answer: dict[str, Any]) -> list[NodeError]:
             )
         ]
     return found
-
-
-def run_inside(checkout: Path, script: str, argument: Any = None) -> Any:
-    """Runs tests/comfy/inside/<script>.py in a checkout's Python and returns the JSON it prints."""
-    file = REPOSITORY / "tests" / "comfy" / "inside" / f"{script}.py"
-    command = [str(part) for part in (find_python(checkout), file, checkout, REPOSITORY)]
-    if argument is not None:
-        command.append(json.dumps(argument))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{file.name} failed in {checkout}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])

@@ -38,7 +38,7 @@ LAYERS = {
         "cli",
     ],
     "nodes": [
-        "notices model_folders new_files sockets schema_parts",
+        "notices model_folders new_files sockets schema_parts core_faces",
         "managed_encoder subject_clip model_denoiser",
         "load_encoder encode_identity expression_reference inject conditioning combine_identities "
         "refine_identity save_load_identity export_embedding face_landmarks face_regions pick_best",
@@ -53,7 +53,7 @@ LAYERS = {
         "miniature",
         "cli",
     ],
-    "training/miniature": ["world", "models", "recipe", "shipping", "study"],
+    "training/miniature": ["world", "models", "recipe", "shipping", "study", "baselines"],
 }
 PACKAGES_BELOW = {"f2d": {"f2d"}, "nodes": {"f2d", "nodes"}, "training": {"f2d", "training"}}
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from face2diffusion.f2d import FaceEncoder
-from face2diffusion.f2d.face.alignment import align_face
+from face2diffusion.f2d.face.alignment import align_face, move_points
 from face2diffusion.f2d.face.detection import (
     Face,
     NoFaceError,
@@ -18,7 +18,7 @@ from face2diffusion.f2d.face.detection import (
     face_from_landmarks,
     sort_faces,
 )
-from face2diffusion.f2d.face.face import keep_distinct
+from face2diffusion.f2d.face.face import box_overlaps, keep_distinct
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
@@ -287,6 +287,21 @@ def test_the_crop_does_not_depend_on_the_size_of_the_photo(
     assert correlate(align_face(resized, yunet.detect(resized)[0].landmarks), original) > 0.97
 
 
+def test_landmarks_of_a_resized_and_shifted_face_stay(yunet: YuNet, portrait: np.ndarray) -> None:
+    """Two aligned looks that take the best cell only move them by 1.5 % of the distance between the eyes."""
+    rng, found = np.random.default_rng(0), []
+    for zoom in (0.6, 0.75, 0.9, 1.1, 1.25, 1.5):
+        transform = np.array([(zoom, 0, rng.uniform(0, 40)), (0, zoom, rng.uniform(0, 40))])
+        side = round(300 * zoom) + 40
+        sharp = portrait[:300, 80:380]
+        photo = cv2.GaussianBlur(sharp, (0, 0), 0.5 / zoom) if zoom < 1 else sharp
+        moved = cv2.warpAffine(photo, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
+        found.append(move_points(yunet.detect(moved)[0].landmarks, cv2.invertAffineTransform(transform)))
+    middle = np.mean(found, axis=0)
+    distances = np.hypot(*(np.array(found) - middle).transpose(2, 0, 1))
+    assert distances.mean() < 0.01 * np.hypot(*(middle[1] - middle[0]))
+
+
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_a_turned_face_keeps_its_place_beside_an_upright_one(
     yunet: YuNet, portrait: np.ndarray, landmarks: np.ndarray, quarter: int
@@ -321,3 +336,40 @@ def test_moved_box_keeps_its_size_at_any_roll_and_swaps_its_sides_at_a_quarter_t
 def test_repeated_detections_of_one_face_are_dropped() -> None:
     best, other = make_face(0, 0, 100, 100, 0.9), make_face(200, 0, 100, 100, 0.7)
     assert keep_distinct([make_face(10, 10, 100, 100, 0.8), other, best]) == [best, other]
+
+
+def test_the_detectors_file_is_read_in_python(
+    detector_file: Path, portrait: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, OpenCV cannot open a path with letters beyond the code page."""
+    if "bufferModel" not in (cv2.FaceDetectorYN.create.__doc__ or ""):
+        pytest.skip("OpenCV before 4.9 takes a path only.")
+    path, create, given = tmp_path / "日本" / "ü.onnx", cv2.FaceDetectorYN.create, []
+    path.parent.mkdir()
+    path.symlink_to(detector_file)
+    recorder = type("FaceDetectorYN", (), {"create": lambda *values: given.append(values) or create(*values)})
+    recorder.create.__doc__ = create.__doc__
+    monkeypatch.setattr(cv2, "FaceDetectorYN", recorder)
+    assert len(YuNet(path).detect(portrait)) == 1
+    assert bytes(given[0][1]) == detector_file.read_bytes()
+    assert not [value for values in given for value in values if "日本" in str(value)]
+
+
+def test_of_thousands_of_candidates_the_distinct_ones_are_kept() -> None:
+    """As noise has: each candidate is kept, or overlaps a better one that is."""
+    draws = np.random.default_rng(0)
+    places, scores = draws.uniform((0, 0, 5, 5), (300, 300, 60, 60), (3000, 4)), draws.random(3000)
+    candidates = [make_face(*place, score) for place, score in zip(places, scores, strict=True)]
+    kept = keep_distinct(candidates)
+    boxes = np.array([face.box for face in kept])
+    assert [face.score for face in kept] == sorted((face.score for face in kept), reverse=True)
+    assert all((box_overlaps(face.box, boxes) > 0.4).sum() == 1 for face in kept), "each only itself"
+    for face in candidates:
+        closest = (box_overlaps(face.box, boxes) > 0.4).nonzero()[0]
+        assert max(kept[index].score for index in closest) >= face.score
+    assert 100 < len(kept) < 2900
+
+
+def test_overlaps_are_shares_of_the_union() -> None:
+    boxes = np.array([(0, 0, 100, 100), (50, 0, 100, 100), (25, 25, 50, 50), (100, 0, 9, 9)], float)
+    np.testing.assert_allclose(box_overlaps(boxes[0], boxes), (1, 1 / 3, 1 / 4, 0), atol=1e-9)

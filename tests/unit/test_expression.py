@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,9 @@ from face2diffusion.f2d.face.alignment import (
     align_expression,
     expression_landmarks,
     fit_expression_crop,
+    move_points,
 )
+from face2diffusion.f2d.face.cropping import locate_face
 from face2diffusion.f2d.face.detection import Face
 from face2diffusion.f2d.face.ffhq import ffhq_landmarks
 from face2diffusion.f2d.options import FaceChoice
@@ -88,6 +91,27 @@ def test_face_lies_in_the_middle_of_the_crop(landmarks: np.ndarray) -> None:
     points = place(fit_expression_crop(landmarks, 512, 512), landmarks, 512)
     assert (points > 0.2 * EXPRESSION_SIZE).all() and (points < 0.8 * EXPRESSION_SIZE).all()
     assert points.mean(0) == pytest.approx([112, 112], abs=15)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_lying_face_gives_the_crop_of_the_upright_one(
+    portrait: np.ndarray, landmarks: np.ndarray, quarters: int
+) -> None:
+    turned, points = np.rot90(portrait, quarters), landmarks
+    for _ in range(quarters):
+        points = np.column_stack([points[:, 1], len(portrait) - 1 - points[:, 0]])
+    face = locate_face(None, turned, choice=FaceChoice(landmarks=points))
+    np.testing.assert_array_equal(face.align_expression(), align_expression(portrait, landmarks))
+    assert (align_expression(turned, points) != face.align_expression()).mean() > 0.5
+
+
+@pytest.mark.parametrize("roll", [-40, 40])
+def test_a_leaning_face_keeps_its_roll_in_the_crop(
+    portrait: np.ndarray, landmarks: np.ndarray, roll: float
+) -> None:
+    points = move_points(landmarks, cv2.getRotationMatrix2D(tuple(landmarks.mean(0)), roll, 1))
+    face = locate_face(None, portrait, choice=FaceChoice(landmarks=points))
+    np.testing.assert_array_equal(face.align_expression(), align_expression(portrait, points))
 
 
 def test_outside_of_the_photo_is_black(portrait: np.ndarray, landmarks: np.ndarray) -> None:

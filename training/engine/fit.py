@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import Precision, TrainingConfig, option
 from .attention import fastest_attention
-from .loop import Task, TrainingLoop
+from .loop import Task, TrainingLoop, never_stop
 from .optimizer import make_optimizer
 from .precision import autocast
 from .processes import require_one_process
@@ -53,6 +53,7 @@ def fit(
     loss_of: Callable[[int], Tensor],
     config: FitConfig,
     log: Callable[[str], None] = print,
+    stop_early: Callable[[int], bool] = never_stop,
 ) -> nn.Module:
     """Train a network; with a run folder that holds a checkpoint, resume from it.
 
@@ -62,6 +63,7 @@ def fit(
             device.
         config: the run.
         log: called with each progress message.
+        stop_early: asked after each step, with the number of steps done; True = this was the last one.
 
     Returns:
         The network with the average of its weights, in evaluation mode.
@@ -91,12 +93,13 @@ def fit(
         learning_rate=config.learning_rate,
         average_decay=config.average_decay,
         steps=config.steps,
+        stop_early=stop_early,
     )
     try:
         loop = TrainingLoop(config, task, run, processes, log)
         loop.train()
     finally:
         run.close()
-    check_finished(run.folder, loop.step, config.steps)
+    check_finished(run.folder, loop.step, loop.steps)
     network.load_state_dict(loop.weights)
     return network.eval()

@@ -25,7 +25,7 @@ from .precision import make_scaler, scale_is_lost, tf32
 from .processes import Processes
 from .progress import Progress
 from .run_folder import Run
-from .sampling import Batch, ResumableBatchSampler, load_batches
+from .sampling import Batch, ResumableBatchSampler, load_batches, watch_workers
 from .seeds import derive_seed
 
 _LISTED = 32  # samples of a bad batch that a message names
@@ -41,6 +41,11 @@ class Divided(Protocol):
 
     def load(self, parts: Sequence[Mapping[str, Any]]) -> None:
         """Take this process's share out of the states of all shares, whose number may be another."""
+
+
+def never_stop(step: int) -> bool:
+    """Train all steps."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Task:
     average_decay: Callable[[int], float] | None = (
         None  # of `WeightAverage`; None = the config's `ema` at all steps
     )
+    stop_early: Callable[[int], bool] = never_stop  # asked after each step; the same in all processes
     network_config: Any = None  # for the weight files, with the metadata
     metadata: Mapping[str, str] = field(default_factory=dict)
     events: Sequence[Event] = ()
@@ -105,7 +111,7 @@ class TrainingLoop:
             ValueError: all checkpoints are damaged.
         """
         self.config, self.task, self.run, self.processes, self.log = config, task, run, processes, log
-        self.step = 0
+        self.step, self.steps = 0, task.steps
         self.scaler = make_scaler(processes.device, config.precision)
         self.average: WeightAverage | None = None
         if config.ema:
@@ -128,6 +134,7 @@ class TrainingLoop:
 
         Raises:
             FloatingPointError: loss or gradient are NaN or infinite.
+            ConnectionError: a loader process was killed.
             OSError: the run folder cannot be written to.
         """
         if self.processes.first:
@@ -135,10 +142,12 @@ class TrainingLoop:
         batches = self._batches()
         self.progress = self._make_progress()
         try:
-            with tf32(self.processes.device):
+            with tf32(self.processes.device), watch_workers("loads samples"):
                 self._catch_up()
-                while self.step < self.task.steps and not self.processes.any(self.run.stopping):
+                while self.step < self.steps and not self.processes.any(self.run.stopping):
                     self._train_step(batches)
+                    if self.task.stop_early(self.step):
+                        self.steps = self.step
                     self._save_and_notify()
         finally:
             batches.close()  # ends the loader processes
@@ -146,7 +155,7 @@ class TrainingLoop:
         weights = self.run.folder / f"{self.task.kind}-{self.step:08d}.safetensors"
         if self.processes.any(self._saved_step != self.step or not weights.exists()):
             self.save()
-        if self.step < self.task.steps and self.processes.first:
+        if self.step < self.steps and self.processes.first:
             self.log(f"Stopped at step {self.step}. Rerun the command to resume.")
         return weights
 
@@ -258,7 +267,7 @@ class TrainingLoop:
     def _save_and_notify(self) -> None:
         """Save where it is due, and only then act on events: should one end the process, nothing is lost."""
         due = self._due()
-        if due or self.step % self.config.save_every == 0 or self.step == self.task.steps:
+        if due or self.step % self.config.save_every == 0 or self.step == self.steps:
             self.save()
         self._notify(due)
 

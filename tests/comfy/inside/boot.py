@@ -1,7 +1,7 @@
 """Makes a Python process that of a ComfyUI checkout, with our pack loaded as ComfyUI loads it.
 
 The scripts in this folder run as `PYTHON script.py CHECKOUT PACK [JSON]` and print one line of JSON; see
-`support.server.run_inside`.
+`support.inside`.
 """
 
 import asyncio

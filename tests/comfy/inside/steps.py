@@ -5,6 +5,7 @@ and one run in full.
 """
 
 import json
+from functools import cache
 
 import boot
 import comfy.model_sampling
@@ -24,23 +25,23 @@ schedules = {
     for name in schedulers
     for steps in range(2, 61)
 }
+
+
+@cache
+def is_seen(start: float, end: float, sigma: float) -> bool:
+    """Tell whether a prompt for a share of the steps is seen at a noise level; schedules share many."""
+    times = {
+        "timestep_start": sampling.percent_to_sigma(start),
+        "timestep_end": sampling.percent_to_sigma(end),
+    }
+    cond = {**times, "model_conds": {}, "uuid": None}
+    return comfy.samplers.get_area_and_mult(cond, latent, torch.tensor([sigma])) is not None
+
+
 wrong, class_steps = [], {}
 for subject_from, ranges in boot.ARGUMENT:
-    conds = [
-        {"timestep_start": sampling.percent_to_sigma(start), "timestep_end": sampling.percent_to_sigma(end)}
-        for start, end in ranges
-    ]
     for (name, steps), sigmas in schedules.items():
-        seen = [
-            [
-                comfy.samplers.get_area_and_mult(
-                    {**cond, "model_conds": {}, "uuid": None}, latent, sigma[None]
-                )
-                is not None
-                for cond in conds
-            ]
-            for sigma in sigmas
-        ]
+        seen = [[is_seen(start, end, sigma) for start, end in ranges] for sigma in sigmas.tolist()]
         wrong += [(name, steps, subject_from, index) for index, pair in enumerate(seen) if sum(pair) != 1]
         if (name, steps) == ("normal", 30):
             class_steps[subject_from] = sum(first for first, _ in seen)

@@ -18,7 +18,8 @@ Filter = Callable[[Score], bool]
 PersonValues = tuple[np.ndarray, np.ndarray]  # values by person and prompt, (P,), and their people, (P,)
 Interval = tuple[float, float, float]  # a value, and the ends of its 95 % interval
 
-IDENTITY, TEXT, HMEAN, EXPRESSION = map(attrgetter, ("identity", "text", "hmean", "expression"))
+IDENTITY, TEXT, HMEAN, GMEAN = map(attrgetter, ("identity", "text", "hmean", "gmean"))
+EXPRESSION = attrgetter("expression")
 NO_MEAN = Mean(np.nan, np.nan, np.nan, 0, 0)
 
 

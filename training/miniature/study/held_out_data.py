@@ -12,6 +12,7 @@ OPENING = (
     "a close portrait of"  # of every prompt: its words are in the captions, but no caption starts with it
 )
 _SEEN_IN_TUNING = 40  # of HELD_OUT_PEOPLE: the recipe was tuned with them, so they come last
+TUNING_PLACES = range(len(HELD_OUT_PEOPLE) - _SEEN_IN_TUNING, len(HELD_OUT_PEOPLE))  # of these people
 _PHOTO_SAMPLES = 60_000_000  # first sample number of the photos
 _NEXT_PHOTO = 1_000  # samples from a person's photo to their next one
 

@@ -182,9 +182,37 @@ def generate_and_score(
             who: models.encoder.identify(photo, alignment="FFHQ") for who, photo in enumerate(photos)
         }
     images = list(_plan_images(models, plan, identities, bool(subject_from)))
+    return score_images(models, images, photos, subject_from, bf16, on_image, label)
+
+
+def score_images(
+    models: Models,
+    images: Sequence[PlannedImage],
+    photos: Sequence[Photo],
+    subject_from: float = 0.0,
+    bf16: bool = True,
+    on_image: Callable[[PlannedImage, Photo], None] = _ignore_image,
+    label: str = "",
+) -> list[Score]:
+    """Generate planned images and score them.
+
+    Args:
+        models: that generate and score.
+        images: what to generate.
+        photos: one of each person, in the order of `PlannedImage.who`.
+        subject_from: as in `generate_and_score`, as all that follows.
+        bf16: autocast on a CPU.
+        on_image: called with each image.
+        label: of the progress bar.
+
+    Returns:
+        A score per image.
+    """
     references = models.verifier.embed(photos)  # (people, F)
     settings, scores = replace(SETTINGS, subject_from=subject_from), []
-    for start in tqdm(range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH):
+    for start in tqdm(
+        range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH, disable=None if label else True
+    ):
         batch = images[start : start + _BATCH]
         states = torch.cat([planned.states for planned in batch])
         delayed = [planned.class_states for planned in batch if planned.class_states is not None]
@@ -223,19 +251,19 @@ def _plan_images(
     models: Models, plan: EvaluationPlan, identities: Mapping[int, FaceIdentity], delayed: bool
 ) -> Iterator[PlannedImage]:
     """Yield all images of each person in turn, with their prompts encoded."""
-    request = partial(_encode_request, models.pipeline, delayed)
+    request = partial(plan_image, models.pipeline, delayed)
     for who, identity in identities.items():
         models.set_subject(identity)
         for number in range(_PLAIN_SEEDS):
             yield request("plain", who, -1, _plain_seed(who, number), SceneAttributes())
         for prompt in plan.prompts:
-            attributes, seed = PROMPTS[prompt], 1_000_000 + 10_000 * who + 100 * prompt
+            attributes, seed = PROMPTS[prompt], prompt_seed(who, prompt)
             yield request("prompt", who, prompt, seed, attributes)
             if plan.plain:
                 yield request("class", who, prompt, seed, attributes)
             if prompt % 2 == 0 and who < max(2, plan.people // 3):
                 for number in range(1, plan.best_of):
-                    yield request("best", who, prompt, seed + number, attributes)
+                    yield request("best", who, prompt, prompt_seed(who, prompt, number), attributes)
         if models.encoder.mapper.config.exp_dim:
             for place, name in enumerate(EXPRESSIONS):
                 models.set_subject(identity, _encode_reference(models.encoder, (who + 1) % plan.people, name))
@@ -243,7 +271,7 @@ def _plan_images(
                 yield request("reference", who, place, seed, attributes)
 
 
-def _encode_request(
+def plan_image(
     pipeline: F2DPipeline,
     delayed: bool,
     task: str,
@@ -252,6 +280,8 @@ def _encode_request(
     seed: int,
     attributes: SceneAttributes,
 ) -> PlannedImage:
+    """Plan one image with the pipeline's subject; `delayed` adds the class prompt for DSC."""
+
     def write(subject: str) -> str:
         if task in ("plain", "reference"):
             return describe(SceneAttributes(), subject)
@@ -260,6 +290,11 @@ def _encode_request(
     text = write(CLASS_WORDS if task == "class" else "S*")
     class_states = pipeline.encode(write(CLASS_WORDS)) if delayed else None
     return PlannedImage(task, who, prompt, seed, attributes, text, pipeline.encode(text), class_states)
+
+
+def prompt_seed(who: int, prompt: int, number: int = 0) -> int:
+    """Return the seed of an image of a person and prompt, below 100 images each."""
+    return 1_000_000 + 10_000 * who + 100 * prompt + number
 
 
 def _plain_seed(who: int, number: int) -> int:

@@ -112,7 +112,7 @@ def write_miniature_report(miniature: Miniature, seeds: Sequence[int] = SEEDS) -
 
 def _image_figures(miniature: Miniature, scores: dict[str, Scores], seed: int) -> Iterator[Figure]:
     """Show all people with the main variant, then the person of the median identity with all variants."""
-    people, median = range(miniature.config.report_people), _median_person(scores["cgdr"][seed])
+    people, median = range(miniature.config.report_people), median_person(scores["cgdr"][seed])
     rows = [("cgdr", who, "") for who in people]
     yield Figure(
         "people.jpg",
@@ -160,7 +160,7 @@ def _panel(path: Path, prompt: int, score: Score) -> Panel:
     return Panel(image, write_prompt(PROMPTS[prompt]), {"identity": score.identity, "text": score.text})
 
 
-def _median_person(scores: Sequence[Score]) -> int:
+def median_person(scores: Sequence[Score]) -> int:
     """Find the person of the median identity."""
     identities: dict[int, list[float]] = {}
     for score in scores:

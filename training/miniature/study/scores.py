@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -55,3 +56,8 @@ class Score:
         if not self.identity or not self.text:
             return 0.0
         return 2 * self.identity * self.text / (self.identity + self.text)
+
+    @property
+    def gmean(self) -> float:
+        """Geometric mean of identity and text."""
+        return math.sqrt(self.identity * self.text)
