@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from .command_line import create_parser, escape_unprintable, parse_arguments, run_command
 from .commands.encoding import add_encode
 from .commands.generation import add_demo, add_generate
+from .commands.refining import add_refine
 from .commands.weight_files import add_convert, add_download, add_export
 
 _EXAMPLES = """\
   f2d download yunet && f2d download msid && f2d download mapping
   f2d encode photo.jpg --msid msid.pt --mapper mapping.pt --detector face_detection_yunet_2023mar.onnx \\
       --out alice.safetensors
+  f2d refine photo.jpg --model sd-v1-4 --msid msid.pt --mapper mapping.pt \\
+      --detector face_detection_yunet_2023mar.onnx --out alice.safetensors
   f2d generate alice.safetensors "A photo of S* as a chef" --model sd-v1-4.ckpt --count 4 --out grid.png
   f2d convert mapping.pt mapping.safetensors
   f2d demo --out demo.png
@@ -42,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "Face2Diffusion: one face photo becomes S*, two words for prompts of Stable Diffusion 1.x.",
         _EXAMPLES,
     )
-    for add in (add_encode, add_generate, add_convert, add_export, add_download, add_demo):
+    for add in (add_encode, add_refine, add_generate, add_convert, add_export, add_download, add_demo):
         add(commands)
     return parser
 

@@ -51,3 +51,10 @@ def describe_device(device: str) -> str:
 def pass_size(device: torch.device) -> int:
     """Images per forward pass; on a CPU the activations of more than a few do not stay in its cache."""
     return 8 if device.type == "cpu" else 64
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a computation may take: nearly all that is free on a CUDA GPU, a little elsewhere."""
+    if device.type == "cuda":
+        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+    return 2 * 2**30

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -25,7 +25,15 @@ from .face.batch import crop_batch
 from .face.cropping import detect_face, locate_face
 from .face.detection import Detector, Face, find_faces, load_detector
 from .files import fingerprint
-from .identity import FaceExpression, FaceIdentity, Interpolation, describe_msid, mix
+from .identity import (
+    FaceExpression,
+    FaceIdentity,
+    Interpolation,
+    Refinement,
+    describe_msid,
+    describe_refined_mix,
+    mix,
+)
 from .image import Photo, load_photo, to_signed, to_unit
 from .networks.expression import ExpressionNetwork, load_expression
 from .networks.mapping import MappingNetwork, load_mapper
@@ -132,6 +140,11 @@ class FaceEncoder:
     def msid_fingerprint(self) -> str:
         """SHA-256 of the identity encoder's weights: identities of two encoders cannot be mixed."""
         return fingerprint(self.msid.state_dict())
+
+    @cached_property
+    def mapper_fingerprint(self) -> str:
+        """SHA-256 of the mapping network's weights: a refinement belongs to one mapper's words."""
+        return fingerprint(self.mapper.state_dict())
 
     @property
     def msid_described(self) -> str:
@@ -270,6 +283,8 @@ class FaceEncoder:
         """Mix people that this encoder has encoded; all else is as for `identity.mix`."""
         mixed = mix(identities, weights, interpolation, names, depths=len(self.msid.config.depths))
         self.check_identity(mixed)
+        if notice := describe_refined_mix(identities, weights):
+            log.info("%s", notice)
         return mixed
 
     @torch.no_grad()
@@ -331,10 +346,12 @@ class FaceEncoder:
             expression: None = the mapper's null expression.
 
         Returns:
-            shape (2, D), float32, CPU: S1*, S2*.
+            shape (2, D), float32, CPU: S1*, S2*. Those of a refined identity differ from the mapper's by the
+            same offset with any expression, so that a reference turns them as it turns the mapper's.
 
         Raises:
-            ValueError: an identity of another encoder, an expression that does not fit, or damaged values.
+            ValueError: an identity of another encoder or refined for another mapper, an expression that does
+                not fit, or damaged values.
         """
         self.check_identity(identity)
         mapper = self.to_device(self.mapper)
@@ -352,11 +369,29 @@ class FaceEncoder:
                 )
             v_exp = torch.lerp(mapper.null_exp, expression.v_exp.to(device), expression.strength)[None]
         words = mapper(identity.v_id.to(device)[None], v_exp)[0].float().cpu()
+        if identity.refinement is not None:
+            words = words + identity.refinement.offset
         if not words.isfinite().all():
             raise ValueError(
                 "The words are NaN or infinity: the mapper or its input is damaged. Get the files again."
             )
         return words
+
+    def refine(self, identity: FaceIdentity, words: torch.Tensor) -> FaceIdentity:
+        """Make the identity whose words are given ones, as of `refine_words`.
+
+        Args:
+            identity: of this encoder.
+            words: shape (2, D), float32: what `words` is to give for it without an expression.
+
+        Returns:
+            The refined identity.
+
+        Raises:
+            ValueError: an identity of another encoder.
+        """
+        plain = self.words(replace(identity, refinement=None))
+        return replace(identity, refinement=Refinement(words.float().cpu() - plain, self.mapper_fingerprint))
 
     def check_identity(self, identity: FaceIdentity, name: str = "this identity") -> None:
         """Raise a ValueError, which calls an identity by a name, if it does not belong to this encoder."""
@@ -370,4 +405,10 @@ class FaceEncoder:
             raise ValueError(
                 f"The encoder gives {self.msid.config.feature_dim} features, "
                 f"but {name} has {len(identity.v_id)}. Encode the photo and save it again."
+            )
+        if identity.refinement is not None and identity.refinement.mapper != self.mapper_fingerprint:
+            raise ValueError(
+                f"{name[0].upper()}{name[1:]} was refined for the mapper "
+                f"{identity.refinement.mapper[:8] or 'unknown'}, not for this one "
+                f"({self.mapper_fingerprint[:8]}). Load that mapper, or encode the photo again."
             )

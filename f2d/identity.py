@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch.nn.functional import normalize
 
-from .checkpoint import read, save
+from .checkpoint import Checkpoint, read, save
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of refined identities; a plain one has version 1, which older packs read
+_PLAIN_VERSION = 1
 
 Interpolation = Literal["spherical", "linear"]  # how identities are mixed
 INTERPOLATIONS: tuple[Interpolation, ...] = ("spherical", "linear")
@@ -25,6 +26,14 @@ _OPPOSITE = 1e-6  # directions whose mean is shorter than this have no mean dire
 
 
 @dataclass(frozen=True, eq=False)
+class Refinement:
+    """What refining S* on photos adds to the mapper's words, whatever the expression."""
+
+    offset: torch.Tensor  # (2, D) float32, CPU
+    mapper: str  # fingerprint of the mapping network whose words it belongs to
+
+
+@dataclass(frozen=True, eq=False)
 class FaceIdentity:
     """Who someone is: v_id, and which encoder it comes from."""
 
@@ -32,6 +41,7 @@ class FaceIdentity:
     msid: str  # fingerprint of the MSID encoder
     photos: int = 1
     msid_file: str = ""  # the name of the MSID encoder's file, where it is known, for messages
+    refinement: Refinement | None = None  # of `FaceEncoder.refine`; None = the words are the mapper's
 
     @property
     def msid_described(self) -> str:
@@ -47,8 +57,18 @@ class FaceIdentity:
         Raises:
             OSError: the folder cannot be written to.
         """
-        entries = {"version": str(FORMAT_VERSION), "photos": str(self.photos)}
-        save(path, {"v_id": self.v_id}, "identity", msid=self.msid, msid_file=self.msid_file, **entries)
+        entries = {"msid": self.msid, "msid_file": self.msid_file, "photos": str(self.photos)}
+        if self.refinement is None:
+            entries["version"] = str(_PLAIN_VERSION)
+        else:
+            entries |= {"version": str(FORMAT_VERSION), "mapper": self.refinement.mapper}
+        save(path, self.tensors, "identity", **entries)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a file of it holds: v_id, and the offset of a refined one."""
+        refined = {} if self.refinement is None else {"offset": self.refinement.offset}
+        return {"v_id": self.v_id, **refined}
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> FaceIdentity:
@@ -89,7 +109,20 @@ class FaceIdentity:
                 f"'{checkpoint.path}' holds no vector of finite features: "
                 f"it has shape {tuple(v_id.shape)} or NaN. Save it again."
             )
-        return cls(v_id, metadata.get("msid", ""), photos, metadata.get("msid_file", ""))
+        msid, msid_file = metadata.get("msid", ""), metadata.get("msid_file", "")
+        return cls(v_id, msid, photos, msid_file, _read_refinement(checkpoint))
+
+
+def _read_refinement(checkpoint: Checkpoint) -> Refinement | None:
+    if "offset" not in checkpoint.tensors:
+        return None
+    offset = checkpoint.tensors["offset"].to(torch.float32, copy=True)
+    if offset.ndim != 2 or len(offset) != 2 or not offset.isfinite().all():
+        raise ValueError(
+            f"The refinement in '{checkpoint.path}' is not two finite words: "
+            f"it has shape {tuple(offset.shape)} or NaN. Save it again."
+        )
+    return Refinement(offset, checkpoint.metadata.get("mapper", ""))
 
 
 def describe_msid(file: str, fingerprint: str) -> str:
@@ -113,6 +146,9 @@ def mix(
     sphere and the weighted mean of the lengths; for two people the directions are those of Shoemake's slerp
     (1985), for more the mean of Buss and Fillmore (2001).
 
+    What refinement adds to the words is mixed by weight, with either interpolation; a plain identity adds
+    nothing.
+
     Args:
         identities: of one encoder.
         weights: one for each; they are divided by their sum. "linear" also takes negative ones, away from a
@@ -125,7 +161,8 @@ def mix(
         The mix, v_id of shape (I,); the only identity with a weight, if there is one only, to the bit.
 
     Raises:
-        ValueError: no identities, identities of different encoders, or weights that make no sense.
+        ValueError: no identities, identities of different encoders or refined for different mappers, or
+            weights that make no sense.
     """
     _check_weights(weights, len(identities), interpolation)
     _check_one_encoder(
@@ -141,7 +178,38 @@ def mix(
         v_id = shares @ features
     else:
         v_id = spherical_mean(features.unflatten(1, (depths, -1)), shares).flatten()
-    return replace(first, v_id=v_id.float(), photos=sum(identity.photos for identity, _ in parts))
+    return replace(
+        first,
+        v_id=v_id.float(),
+        photos=sum(identity.photos for identity, _ in parts),
+        refinement=_mix_refinements([identity.refinement for identity, _ in parts], shares),
+    )
+
+
+def describe_refined_mix(identities: Sequence[FaceIdentity], weights: Sequence[float]) -> str:
+    """Say in one line what becomes of refinements that only some people of a mix have; else nothing."""
+    used = [identity.refinement for identity, weight in zip(identities, weights, strict=True) if weight]
+    refined = sum(one is not None for one in used)
+    if refined in (0, len(used)):
+        return ""
+    return (
+        f"{refined} of {len(used)} identities in this mix are refined; a refinement counts by its weight, "
+        "and the others add none."
+    )
+
+
+def _mix_refinements(refinements: Sequence[Refinement | None], shares: torch.Tensor) -> Refinement | None:
+    refined = [(one, float(share)) for one, share in zip(refinements, shares, strict=True) if one]
+    if not refined:
+        return None
+    mappers = {one.mapper for one, _ in refined}
+    if len(mappers) > 1:
+        raise ValueError(
+            f"These identities were refined for {len(mappers)} mappers "
+            f"({', '.join(sorted(name[:8] for name in mappers))}), whose words do not mix. "
+            "Refine all with the same mapper."
+        )
+    return Refinement(torch.stack([share * one.offset for one, share in refined]).sum(0), mappers.pop())
 
 
 def _check_weights(weights: Sequence[float], people: int, interpolation: Interpolation) -> None:

@@ -17,11 +17,13 @@ from .inject import InjectSStar
 from .load_encoder import LoadFaceEncoder
 from .model_folders import register_folders
 from .pick_best import F2DPickBest
+from .refine_identity import F2DRefineIdentity
 from .save_load_identity import F2DLoadIdentity, F2DSaveIdentity
 
 NODES: list[type[io.ComfyNode]] = [
     LoadFaceEncoder,
     EncodeFaceIdentity,
+    F2DRefineIdentity,
     ExpressionReference,
     InjectSStar,
     F2DConditioning,

@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..f2d.identity import INTERPOLATIONS, Interpolation
+from ..f2d.identity import INTERPOLATIONS, Interpolation, describe_refined_mix
+from .notices import notify
 from .schema_parts import IDENTITY, search_aliases
 from .sockets import EncodedIdentity, Identity
 
@@ -72,7 +73,10 @@ class F2DMixIdentities(io.ComfyNode):
         people = [slots[name] for name in names]
         # The first person with a weight lends the mix its encoder.
         first = next((person for person, weight in zip(people, weights, strict=True) if weight), people[0])
-        mixed = first.encoder.mix([person.identity for person in people], weights, interpolation, names)
+        identities = [person.identity for person in people]
+        mixed = first.encoder.mix(identities, weights, interpolation, names)
+        if notice := describe_refined_mix(identities, weights):
+            notify(notice)
         return io.NodeOutput(EncodedIdentity(mixed, first.encoder))
 
 

@@ -89,7 +89,7 @@ class F2DExportEmbedding(io.ComfyNode):
         check_name(filename.strip())
         words, positional = identity.words(expression), identity.encoder.mapper.config.positional
         rows = embedding_rows(words, position_embedding(clip, words), positional, place)
-        path = new_path(EMBEDDINGS, filename, rows, overwrite)
+        path = new_path(EMBEDDINGS, filename, {"rows": rows}, overwrite)
         save_embedding(path, rows)
         name, _ = os.path.splitext(listed_name(path, EMBEDDINGS))
         word = f"embedding:{name.replace(os.sep, '/')}"

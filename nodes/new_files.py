@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import folder_paths
 import torch
@@ -14,13 +14,13 @@ _ENDING = ".safetensors"
 _LONGEST = 200  # bytes; file systems allow 255, of which atomic writing and numbers need some
 
 
-def new_path(folder: str, name: str, content: torch.Tensor, overwrite: bool) -> str:
-    """Choose the path of a new one-tensor file, with a number appended if other content has the name.
+def new_path(folder: str, name: str, content: Mapping[str, torch.Tensor], overwrite: bool) -> str:
+    """Choose the path of a new file of tensors, with a number appended if other content has the name.
 
     Args:
         folder: key of folder_paths; the file goes into the first of its folders.
         name: what the user typed, optionally with subfolders and the ending .safetensors.
-        content: the tensor to be written, any shape.
+        content: the tensors to be written, of any shape; the name of a single one does not matter.
         overwrite: use the name even if it is taken.
 
     Returns:
@@ -79,11 +79,15 @@ def _is_taken(name: str, folder: str) -> bool:
     return any(os.path.exists(os.path.join(place, name + ending)) for place in places for ending in endings)
 
 
-def _holds(path: str, content: torch.Tensor) -> bool:
+def _holds(path: str, content: Mapping[str, torch.Tensor]) -> bool:
     from ..f2d.checkpoint import read
 
     try:
-        tensors = list(read(path).tensors.values())
+        tensors = read(path).tensors
     except (ValueError, OSError):
         return False
-    return len(tensors) == 1 and torch.equal(tensors[0], content)
+    if len(content) == len(tensors) == 1:
+        return torch.equal(*tensors.values(), *content.values())
+    return tensors.keys() == content.keys() and all(
+        torch.equal(tensor, content[name]) for name, tensor in tensors.items()
+    )

@@ -46,7 +46,7 @@ class F2DSaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity, filename: str, overwrite: bool) -> io.NodeOutput:
-        path = new_path(IDENTITIES, filename, identity.identity.v_id, overwrite)
+        path = new_path(IDENTITIES, filename, identity.identity.tensors, overwrite)
         identity.identity.save(path)
         name = listed_name(path, IDENTITIES)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved as {name} in {os.path.dirname(path)}"))

@@ -273,9 +273,25 @@ def position_embedding(clip: Any, words: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: no CLIP, another family of text encoders, or one of another width.
     """
+    return _patched(clip, text_encoder_key(clip, words), "position_embedding")
+
+
+def text_encoder_key(clip: Any, words: torch.Tensor) -> str:
+    """Return the key of a CLIP's tokens and text encoder, such as "l".
+
+    Args:
+        clip: ComfyUI's CLIP.
+        words: shape (2, D); must fit the CLIP.
+
+    Returns:
+        The key.
+
+    Raises:
+        ValueError: no CLIP, another family of text encoders, or one of another width.
+    """
     key, _ = _token_ids(_without_subjects(check_clip(clip).tokenizer), CLASS_WORDS)
     _embeddings(clip, key, words)
-    return _patched(clip, key, "position_embedding")
+    return key
 
 
 def _patched(clip: Any, key: str, name: str, rows: tuple[int, ...] | None = None) -> torch.Tensor:

@@ -17,8 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import numpy as np
 from face2diffusion.f2d import miniature
 from face2diffusion.f2d.demo import SETTINGS
+from face2diffusion.f2d.diffusion.denoising import PromptDenoiser
 from face2diffusion.f2d.face.alignment import align_expression, align_face
+from face2diffusion.f2d.face.cropping import locate_face
 from face2diffusion.f2d.face.detection import Face, YuNet, draw_faces
+from face2diffusion.f2d.face.identity_region import crop_identity, draw_region
 from face2diffusion.f2d.face.landmarks import draw_landmarks, find_landmarks
 from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region, paste_faces
 from face2diffusion.f2d.image import load_photo
@@ -26,6 +29,7 @@ from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
 from face2diffusion.f2d.miniature.prompts import SceneAttributes, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
+from face2diffusion.f2d.word_refinement import make_target, refine_words
 from PIL import Image, ImageDraw
 from skimage.data import astronaut
 from support import graph
@@ -51,6 +55,7 @@ SHOWN = (  # of one person, in the thumbnail of one_face
     SceneAttributes(expression="looking shocked"),
 )
 ASKED = SceneAttributes(job="king", place="at the taj mahal in india")
+ROME, REFINED = SceneAttributes(place="in the streets of rome"), ("ada", "bela")
 STYLES = 0.4, 0.7, 1.0  # strengths in the thumbnail of style
 STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
 LOAD_API = (
@@ -83,6 +88,8 @@ def main() -> None:
     names = set(sys.argv[2:])
     if not names or "F2DPasteFaces" in names:
         paste_faces_in_use().save(REPOSITORY / "web" / "docs" / "F2DPasteFaces.jpg", quality=88)
+    if not names or "F2DRefineIdentity" in names:
+        draw_refinement().save(REPOSITORY / "web" / "docs" / "F2DRefineIdentity.jpg", quality=88)
     if not names:
         draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
     with tempfile.TemporaryDirectory() as folder:
@@ -286,6 +293,29 @@ def draw_strengths() -> Image.Image:
         rows.append(panels)
     subtitle = f"One of {COUNT} pictures each; scores: means over {COUNT}, by the miniature's judges"
     return Image.fromarray(draw_sheet(rows, describe(ASKED, "S*"), subtitle))
+
+
+def draw_refinement() -> Image.Image:
+    """Generate people of the miniature before and after refining, with the evaluator's score of identity."""
+    encoder, pipeline = miniature.load_encoder(), miniature.load_pipeline()
+    verifier, _ = miniature.load_evaluators()
+    denoiser, prompt, rows = PromptDenoiser.from_pipeline(pipeline.diffusion), describe(ROME, "S*"), []
+    for name in REFINED:
+        photo = load_photo(miniature.portraits()[name])
+        crop = crop_identity(locate_face(None, photo, "FFHQ"), SIZE)
+        words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
+        refined = refine_words(denoiser, words, [make_target(crop, pipeline.encode_photos)])
+        panels = [Panel(photo, f"photo of {name}"), Panel(draw_region(crop), "what the words learn")]
+        for title, shown in (("before", words), ("after 60 steps", refined)):
+            pipeline.subjects.clear()
+            pipeline.add_subject(shown)
+            found = pipeline.generate(prompt, SETTINGS, count=COUNT, batch_size=COUNT, progress=False)
+            features = verifier.embed([photo, *(one.image for one in found)])
+            same = float((features[1:] @ features[0]).clamp(min=0).mean())
+            panels += [Panel(one.image, title, {"identity": same}) for one in found[:2]]
+        rows.append(panels)
+    subtitle = f"Two of {COUNT} images each, with the same seeds; scores: means over {COUNT}"
+    return Image.fromarray(draw_sheet(rows, prompt, subtitle))
 
 
 def shoot_in_use(frontend: Frontend, name: str, path: Path) -> Image.Image:

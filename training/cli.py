@@ -233,6 +233,11 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
 
         _log(f"Page -> {write_held_out_evaluation(config, _log)}")
         return
+    if config.stage == "refine":
+        from .miniature.study.refined_people import write_refinement_study
+
+        _log(f"Page -> {write_refinement_study(config, _log)}")
+        return
     if config.stage == "tune":
         from .miniature.baselines.tune import tune_baselines
 

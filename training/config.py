@@ -376,13 +376,15 @@ class MiniatureConfig:
         "f2d-train miniature --out runs/miniature",
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
+        "f2d-train miniature refine --out runs/refine --report-people 24",
         "f2d-train miniature baselines --out runs/baselines",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines"] = option(
+    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine"] = option(
         "train",
         "train all models, report on them, pack them into the package, start from the packed ones, "
-        "evaluate those on held-out data, tune the per-person methods of other papers, or compare with them",
+        "evaluate those on held-out data, tune the per-person methods of other papers, compare with them, or "
+        "measure what refining S* on photos adds",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)

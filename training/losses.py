@@ -1,4 +1,6 @@
-"""What is minimized: the denoising losses of the mapper, and ArcFace over several depths.
+"""What is minimized: the mapper's denoising losses besides CGDR, and ArcFace over several depths.
+
+CGDR (Eq. 7) is in `f2d/denoising_loss.py`, because words are refined with it too.
 
 Dimension letters: B batch, C latent channels, H and W latent sides, K classes.
 
@@ -6,7 +8,6 @@ Dimension letters: B batch, C latent channels, H and W latent sides, K classes.
 |---|---|
 | `noise` | epsilon (or v, for a v-prediction model) |
 | `prediction` | eps^ = eps_theta(z_t, t, tau(p)), Eq. 5 |
-| `class_prediction` | eps^_c, Eq. 6 |
 | `mask` | M |
 | `cosines`, `scale`, `margin` | W^T v_id, s, m, Eq. 3 |
 """
@@ -32,22 +33,6 @@ def reconstruction_loss(prediction: Tensor, noise: Tensor) -> Tensor:
         scalar: the mean over all elements, as is usual for the squared norm.
     """
     return F.mse_loss(prediction.float(), noise.float())
-
-
-def cgdr_loss(prediction: Tensor, noise: Tensor, class_prediction: Tensor, mask: Tensor) -> Tensor:
-    """Compute class-guided denoising regularization: noise inside M, the class's prediction outside (Eq. 7).
-
-    Args:
-        prediction: shape (B, C, H, W).
-        noise: shape (B, C, H, W).
-        class_prediction: shape (B, C, H, W); no gradient flows into it.
-        mask: shape (B, 1, H, W) in [0, 1].
-
-    Returns:
-        scalar: the mean over all elements.
-    """
-    target = noise.float() * mask + class_prediction.detach().float() * (1 - mask)
-    return F.mse_loss(prediction.float(), target)
 
 
 def masked_loss(prediction: Tensor, noise: Tensor, mask: Tensor) -> Tensor:

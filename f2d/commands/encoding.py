@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..command_line import add_command, log
-from ..options import ORDERS
+from ..options import ORDERS, FaceChoice
 from .arguments import finite, landmarks
 
 if TYPE_CHECKING:
     import torch
 
-    from ..identity import FaceIdentity
+    from ..encoder import FaceEncoder
+    from ..identity import FaceExpression, FaceIdentity
     from ..image import Photo
     from ..networks.mapping import Positional
 
@@ -111,23 +112,12 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         ValueError: options that do not fit together, no photo with a face, or one that is not usable.
         OSError: a file that cannot be read.
     """
-    from ..device import choose_device
-    from ..encoder import FaceEncoder
     from ..face.batch import crop_batch
     from ..image import load_photo
-    from ..options import FaceChoice
 
-    if options.expression_from and not options.expression:
-        raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
-    if not (options.detector or options.landmarks or options.aligned):
-        raise ValueError(
-            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
-            "--aligned."
-        )
-    device = choose_device(options.device)
+    check_encoder_options(options)
     photos = [load_photo(path) for path in paths]
-    encoder = FaceEncoder.load(options.msid, options.mapper, options.expression, options.detector, device)
-    choice = FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
+    encoder, choice = load_encoder(options), face_choice(options)
     batch = crop_batch(
         photos,
         lambda photo: encoder.crop_face(photo, options.aligned or "detect", choice).crop,
@@ -137,13 +127,46 @@ def encode_photos(paths: Sequence[str], options: argparse.Namespace) -> EncodedF
         log(batch.report)
     crops = batch.used
     identity = encoder.identify_crops(crops)
-    expression = None
-    if options.expression_from:
-        expression = encoder.express(
-            options.expression_from, options.expression_strength, landmarks=options.expression_landmarks
-        )
-    words = encoder.words(identity, expression)
+    words = encoder.words(identity, read_expression(encoder, options))
     return EncodedFace(crops, identity, words, encoder.mapper.config.positional)
+
+
+def check_encoder_options(options: argparse.Namespace) -> None:
+    """Raise a ValueError for options of `add_encoder_options` that do not fit together."""
+    if not (options.msid and options.mapper):
+        raise ValueError(
+            "A photo needs --msid and --mapper to be encoded. Add both, or give words of `f2d encode`."
+        )
+    if options.expression_from and not options.expression:
+        raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
+    if not (options.detector or options.landmarks or options.aligned):
+        raise ValueError(
+            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
+            "--aligned."
+        )
+
+
+def load_encoder(options: argparse.Namespace) -> FaceEncoder:
+    """Load the encoder that options of `add_encoder_options` name."""
+    from ..device import choose_device
+    from ..encoder import FaceEncoder
+
+    device = choose_device(options.device)
+    return FaceEncoder.load(options.msid, options.mapper, options.expression, options.detector, device)
+
+
+def face_choice(options: argparse.Namespace) -> FaceChoice:
+    """Say which face of a photo the options choose."""
+    return FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
+
+
+def read_expression(encoder: FaceEncoder, options: argparse.Namespace) -> FaceExpression | None:
+    """Encode the expression of --expression-from, if it is given."""
+    if not options.expression_from:
+        return None
+    return encoder.express(
+        options.expression_from, options.expression_strength, landmarks=options.expression_landmarks
+    )
 
 
 def _encode(options: argparse.Namespace) -> None:

@@ -117,10 +117,6 @@ def _words(options: argparse.Namespace) -> tuple[torch.Tensor, Positional]:
     """Read the words of `f2d generate`, or encode its photo."""
     if options.source.lower().endswith(".safetensors"):
         return read_words(options.source)
-    if not (options.msid and options.mapper):
-        raise ValueError(
-            "A photo needs --msid and --mapper to be encoded. Add both, or give words of `f2d encode`."
-        )
     face = encode_photos([options.source], options)
     return face.words, face.positional
 

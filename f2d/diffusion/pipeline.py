@@ -14,7 +14,7 @@ import torch
 
 from ..device import choose_device
 from ..files import check_file
-from ..image import Photo
+from ..image import Photo, to_signed
 from ..networks.mapping import Positional
 from ..prompt.injection import (
     CLASS_WORDS,
@@ -30,6 +30,7 @@ from .folder import LATENT_STRIDE, load_pipeline, load_single_file
 from .regions import Region, regional_prompts
 from .single_file_config import find_config
 from .text_encoder import PromptEncoder, prompt_too_long
+from .vae import encode_images
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,19 @@ class F2DPipeline:
         places = (0, list(rows)) if rows else None
         encoded = prompts.encode(filled, places, torch.stack(list(rows.values())) if rows else None)
         return prompts.apply_weights(encoded, [weight for _, weight, _ in chunk])
+
+    @torch.no_grad()
+    def encode_photos(self, photos: Sequence[Photo]) -> torch.Tensor:
+        """Encode photos to the latents that the U-Net sees.
+
+        Args:
+            photos: B of shape (8H, 8W, 3), uint8, RGB.
+
+        Returns:
+            shape (B, C, H, W), float32: the mean of the VAE's posterior.
+        """
+        vae = self.diffusion.vae
+        return encode_images(vae, to_signed(photos).to(vae.device, vae.dtype))[0].float()
 
     def generate(
         self,

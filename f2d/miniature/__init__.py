@@ -18,6 +18,7 @@ from .shipped import (
     narrow,
     portraits,
     read_vocabulary,
+    widen_words,
 )
 from .single_file import write_checkpoint
 
@@ -33,5 +34,6 @@ __all__ = [
     "narrow",
     "portraits",
     "read_vocabulary",
+    "widen_words",
     "write_checkpoint",
 ]

@@ -51,6 +51,11 @@ def narrow(words: torch.Tensor, width: int = 192) -> torch.Tensor:
     return words[:, :: words.shape[1] // width]
 
 
+def widen_words(words: torch.Tensor, width: int = 768) -> torch.Tensor:
+    """Undo `narrow`: words of shape (2, 192) to shape (2, width), by repeating entries."""
+    return words.repeat_interleave(width // words.shape[1], dim=1)
+
+
 def load_evaluators(folder: Path = WEIGHTS) -> tuple[Verifier, Attributes]:
     """Load the evaluators of identity and of scene attributes, on the CPU."""
     from .evaluators import Attributes, Verifier

@@ -24,6 +24,7 @@ from torch.nn import functional
 from ..networks.mapping import Positional
 
 PLACEHOLDER = "S*"
+PROMPT = f"A photo of {PLACEHOLDER}"  # what words are trained in (Sec. 4.1)
 CLASS_WORDS = "a person"  # the super-class of faces (Sec. 3.4): two tokens, as S*
 _AFTER = 1.4142e-5  # of the denoising; a hundredth of a timestep
 _WHOLE_GROUP = 8  # ComfyUI keeps a run of fewer tokens than this in one chunk

@@ -95,6 +95,7 @@ def stand_ins() -> Iterator[None]:
 
 def _io() -> SimpleNamespace:
     names = ("Int", "Float", "String", "Boolean", "Combo", "Image", "Mask", "Clip", "Conditioning")
+    names += ("Model", "Vae")
     types = {name: SocketType(name.upper()) for name in names}
     return SimpleNamespace(
         **types,

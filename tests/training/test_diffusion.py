@@ -72,7 +72,7 @@ def test_v_prediction_has_its_own_target(base, diffusion):
 
 @pytest.mark.parametrize("prompt", ["A photo of someone", "S* and S*"])
 def test_the_prompt_needs_s_star_once(base, prompt):
-    with pytest.raises(ValueError, match="times in the training prompt.*Write it once"):
+    with pytest.raises(ValueError, match="times in the prompt.*Write it once"):
         FrozenDiffusion(base, prompt, PROMPTS[1])
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from face2diffusion.training.losses import cgdr_loss, masked_loss, reconstruction_loss
+from face2diffusion.f2d.denoising_loss import cgdr_loss
+from face2diffusion.training.losses import masked_loss, reconstruction_loss
 
 SHAPE = (2, 4, 8, 8)
 

@@ -265,7 +265,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
             {"batch_size": 3, "accumulate": 2},
             r"batch size 3 is not divisible by processes x accumulate = 1 x 2",
         ),
-        ({"prompt": "A photo"}, "0 times in the training prompt 'A photo'"),
+        ({"prompt": "A photo"}, "0 times in the prompt 'A photo'"),
         ({"sample_prompts": ("S*", "A photo")}, r"S\*"),
         ({"sample_prompts": ("S* " + 80 * "very ",)}, "takes at most 75"),
     ],

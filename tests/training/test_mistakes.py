@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from face2diffusion.f2d.checkpoint import read, save
+from face2diffusion.f2d.diffusion import denoising
 from face2diffusion.f2d.diffusion.pipeline import F2DPipeline
 from face2diffusion.f2d.miniature import FILES, SIZE, WEIGHTS, load_pipeline, narrow
 from face2diffusion.f2d.networks.expression import load_expression
@@ -250,7 +251,7 @@ def test_a_position_embedding_in_the_wrong_place_shows(start, caches, monkeypatc
 
     assert off() < 1e-4
     monkeypatch.setattr(
-        diffusion,
+        denoising,
         "insertion_rows",
         lambda words, positions, how: injection.insertion_rows(words, positions, "before"),
     )

@@ -25,13 +25,13 @@ IN_COMFYUI = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("_
 # Files and folders, the lowest layer first: a file imports from its own line and the lines above it.
 LAYERS = {
     "f2d": [
-        "options device files command_line",
+        "options device files command_line denoising_loss loss_curve",
         "tensor_files checkpoint_kinds checkpoint image",
         "face",
         "networks",
         "prompt",
         "identity",
-        "diffusion encoder",
+        "diffusion encoder word_refinement",
         "ranking miniature",
         "demo download",
         "commands",
@@ -39,9 +39,9 @@ LAYERS = {
     ],
     "nodes": [
         "notices model_folders new_files sockets schema_parts core_faces",
-        "managed_encoder subject_clip",
+        "managed_encoder subject_clip model_denoiser",
         "load_encoder encode_identity expression_reference inject conditioning combine_identities "
-        "save_load_identity export_embedding face_landmarks face_regions pick_best",
+        "refine_identity save_load_identity export_embedding face_landmarks face_regions pick_best",
     ],
     "training": [
         "config losses",
@@ -79,9 +79,9 @@ HOMES = {
     2: "f2d/encoder.py",
     3: "training/losses.py",
     4: "f2d/networks/mapping.py",
-    5: "training/mapper/denoising.py",
-    6: "training/mapper/denoising.py",
-    7: "training/losses.py",
+    5: "f2d/diffusion/denoising.py",
+    6: "f2d/diffusion/denoising.py",
+    7: "f2d/denoising_loss.py",
     8: "training/losses.py",
     9: "f2d/encoder.py",
     **dict.fromkeys(range(10, 15), "training/evaluation/metrics.py"),
@@ -95,6 +95,7 @@ TOO_LONG = {  # schemas, which are declarations
 
 SAME_NAME = {  # the same thing for two subjects
     "cli": "f2d and f2d-train",
+    "denoising": "the frozen diffusion model: with a prompt, in training",
     "regions": "parts of an image: of a prompt, of a face",
     "train": "the training of the mapper and of MSID",
 }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...f2d.checkpoint import read
+from ...f2d.denoising_loss import cgdr_loss
 from ...f2d.diffusion.folder import load_vae
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import MapperConfig, MappingNetwork, load_mapper
@@ -33,7 +34,7 @@ from ..engine.processes import Processes, start_processes
 from ..engine.run_folder import Run
 from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
-from ..losses import cgdr_loss, masked_loss, reconstruction_loss
+from ..losses import masked_loss, reconstruction_loss
 from .dataset import MapperDataset
 from .denoising import FrozenDiffusion
 from .dropout import sampled_dropout

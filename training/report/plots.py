@@ -17,7 +17,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from .labels import place_labels
-from .statistics import BEST_OF, BestOf
+from .statistics import BEST_OF, BestOf, Mean
 
 # Distinct for color-blind readers too.
 COLORS = ("#0b5cad", "#d55e00", "#009e73", "#cc79a7", "#e6a000", "#56b4e9", "#7a5195", "#444444")
@@ -115,6 +115,31 @@ def draw_trade_off(published: Points, measured: Points, x_label: str, y_label: s
     labels += [_label(axes, name, point) for name, point in published.items()]
     place_labels(figure, axes, labels, [*measured.values(), *published.values()])
     return figure
+
+
+def plot_refinement(curves: Mapping[str, Mapping[str, Sequence[tuple[int, Mean]]]]) -> bytes:
+    """Plot scores over gradient steps, a panel per score and a line per number of photos.
+
+    Args:
+        curves: by score and line: steps and the mean over people, with its interval.
+
+    Returns:
+        An SVG file.
+    """
+    figure = _new_figure(3.6 * len(curves), 3.2)
+    for axes, (score, lines) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        for place, (name, points) in enumerate(lines.items()):
+            steps, means = zip(*points, strict=True)
+            axes.plot(steps, [mean.value for mean in means], color=color_of(place), marker="o", label=name)
+            low, high = [mean.low for mean in means], [mean.high for mean in means]
+            axes.fill_between(steps, low, high, color=color_of(place), alpha=0.12, linewidth=0)
+        axes.set_xlabel("gradient steps on the two words")
+        axes.set_title(score)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return _svg(figure)
 
 
 def plot_image_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Path | None]]) -> bytes:

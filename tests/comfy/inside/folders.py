@@ -23,7 +23,7 @@ print(
         {
             "identities": load.INPUT_TYPES()["required"]["identity_file"][1]["options"],
             "weights": encoder.INPUT_TYPES()["required"]["msid"][1]["options"],
-            "writes": files.new_path(files.IDENTITIES, "friends/alice", torch.zeros(1), False),
+            "writes": files.new_path(files.IDENTITIES, "friends/alice", {"v_id": torch.zeros(1)}, False),
         }
     )
 )

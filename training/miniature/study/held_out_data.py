@@ -14,6 +14,7 @@ OPENING = (
 _SEEN_IN_TUNING = 40  # of HELD_OUT_PEOPLE: the recipe was tuned with them, so they come last
 TUNING_PLACES = range(len(HELD_OUT_PEOPLE) - _SEEN_IN_TUNING, len(HELD_OUT_PEOPLE))  # of these people
 _PHOTO_SAMPLES = 60_000_000  # first sample number of the photos
+_NEXT_PHOTO = 1_000  # samples from a person's photo to their next one
 
 
 def held_out_person(place: int) -> int:
@@ -21,9 +22,9 @@ def held_out_person(place: int) -> int:
     return HELD_OUT_PEOPLE[(_SEEN_IN_TUNING + place) % len(HELD_OUT_PEOPLE)]
 
 
-def render_photo(place: int) -> Photo:
+def render_photo(place: int, photo: int = 0) -> Photo:
     """Render a held-out person's photo in a random scene, without a hat: shape (128, 128, 3), uint8."""
-    number, who = _PHOTO_SAMPLES + place, held_out_person(place)
+    number, who = _PHOTO_SAMPLES + _NEXT_PHOTO * photo + place, held_out_person(place)
     _, attributes = build_scene(number, who)
     return render_sample(number, who, replace(attributes, job="")).rendering.image
 

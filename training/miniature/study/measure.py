@@ -6,7 +6,7 @@ Every image has a seed of its own, the same for all variants.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,7 @@ class Models:
     verifier: Verifier
     attributes: Attributes
     narrow: Callable[[Tensor], Tensor] = lambda words: words  # to the width of the pipeline's text encoder
+    widen: Callable[[Tensor], Tensor] = lambda words: words  # back to the width of the mapper
 
     @classmethod
     def from_recipe(cls, miniature: Miniature, variant: Variant, seed: int) -> Models:
@@ -75,7 +76,11 @@ class Models:
     def from_package(cls) -> Models:
         """Load the shipped models."""
         return cls(
-            shipped.load_encoder(), shipped.load_pipeline(), *shipped.load_evaluators(), narrow=shipped.narrow
+            shipped.load_encoder(),
+            shipped.load_pipeline(),
+            *shipped.load_evaluators(),
+            narrow=shipped.narrow,
+            widen=shipped.widen_words,
         )
 
     def set_subject(self, identity: FaceIdentity, expression: FaceExpression | None = None) -> None:
@@ -155,6 +160,7 @@ def generate_and_score(
     bf16: bool = True,
     on_image: Callable[[PlannedImage, Photo], None] = _ignore_image,
     label: str = "",
+    identities: Mapping[int, FaceIdentity] | None = None,
 ) -> list[Score]:
     """Generate images of held-out people and score them.
 
@@ -165,12 +171,17 @@ def generate_and_score(
         bf16: autocast on a CPU; on a GPU the pipeline is in float16.
         on_image: called with each image.
         label: of the progress bar.
+        identities: the people to generate, by place among the plan's; None = all, encoded from their photo.
 
     Returns:
         A score per image.
     """
     photos = [render_photo(who) for who in range(plan.people)]
-    images = list(_plan_images(models, plan, photos, bool(subject_from)))
+    if identities is None:
+        identities = {
+            who: models.encoder.identify(photo, alignment="FFHQ") for who, photo in enumerate(photos)
+        }
+    images = list(_plan_images(models, plan, identities, bool(subject_from)))
     return score_images(models, images, photos, subject_from, bf16, on_image, label)
 
 
@@ -237,12 +248,11 @@ def _score(planned: PlannedImage, cosines: np.ndarray, recognized: SceneAttribut
 
 
 def _plan_images(
-    models: Models, plan: EvaluationPlan, photos: Sequence[Photo], delayed: bool
+    models: Models, plan: EvaluationPlan, identities: Mapping[int, FaceIdentity], delayed: bool
 ) -> Iterator[PlannedImage]:
     """Yield all images of each person in turn, with their prompts encoded."""
     request = partial(plan_image, models.pipeline, delayed)
-    for who, photo in enumerate(photos):
-        identity = models.encoder.identify(photo, alignment="FFHQ")
+    for who, identity in identities.items():
         models.set_subject(identity)
         for number in range(_PLAIN_SEEDS):
             yield request("plain", who, -1, _plain_seed(who, number), SceneAttributes())
@@ -256,7 +266,7 @@ def _plan_images(
                     yield request("best", who, prompt, prompt_seed(who, prompt, number), attributes)
         if models.encoder.mapper.config.exp_dim:
             for place, name in enumerate(EXPRESSIONS):
-                models.set_subject(identity, _encode_reference(models.encoder, (who + 1) % len(photos), name))
+                models.set_subject(identity, _encode_reference(models.encoder, (who + 1) % plan.people, name))
                 attributes, seed = SceneAttributes(expression=name), 2_000_000 + 100 * who + place
                 yield request("reference", who, place, seed, attributes)
 
