@@ -179,7 +179,7 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
 
     def drawn_regions() -> Image.Image:
         """Paint a region at the left, as the mask editor saves it, and show what it makes."""
-        region = draw_region()
+        region = paint_left_half()
         region.save(server.base / "input" / "miniature_region.png")
         both = run("drawn_regions", ["ada", "chidi", "region"], in_region, WIDE)[-1]
         painted = np.asarray(region.convert("RGBa").convert("RGB").resize((SIZE, SIZE)))
@@ -215,7 +215,7 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
     }
 
 
-def draw_region() -> Image.Image:
+def paint_left_half() -> Image.Image:
     """Paint the left half of an image, as ComfyUI's mask editor stores it: transparent is painted."""
     alpha = Image.new("L", (WIDE[0] * 2, WIDE[1] * 2), 255)
     ImageDraw.Draw(alpha).rounded_rectangle((-60, 8, WIDE[0], WIDE[1] * 2 - 8), 60, 0)
