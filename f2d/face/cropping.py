@@ -54,8 +54,8 @@ class LocatedFace:
     def align_expression(self) -> Photo:
         """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError where the face lies outside.
 
-        The crop keeps the face's roll, as the network expects, but a face that lies on its side or upside down
-        is set upright first.
+        The crop keeps the face's roll, as the network expects, but a face that lies on its side or upside
+        down is set upright first.
         """
         return align_expression(*set_upright(self.photo, self.expression_landmarks))
 

@@ -112,7 +112,7 @@ def _look_aligned(look: Look, photo: Photo, face: Face, size: int, side: int, mi
 
 
 def _merge_central(guesses: list[Face], side: int, size: int, max_shift: float) -> Face | None:
-    """Average the guesses about the best face in the middle of a square image, of roughly the expected size."""
+    """Average the guesses about the best face of roughly the expected size in the middle of an image."""
     near = [
         guess
         for guess in guesses
