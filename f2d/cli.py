@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .command_line import create_parser, escape_unprintable, run_command
+from .command_line import create_parser, escape_unprintable, parse_arguments, run_command
 from .commands.encoding import add_encode
 from .commands.generation import add_demo, add_generate
 from .commands.weight_files import add_convert, add_download, add_export
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 2 on bad input or 130 on Ctrl-C, with one line on stderr.
     """
     escape_unprintable()
-    options = _parser().parse_args(arguments)
+    options = parse_arguments(_parser(), arguments)
     return run_command("f2d", lambda: options.run(options), "Interrupted; nothing was written.")
 
 

@@ -7,7 +7,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -46,6 +46,22 @@ def add_command(
     parser.epilog = f"example:\n  {parser.prog} {example}"
     parser.set_defaults(**defaults)
     return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; a mistake in it ends the program with status 2.
+
+    Args:
+        parser: of `create_parser`.
+        arguments: None = those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    before = given[: given.index("--")] if "--" in given else given
+    for argument in before:
+        option, separator, value = argument.partition("=")
+        if option.startswith("-") and separator and value == "--":  # argparse would set it to an empty list
+            parser.error(f"argument {option}: '--' is not a value. Give one, or leave the option out.")
+    return parser.parse_args(given)
 
 
 def run_command(

@@ -37,6 +37,17 @@ def choose_device(name: str | None = None) -> str:
     return name
 
 
+def describe_device(device: str) -> str:
+    """Name a device for reports, such as "NVIDIA H100 80GB HBM3", "mps" or "8 CPU threads"."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return torch.cuda.get_device_name(device)
+    if kind != "cpu":
+        return kind
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"
+
+
 def pass_size(device: torch.device) -> int:
     """Images per forward pass; on a CPU the activations of more than a few do not stay in its cache."""
     return 8 if device.type == "cpu" else 64

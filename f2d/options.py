@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,8 @@ class FaceChoice:
     landmarks: np.ndarray | Sequence[Sequence[float]] | None = (
         None  # (5, 2) or (68, 2) px, instead of detection
     )
+    faces: Sequence[Any] | None = None  # each a face.face.Face, found elsewhere, instead of detection
+    box: np.ndarray | Sequence[float] | None = None  # x, y, width, height px: the face in it, not the index
 
 
 LARGEST_FACE = FaceChoice()

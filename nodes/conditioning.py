@@ -12,7 +12,7 @@ from ..f2d.prompt.injection import (
     names_subject,
     replace_placeholders,
 )
-from .schema_parts import CONDITIONING, search_aliases
+from .schema_parts import ADVANCED, CONDITIONING, search_aliases
 from .subject_clip import SubjectTokenizer, check_clip, plain_clip
 
 
@@ -47,6 +47,7 @@ class F2DConditioning(io.ComfyNode):
                     "class_words",
                     default=CLASS_WORDS,
                     tooltip="Replaces S* in the prompt while S* is delayed.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "subject_from",
@@ -54,6 +55,7 @@ class F2DConditioning(io.ComfyNode):
                     min=0.0,
                     max=0.99,
                     step=0.01,
+                    display_mode=io.NumberDisplay.slider,
                     tooltip="Fraction of the denoising before S* is used. 0: S* from the start. "
                     "0.2: delayed subject conditioning as in the paper (alpha = 0.8), "
                     "for scenes that the face would distort.",

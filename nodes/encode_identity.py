@@ -1,13 +1,19 @@
 """Encode Face Identity: photos of one person to an identity."""
 
-import comfy.utils
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.options import Alignment, Order
-from .notices import notify
-from .schema_parts import IDENTITY, alignment_input, min_score_input, numbering_inputs, search_aliases
+from .core_faces import choose_found, found_face_inputs
+from .notices import Progress, notify
+from .schema_parts import (
+    IDENTITY,
+    alignment_input,
+    min_score_input,
+    numbering_inputs,
+    search_aliases,
+    supported_fields,
+)
 from .sockets import EncodedIdentity, Encoder, Identity
 
 
@@ -34,6 +40,7 @@ class EncodeFaceIdentity(io.ComfyNode):
                     "Number of the face to encode, starting at 0, as shown in the preview.",
                 ),
                 min_score_input("Lower it for profiles, drawings and blurred photos."),
+                *found_face_inputs("If there are several, face_order and face_index choose one of them."),
             ],
             outputs=[
                 Identity.Output("identity", display_name="identity", tooltip="Connect to Inject S*."),
@@ -50,6 +57,7 @@ class EncodeFaceIdentity(io.ComfyNode):
                 ),
             ],
             **search_aliases("face id", "identity", "faceid encode"),
+            **supported_fields(has_intermediate_output=True, essentials_category="Image Generation"),
         )
 
     @classmethod
@@ -61,6 +69,7 @@ class EncodeFaceIdentity(io.ComfyNode):
         face_order: Order,
         face_index: int,
         min_score: float,
+        **found,
     ) -> io.NodeOutput:
         """Find the face in each photo and encode their mean; photos without a face are skipped."""
         from ..f2d.face.batch import crop_batch
@@ -70,14 +79,13 @@ class EncodeFaceIdentity(io.ComfyNode):
 
         photos = from_comfy(image)
         choice = FaceChoice(face_order, face_index, min_score)
-        progress = comfy.utils.ProgressBar(len(photos))
+        progress = Progress(len(photos), "Photo")
 
-        def crop_face(photo):
-            throw_exception_if_processing_interrupted()
-            progress.update(1)
-            return encoder.crop_face(photo, alignment, choice)
+        def crop_face(number: int):
+            progress.advance()
+            return encoder.crop_face(photos[number], alignment, choose_found(choice, image, number, **found))
 
-        batch = crop_batch(photos, crop_face)
+        batch = crop_batch(range(len(photos)), crop_face)
         if batch.report:
             notify(batch.report)
         drawn = [

@@ -5,10 +5,17 @@ import os
 
 from comfy_api.latest import io, ui
 
-from ..f2d.prompt.embedding import DEFAULT_POSITION
+from ..f2d.prompt.embedding import DEFAULT_POSITION, check_name
 from .model_folders import EMBEDDINGS
-from .new_files import listed_name, new_path
-from .schema_parts import CONDITIONING, identity_input, overwrite_input, search_aliases
+from .new_files import check_file_name, listed_name, new_path
+from .schema_parts import (
+    ADVANCED,
+    CONDITIONING,
+    check_inputs,
+    identity_input,
+    overwrite_input,
+    search_aliases,
+)
 from .sockets import Expression
 from .subject_clip import plain_clip, position_embedding
 
@@ -46,6 +53,7 @@ class F2DExportEmbedding(io.ComfyNode):
                     min=1,
                     max=74,
                     step=1,
+                    **ADVANCED,
                     tooltip="Token position at which the embedding is exact (the start token is 0). "
                     "4 fits 'A photo of S*'.",
                 ),
@@ -68,10 +76,15 @@ class F2DExportEmbedding(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        """Refuse a name that no prompt or no file system can hold."""
+        return check_inputs((lambda name: check_name(name.strip()), filename), (check_file_name, filename))
+
+    @classmethod
     def execute(
         cls, identity, clip, filename: str, place: int, overwrite: bool, expression=None
     ) -> io.NodeOutput:
-        from ..f2d.prompt.embedding import check_name, embedding_rows, save_embedding, warn_of_token
+        from ..f2d.prompt.embedding import embedding_rows, save_embedding, warn_of_token
 
         check_name(filename.strip())
         words, positional = identity.words(expression), identity.encoder.mapper.config.positional

@@ -4,9 +4,10 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 
-from ..f2d.options import ALIGNMENTS, Alignment
+from ..f2d.options import ALIGNMENTS, LARGEST_FACE, Alignment
+from .core_faces import choose_found, found_face_inputs
 from .notices import notify
-from .schema_parts import CONDITIONING, alignment_input, search_aliases
+from .schema_parts import ADVANCED, CONDITIONING, alignment_input, search_aliases, strength_input
 from .sockets import Encoder, Expression
 
 
@@ -28,16 +29,12 @@ class ExpressionReference(io.ComfyNode):
                     tooltip="A photo of anyone with the expression. Of a batch, the first image with a face "
                     "is used.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="0: no reference, the prompt controls the expression. "
-                    "1: the expression of the photo.",
+                strength_input(
+                    1.0,
+                    "0: no reference, the prompt controls the expression. 1: the expression of the photo.",
                 ),
-                alignment_input(optional=True),
+                alignment_input(optional=True, **ADVANCED),
+                *found_face_inputs("If there are several, the largest is used."),
             ],
             outputs=[
                 Expression.Output(
@@ -54,18 +51,20 @@ class ExpressionReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0]
+        cls, encoder, image: torch.Tensor, strength: float, alignment: Alignment = ALIGNMENTS[0], **found
     ) -> io.NodeOutput:
         """Encode the expression in the first image with a face."""
         from ..f2d.face.batch import crop_batch
         from ..f2d.identity import FaceExpression
         from ..f2d.image import from_comfy, to_comfy
 
-        def crop_expression(photo):
+        def crop_expression(number: int):
             throw_exception_if_processing_interrupted()
-            return encoder.crop_expression(from_comfy(photo)[0], alignment).crop
+            photo = from_comfy(image[number : number + 1])[0]
+            choice = choose_found(LARGEST_FACE, image, number, **found)
+            return encoder.crop_expression(photo, alignment, choice).crop
 
-        batch = crop_batch(image.split(1), crop_expression, first_only=True)
+        batch = crop_batch(range(len(image)), crop_expression, first_only=True)
         if batch.report:
             notify(batch.report)
         v_exp = encoder.embed_expression(batch.used)[0]

@@ -3,12 +3,11 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import comfy.utils
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
-from .schema_parts import IMAGE, min_score_input, search_aliases
+from .notices import Progress
+from .schema_parts import IMAGE, min_score_input, search_aliases, supported_fields
 from .sockets import Encoder, PoseKeypoint
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ class F2DFaceLandmarks(io.ComfyNode):
                 )
             ],
             **search_aliases("face pose", "openpose face", "landmark controlnet", "pose transfer"),
+            **supported_fields(has_intermediate_output=True),
         )
 
     @classmethod
@@ -88,11 +88,10 @@ class F2DFaceLandmarks(io.ComfyNode):
         else:
             detector = fan() if encoder is None else encoder.detector
             photos, frames = from_comfy(image), []
-            progress = comfy.utils.ProgressBar(len(photos))
+            progress = Progress(len(photos), "Photo")
             for photo in photos:
-                throw_exception_if_processing_interrupted()
+                progress.advance()
                 frames.append(find_landmarks(photo, detector, min_score))
-                progress.update(1)
         picture = to_comfy(draw_all(frames, resolution))
         return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
 

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import comfy.utils
 import numpy as np
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..f2d.options import FACES, Faces, Order
-from .notices import notify
+from .notices import Progress, notify
 from .schema_parts import IMAGE, min_score_input, numbering_inputs, search_aliases, supported_fields
 from .sockets import Encoder, Regions
 
@@ -78,15 +76,14 @@ class F2DCropFaces(io.ComfyNode):
 
         photos, regions, drawn = from_comfy(image), [], []
         height, width = photos[0].shape[:2]
-        progress = comfy.utils.ProgressBar(len(photos))
+        progress = Progress(len(photos), "Image")
         for number, photo in enumerate(photos):
-            throw_exception_if_processing_interrupted()
+            progress.advance()
             found = encoder.find_faces(photo, min_score)
             chosen = select_faces(found, faces, face_order, face_index)
             regions += [find_region(face, number, width, height, context) for face in chosen]
             only = chosen[0] if len(chosen) == 1 else None
             drawn.append(draw_faces(photo, sort_faces(found, face_order), only))
-            progress.update(1)
         kept = FaceRegions(len(photos), width, height, tuple(regions))
         if missing := kept.images_without():
             places = f": {', '.join(str(place + 1) for place in missing)}" if len(photos) > 1 else ""

@@ -2,8 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER
-from .schema_parts import CONDITIONING, identity_input, search_aliases
+from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, check_placeholder
+from .schema_parts import (
+    CONDITIONING,
+    check_inputs,
+    identity_input,
+    search_aliases,
+    strength_input,
+    supported_fields,
+)
 from .sockets import Expression
 from .subject_clip import inject_subject
 
@@ -26,14 +33,7 @@ class InjectSStar(io.ComfyNode):
                     "The input is not modified; the output is a copy.",
                 ),
                 identity_input(),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip=f"0: '{CLASS_WORDS}'. 1: this person. Above 1: exaggerated.",
-                ),
+                strength_input(2.0, f"0: '{CLASS_WORDS}'. 1: this person. Above 1: exaggerated."),
                 io.String.Input(
                     "placeholder",
                     default=PLACEHOLDER,
@@ -54,7 +54,13 @@ class InjectSStar(io.ComfyNode):
                 )
             ],
             **search_aliases("face in prompt", "personalization", "subject"),
+            **supported_fields(essentials_category="Image Generation"),
         )
+
+    @classmethod
+    def validate_inputs(cls, placeholder: str | None = None) -> bool | str:
+        """Refuse a placeholder that no prompt can hold."""
+        return check_inputs((check_placeholder, placeholder))
 
     @classmethod
     def execute(cls, clip, identity, strength: float, placeholder: str, expression=None) -> io.NodeOutput:

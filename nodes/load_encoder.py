@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..f2d.miniature import FILES, WEIGHTS
 from .model_folders import detector_files, full_path, state, weight_files
-from .schema_parts import LOADERS, NONE, search_aliases
+from .schema_parts import LOADERS, NONE, check_inputs, search_aliases
 from .sockets import Encoder
 
 FAN = "FAN"
@@ -58,6 +58,21 @@ class LoadFaceEncoder(io.ComfyNode):
                 )
             ],
             **search_aliases("msid", "face embedding loader"),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        msid: str | None = None,
+        mapper: str | None = None,
+        expression: str | None = None,
+        detector: str | None = None,
+    ) -> bool | str:
+        """Refuse a graph that names missing files."""
+        weights = (msid, mapper, None if expression == NONE else expression)
+        return check_inputs(
+            *((full_path, None if name == MINIATURE else name) for name in weights),
+            (full_path, None if detector in (NONE, FAN) else detector),
         )
 
     @classmethod

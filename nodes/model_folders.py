@@ -59,7 +59,7 @@ def full_path(
     path = folder_paths.get_full_path(folder, name)
     if path is None:
         folders = " or ".join(folder_paths.get_folder_paths(folder))
-        raise FileNotFoundError(f"Expected '{name}' in {folders}, got no such file. {advice}")
+        raise FileNotFoundError(f"There is no file {name!r} in {folders}. {advice}")
     return path
 
 

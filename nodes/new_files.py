@@ -29,7 +29,7 @@ def new_path(folder: str, name: str, content: torch.Tensor, overwrite: bool) -> 
     Raises:
         ValueError: the name leads out of the folder, or some operating system cannot store it.
     """
-    root, names = folder_paths.get_folder_paths(folder)[0], _numbered(os.path.join(*_name_parts(name)))
+    root, names = folder_paths.get_folder_paths(folder)[0], _numbered(os.path.join(*check_file_name(name)))
     paths = ((name, os.path.join(root, name + _ENDING)) for name in names)
     return next(
         path for name, path in paths if overwrite or not _is_taken(name, folder) or _holds(path, content)
@@ -41,7 +41,8 @@ def listed_name(path: str, folder: str) -> str:
     return os.path.relpath(path, folder_paths.get_folder_paths(folder)[0])
 
 
-def _name_parts(name: str) -> list[str]:
+def check_file_name(name: str) -> list[str]:
+    """Split a name into its parts; raise a ValueError if it leads out of the folder or cannot be stored."""
     parts = (
         re.sub(re.escape(_ENDING) + "$", "", name.strip(), flags=re.IGNORECASE).replace("\\", "/").split("/")
     )
@@ -57,10 +58,9 @@ def _name_parts(name: str) -> list[str]:
             or len(part.encode()) > _LONGEST
         ):
             raise ValueError(
-                f"Expected a file name such as 'alice' or 'friends/alice', got {name!r}. "
-                "Windows, macOS and Linux all have to be able to store it, inside its folder: "
-                "leave out .. and drives, "
-                'spaces and dots at the ends, the signs < > : " | ? *, and names such as CON.'
+                f"{name!r} cannot be the name of a file in this folder on Windows, macOS and Linux. "
+                'Leave out .. and drives, spaces and dots at the ends, the signs < > : " | ? *, '
+                "and names such as CON; 'alice' and 'friends/alice' work."
             )
     return parts
 

@@ -1,6 +1,9 @@
-"""Notices on the node that is running, where ComfyUI can show them."""
+"""What the running node shows: notices, and which of several images it is at."""
 
 import contextlib
+
+import comfy.utils
+from comfy.model_management import throw_exception_if_processing_interrupted
 
 
 def notify(text: str) -> None:
@@ -13,3 +16,19 @@ def notify(text: str) -> None:
         context = get_executing_context()
         if context is not None:
             PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+class Progress:
+    """The progress of a node that takes images one after the other."""
+
+    def __init__(self, count: int, noun: str) -> None:
+        """Start at none of `count`; `noun` is what they are, such as "Photo"."""
+        self._bar, self._count, self._noun, self._number = comfy.utils.ProgressBar(count), count, noun, 0
+
+    def advance(self) -> None:
+        """Begin the next one: move the bar, name the image if there are several, and stop if interrupted."""
+        throw_exception_if_processing_interrupted()
+        self._number += 1
+        self._bar.update(1)
+        if self._count > 1:
+            notify(f"{self._noun} {self._number} of {self._count}")

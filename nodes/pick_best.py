@@ -2,7 +2,6 @@
 
 import functools
 
-import comfy.utils
 import folder_paths
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
@@ -10,7 +9,16 @@ from comfy_api.latest import io, ui
 
 from ..f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from .model_folders import full_path, state, weight_files
-from .schema_parts import IMAGE, NONE, min_score_input, search_aliases
+from .notices import Progress
+from .schema_parts import (
+    ADVANCED,
+    IMAGE,
+    NONE,
+    check_inputs,
+    min_score_input,
+    search_aliases,
+    supported_fields,
+)
 from .sockets import Identity
 from .subject_clip import SubjectTokenizer, check_clip
 
@@ -57,6 +65,7 @@ class F2DPickBest(io.ComfyNode):
                     default=NONE,
                     tooltip="Second evaluator of identity: AdaFace, SphereFace or FaceNet from "
                     "models/face2diffusion. Needs reference_photo.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "text_projection",
@@ -89,6 +98,15 @@ class F2DPickBest(io.ComfyNode):
                 ),
             ],
             **search_aliases("best of n", "rank images", "image score", "face similarity"),
+            **supported_fields(has_intermediate_output=True),
+        )
+
+    @classmethod
+    def validate_inputs(cls, recogniser: str | None = None, text_projection: str | None = None) -> bool | str:
+        """Refuse a graph that names missing files."""
+        return check_inputs(
+            (full_path, None if recogniser == NONE else recogniser),
+            (_find_projection, None if text_projection == NONE else text_projection),
         )
 
     @classmethod
@@ -134,11 +152,10 @@ def _score_identity(
     if recogniser != NONE:
         network = encoder.to_device(_load_recognizer(full_path(recogniser), state(recogniser)))
         evaluators.append(_recognize(network, encoder, reference_photo, min_score))
-    progress, faces = comfy.utils.ProgressBar(len(photos)), []
+    progress, faces = Progress(len(photos), "Image"), []
     for photo in photos:
-        throw_exception_if_processing_interrupted()
+        progress.advance()
         faces.append(encoder.find_faces(photo, min_score))
-        progress.update(1)
     return [likeness(photos, faces, evaluator) for evaluator in evaluators]
 
 

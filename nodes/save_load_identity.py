@@ -5,8 +5,8 @@ import os
 from comfy_api.latest import io, ui
 
 from .model_folders import IDENTITIES, full_path, identity_files, state
-from .new_files import listed_name, new_path
-from .schema_parts import IDENTITY, identity_input, overwrite_input, search_aliases
+from .new_files import check_file_name, listed_name, new_path
+from .schema_parts import IDENTITY, check_inputs, identity_input, overwrite_input, search_aliases
 from .sockets import EncodedIdentity, Encoder, Identity
 
 
@@ -38,6 +38,11 @@ class F2DSaveIdentity(io.ComfyNode):
             is_output_node=True,
             **search_aliases("save face", "store identity", "save embeds"),
         )
+
+    @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        """Refuse a name that some file system cannot hold."""
+        return check_inputs((check_file_name, filename))
 
     @classmethod
     def execute(cls, identity, filename: str, overwrite: bool) -> io.NodeOutput:
@@ -75,11 +80,20 @@ class F2DLoadIdentity(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, identity_file: str | None = None) -> bool | str:
+        """Refuse a graph that names a missing file."""
+        return check_inputs((_identity_path, identity_file))
+
+    @classmethod
     def fingerprint_inputs(cls, identity_file: str, **linked) -> tuple[int, int] | None:
         """Run again when the file has changed."""
         return state(identity_file, IDENTITIES)
 
     @classmethod
     def execute(cls, encoder, identity_file: str) -> io.NodeOutput:
-        path = full_path(identity_file, IDENTITIES, "Choose another; Save Identity makes them.")
+        path = _identity_path(identity_file)
         return io.NodeOutput(EncodedIdentity(encoder.load_identity(path), encoder))
+
+
+def _identity_path(name: str) -> str:
+    return full_path(name, IDENTITIES, "Choose another; Save Identity makes them.")

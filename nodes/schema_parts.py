@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -31,6 +32,38 @@ def supported_fields(**fields: Any) -> dict[str, Any]:
 def search_aliases(*words: str) -> dict[str, Any]:
     """Return the argument of `io.Schema` by which a search finds the node, if this ComfyUI has it."""
     return supported_fields(search_aliases=["face2diffusion", "f2d", *words])
+
+
+def check_inputs(*checks: tuple[Callable[[str], object], str | None]) -> bool | str:
+    """Run checks of widget values, for `validate_inputs`: the node turns red before the queue runs.
+
+    Args:
+        *checks: a function that raises a ValueError or OSError, and the value; None needs no check (the value
+            comes from a link, is missing, or names no file).
+
+    Returns:
+        True, or the message of the first error.
+    """
+    try:
+        for check, value in checks:
+            if value is not None:
+                check(value)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return True
+
+
+def strength_input(maximum: float, tooltip: str) -> io.Float.Input:
+    """Declare a strength from 0, as a slider."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=maximum,
+        step=0.05,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
 
 
 def identity_input() -> Any:

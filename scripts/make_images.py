@@ -26,7 +26,7 @@ from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
 from face2diffusion.f2d.miniature.prompts import SceneAttributes, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage.data import astronaut
 from support import graph
 from support.browser import FIT, Browser, Frontend
@@ -51,6 +51,7 @@ SHOWN = (  # of one person, in the thumbnail of one_face
     SceneAttributes(expression="looking shocked"),
 )
 ASKED = SceneAttributes(job="king", place="at the taj mahal in india")
+STYLES = 0.4, 0.7, 1.0  # strengths in the thumbnail of style
 STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
 LOAD_API = (
     "async ([prompt, name]) => { await app.refreshComboInNodes(); await app.loadApiJson(prompt, name); }"
@@ -131,11 +132,18 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
     info = server.object_info()
 
     def run(
-        name: str, people: list[str], rewrite: Callable[[str], str], size: tuple[int, int] = (SIZE, SIZE)
+        name: str,
+        people: list[str],
+        rewrite: Callable[[str], str],
+        size: tuple[int, int] = (SIZE, SIZE),
+        strength: float = 1.0,
     ) -> list[np.ndarray]:
         """Images of the workflow, those of Preview Image first."""
         prompt = graph.to_api(in_miniature(bundled(name), people, rewrite, size), info)
-        files = server.run(prompt, timeout=300).files
+        for node in prompt.values():
+            if node["class_type"] == "InjectSStar":
+                node["inputs"]["strength"] = strength
+        files = server.run(prompt, timeout=3600).files
         shown = [
             key
             for kind in ("PreviewImage", "SaveImage")
@@ -162,8 +170,32 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
         shown = [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*")]
         return draw_thumbnail(shown, [[both]], "Two people, each in a region")
 
+    def drawn_regions() -> Image.Image:
+        """Paint a region at the left, as the mask editor saves it, and show what it makes."""
+        region = draw_region()
+        region.save(server.base / "input" / "miniature_region.png")
+        both = run("drawn_regions", ["ada", "chidi", "region"], in_region, WIDE)[-1]
+        painted = np.asarray(region.convert("RGBa").convert("RGB").resize((SIZE, SIZE)))
+        shown = [Tile(faces["ada"], "S1*"), Tile(faces["chidi"], "S2*"), Tile(painted, "region of S1*")]
+        return draw_thumbnail(shown, [[both]], "Two people, each in a painted region")
+
+    def batch_of_people() -> Image.Image:
+        people = ["ada", "bela", "chidi"]
+        images = run("batch_of_people", people, said(SceneAttributes(job="chef")))
+        return draw_thumbnail(
+            [Tile(faces[name]) for name in people], [images], "One prompt, one image per person"
+        )
+
+    def style() -> Image.Image:
+        images = [run("style", ["ada"], said(ASKED), strength=strength)[-1] for strength in STYLES]
+        caption = f"Likeness against style: strength {', '.join(f'{one:g}' for one in STYLES)}"
+        return draw_thumbnail([Tile(faces["ada"], "photo")], [images], caption)
+
     return {
         "one_face": one_face,
+        "drawn_regions": drawn_regions,
+        "batch_of_people": batch_of_people,
+        "style": style,
         "expression_reference": expression_reference,
         "two_people": two_people,
         "face_detail": face_detail,
@@ -174,6 +206,14 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
             astronaut_tiles(), [], "Person, pose and expression from three photos"
         ),
     }
+
+
+def draw_region() -> Image.Image:
+    """Paint the left half of an image, as ComfyUI's mask editor stores it: transparent is painted."""
+    alpha = Image.new("L", (WIDE[0] * 2, WIDE[1] * 2), 255)
+    ImageDraw.Draw(alpha).rounded_rectangle((-60, 8, WIDE[0], WIDE[1] * 2 - 8), 60, 0)
+    gray = Image.new("RGB", alpha.size, (110, 112, 120))
+    return Image.merge("RGBA", (*gray.split(), alpha))
 
 
 def face_detail() -> Image.Image:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..f2d.command_line import escape_unprintable, out_of_memory
+from ..f2d.command_line import escape_unprintable, out_of_memory, parse_arguments
 from ..f2d.commands.arguments import finite, integer
 from .config import (
+    MINIATURE_EVALUATION,
     MINIATURE_SMALL,
     PRESET_ENCODERS,
     PRESETS,
@@ -27,7 +28,7 @@ from .config import (
     ReportConfig,
 )
 
-_PRESETS = {**PRESETS, "small": MINIATURE_SMALL}
+_PRESETS = {**PRESETS, "small": MINIATURE_SMALL, "miniature": MINIATURE_EVALUATION}
 _PARSED: dict[type, Callable[[str], Any]] = {int: integer, float: finite}
 
 
@@ -41,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, 2 on bad input, 130 on Ctrl-C, or 1 where training had to stop; with one line on stderr.
     """
     escape_unprintable()
-    options = vars(_parser().parse_args(arguments))
+    options = vars(parse_arguments(_parser(), arguments))
     run, config_class = options.pop("run"), options.pop("config_class")
     dry, preset = options.pop("dry_run"), options.pop("preset", "")
+    if config_class is EvaluateConfig and options["base"] == "miniature":
+        preset = "miniature"
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
@@ -98,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=list(PRESETS),
         default="cgdr",
         help="a row of Tables 3 to 5 (default: cgdr, the paper's run)",
+    )
+    parsers["evaluate"].add_argument(
+        "--preset",
+        choices=["paper", "miniature"],
+        default="paper",
+        help="miniature: its portraits, benchmark, size and sampling; --base miniature implies it "
+        "(default: paper)",
     )
     parsers["miniature"].add_argument(
         "--preset",

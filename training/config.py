@@ -74,10 +74,15 @@ class PrepareConfig:
         "face-parsing classes of the identity region M; not in the paper, which does not say whether hair "
         "belongs to M",
     )
+    precision: Literal["no", "bf16"] = option(
+        "no",
+        "'bf16': VAE and face parser compute in bfloat16; v_id and v_exp stay in float32, as generation "
+        "computes them. 'no' = all in float32",
+    )
     shard_size: int = option(512, "photos per file of the cache")
     batch_size: int = option(8, "photos encoded at once")
     min_score: float = option(0.6, "lowest score at which the detector's faces count")
-    workers: int = option(4, "threads that read and crop photos")
+    workers: int = option(4, "processes that read and crop photos; 0 = none")
     device: str = option("", "where the networks run; by default the best device there is")
 
 
@@ -259,6 +264,12 @@ class EvaluateConfig:
         "--siglip siglip-large-patch16-384 --out eval/f2d.json",
         "f2d-train evaluate --method ELITE --faces eval/faces --aligned --detector yunet.onnx --images elite "
         "--adaface adaface_ir101.ckpt --out eval/elite.json",
+        "f2d-train evaluate --method DVAR --faces eval/faces --aligned --detector yunet.onnx --images dvar "
+        "--base sd-v1-4 --words dvar-words --adaface adaface_ir101.ckpt --out eval/dvar.json",
+        "f2d-train evaluate --method DreamBooth --faces eval/faces --aligned --detector yunet.onnx "
+        "--images dreambooth --models dreambooth-models --subject 'sks person' --out eval/db.json ...",
+        "f2d-train evaluate --method F2D --base miniature --msid miniature --mapper miniature "
+        "--images eval/small --out eval/small.json",
         "torchrun --nproc_per_node 8 -m face2diffusion.training.cli evaluate --method F2D --faces ffpp "
         "--images eval/f2d --out eval/f2d.json ...",
     )
@@ -268,8 +279,11 @@ class EvaluateConfig:
         "",
         "folder of images, identity/prompt_index/seed.png; missing ones are generated if --base is given",
     )
-    faces: str = option("", "folder of photos or videos, one per identity")
+    faces: str = option("", "folder of photos or videos, one per identity; 'miniature': its portraits")
     out: str = option("", "JSON file of the results")
+    benchmark: Literal["paper", "miniature"] = option(
+        "paper", "prompts and metrics; the miniature's need no download and come with their evaluators"
+    )
     # --- faces ---
     aligned: bool = option(False, "the faces are FFHQ crops")
     crops: str = option("", "folder for the FFHQ crops; by default 'faces' beside the results")
@@ -286,11 +300,19 @@ class EvaluateConfig:
     size: int = option(512, "side of the images in px; others cannot be scored")
     base: str = option(
         "",
-        "Stable Diffusion 1.4, a diffusers folder or a single file; without it, existing images are scored",
+        "Stable Diffusion 1.x, a diffusers folder or a single file, or 'miniature'; without it (and without "
+        "--models), existing images are scored",
     )
     base_config: str = option("", "for a single file: diffusers folder with configs and tokenizer")
-    msid: str = option("", "weights of the identity encoder")
-    mapper: str = option("", "weights of the mapping network")
+    msid: str = option("", "weights of the identity encoder, or 'miniature'")
+    mapper: str = option("", "weights of the mapping network, or 'miniature'")
+    words: str = option(
+        "", "instead of msid and mapper: folder of learned words, a .safetensors, .bin or .pt per identity"
+    )
+    models: str = option(
+        "", "instead of msid and mapper: folder of fine-tuned models, LoRAs or adapters, one per identity"
+    )
+    subject: str = option("", "for --models: what stands for the person, such as 'sks person'")
     steps: int = option(30, "denoising steps, Euler ancestral")
     cfg: float = option(7.0, "classifier-free guidance scale")
     subject_from: float = option(
@@ -306,13 +328,23 @@ class EvaluateConfig:
     score_batch: int = option(64, "images scored at once")
     cache: str = option("", "SQLite file of embeddings; by default 'cache.sqlite' beside the results")
     fid: str = option("", "folder of real images for FID (Table 2); by default there is no FID")
+    fid_words: tuple[str, ...] = option(
+        ("person", "man", "woman"),
+        "real images count if their caption, a .txt beside the image, has one of these words",
+    )
     fid_weights: str = option("", "weights-inception-2015-12-05-6726825d.pth of torch-fidelity")
     parameters: int = option(
-        0, "parameters the method trains, for Table 2; counted where the mapper is given"
+        0, "parameters the method trains, for Table 2; counted for mappers, words, LoRAs and adapters"
     )
     encoding_seconds: float = option(0.0, "seconds per face, for Table 2; measured where the mapper is given")
     seed: int = option(0, "seed of the choice of identities")
     device: str = option("", "where the networks run; by default the best device there is")
+
+
+# What `--base miniature` stands for besides the base.
+MINIATURE_EVALUATION: dict[str, Any] = {
+    "benchmark": "miniature", "faces": "miniature", "aligned": True, "size": 128, "steps": 20, "cfg": 4.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,6 +401,7 @@ class MiniatureConfig:
     attribute_steps: int = option(2_500, "steps of the attribute classifier, batch 64")
     photos: int = option(4_000, "images for the mapper, each of another person")
     mapper_steps: int = option(2_000, "steps of the mapper, batch 32")
+    validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True
     )

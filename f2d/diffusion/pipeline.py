@@ -156,7 +156,8 @@ class F2DPipeline:
         """Register a person for prompts.
 
         Args:
-            words: shape (2, D), float32, from `FaceEncoder.words`.
+            words: shape (2, D), float32, from `FaceEncoder.words`; at strength 1 any number of learned
+                words, shape (W, D).
             placeholder: what stands for the person in prompts.
             positional: how the mapper was trained.
             strength: from 0 ("a person") to 1 (S*).
@@ -165,7 +166,7 @@ class F2DPipeline:
             ValueError: words of another width than the text encoder's, or a placeholder that is bad or taken.
         """
         placeholder, prompts = check_placeholder(placeholder), self.prompts
-        if words.shape != (2, prompts.width):
+        if words.ndim != 2 or words.shape[1] != prompts.width or (strength != 1 and len(words) != 2):
             raise ValueError(
                 f"Words of shape {tuple(words.shape)} do not fit this text encoder, which needs "
                 f"(2, {prompts.width}). Use a Stable Diffusion 1.x model, or a mapper that was trained for "

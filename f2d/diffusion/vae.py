@@ -16,10 +16,10 @@ def encode_images(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         images: shape (B, 3, 8H, 8W), in [-1, 1].
 
     Returns:
-        Mean and standard deviation of the latents, each of shape (B, C, H, W); with AutoencoderTiny the
-        deviation is 0.
+        Mean and standard deviation of the latents, each of shape (B, C, H, W), float32; with AutoencoderTiny
+        the deviation is 0.
     """
     encoded, scale = vae.encode(images), vae.config.scaling_factor
     if hasattr(encoded, "latent_dist"):
-        return encoded.latent_dist.mean * scale, encoded.latent_dist.std * scale
-    return encoded.latents * scale, torch.zeros_like(encoded.latents)
+        return encoded.latent_dist.mean.float() * scale, encoded.latent_dist.std.float() * scale
+    return encoded.latents.float() * scale, torch.zeros_like(encoded.latents, dtype=torch.float32)

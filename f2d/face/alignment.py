@@ -53,6 +53,19 @@ def five_landmarks(landmarks: np.ndarray) -> np.ndarray:
     )
 
 
+def mesh_landmarks(landmarks: np.ndarray) -> np.ndarray:
+    """Reduce the landmarks of MediaPipe's face mesh to five: eyes (corners and lids), nose tip, mouth.
+
+    Args:
+        landmarks: shape (N, 2) with N at least 468, in MediaPipe's order, px.
+
+    Returns:
+        shape (5, 2), px.
+    """
+    eyes = landmarks[[[33, 133, 159, 145], [263, 362, 386, 374]]].mean(1)  # the person's right one first
+    return np.concatenate([eyes, landmarks[[1, 61, 291]]])
+
+
 def expression_landmarks(landmarks: np.ndarray) -> np.ndarray:
     """Reduce 68 landmarks to Deep3DFaceRecon's five: eyes from their corners, nose tip, mouth corners.
 

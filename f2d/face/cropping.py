@@ -27,7 +27,16 @@ from .alignment import (
     set_upright,
     square_side,
 )
-from .detection import Detector, Face, choose_face, face_from_landmarks, require_detector, sort_faces
+from .detection import (
+    Detector,
+    Face,
+    NoFaceError,
+    choose_face,
+    face_from_landmarks,
+    face_in_box,
+    require_detector,
+    sort_faces,
+)
 from .ffhq import align_ffhq, crop_ffhq, ffhq_landmarks, ffhq_transform, resize_ffhq
 from .landmark_order import mend_order
 
@@ -94,23 +103,31 @@ def detect_face(
     Args:
         detector: what finds them.
         photo: shape (H, W, 3), uint8, RGB.
-        choice: which one; its landmarks are taken instead of a detection, in the right order where
-            sides or coordinates were exchanged.
+        choice: which one; its landmarks or faces are taken instead of a detection, landmarks in the right
+            order where sides or coordinates were exchanged.
 
     Returns:
         All faces in order, and the chosen one.
 
     Raises:
-        ValueError: there is no detector, no face (NoFaceError), or none with this index; or landmarks that
-            make no sense.
+        ValueError: there is no detector, no face (NoFaceError), or none with this index or in this box; or
+            landmarks that make no sense.
     """
     if choice.landmarks is not None:
         face = face_from_landmarks(choice.landmarks)
         if face.landmarks68 is None:
             face = replace(face, landmarks=mend_order(face.landmarks))
         return [face], face
-    faces = sort_faces(require_detector(detector).detect(photo, choice.min_score), choice.order)
-    return faces, choose_face(faces, choice.index)
+    if choice.faces is None:
+        found = require_detector(detector).detect(photo, choice.min_score)
+    elif choice.faces:
+        found = list(choice.faces)
+    else:
+        raise NoFaceError(
+            "The given landmarks have no face in this photo. Use one with a larger, frontal face."
+        )
+    faces = sort_faces(found, choice.order)
+    return faces, choose_face(faces, choice.index) if choice.box is None else face_in_box(faces, choice.box)
 
 
 def locate_face(
@@ -126,7 +143,7 @@ def locate_face(
         photo: shape (H, W, 3), uint8, RGB.
         alignment: "detect" looks for faces; in images aligned as "FFHQ" or "112 px" the face's place is
             known.
-        choice: which face; its landmarks count more than the alignment.
+        choice: which face; its landmarks and faces count more than the alignment.
 
     Returns:
         The face, ready to be cut out.
@@ -136,7 +153,7 @@ def locate_face(
     """
     if alignment not in ALIGNMENTS:
         raise ValueError(f"There is no alignment '{alignment}'. Choose one of {', '.join(ALIGNMENTS)}.")
-    if alignment == "detect" or choice.landmarks is not None:
+    if alignment == "detect" or choice.landmarks is not None or choice.faces is not None:
         faces, chosen = detect_face(detector, photo, choice)
         landmarks = np.asarray(chosen.landmarks, np.float64)
         fine = landmarks if chosen.landmarks68 is None else expression_landmarks(chosen.landmarks68)

@@ -239,6 +239,31 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
     return faces[index]
 
 
+def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Face:
+    """Take the face that a box marks: a box around the face, or around a person.
+
+    Args:
+        faces: at least one.
+        box: x, y, width and height, shape (4,), px.
+
+    Returns:
+        Of the faces with at least half of their area in the box, the one that fits it best.
+
+    Raises:
+        NoFaceError: the box has no face.
+    """
+    x, y, width, height = map(float, box)
+    frame = Face(np.array([x, y, width, height]), np.zeros((5, 2)), 1.0)
+    inside = [face for face in faces if 2 * frame.common_area(face) >= float(np.prod(face.box[2:]))]
+    if not inside:
+        raise NoFaceError(
+            f"No face lies in the box at ({x:.0f}, {y:.0f}) of {width:.0f}x{height:.0f} px. "
+            "Move or enlarge it, or lower the minimum score.",
+            max(face.score for face in faces),
+        )
+    return max(inside, key=frame.overlap)
+
+
 def require_detector(detector: Detector | None) -> Detector:
     """Return the detector; raise a ValueError where none is loaded."""
     if detector is None:

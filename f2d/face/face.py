@@ -39,11 +39,15 @@ class Face:
             landmarks68=fine,
         )
 
-    def overlap(self, other: Face) -> float:
-        """Compute the intersection over union of the two boxes, in [0, 1]."""
+    def common_area(self, other: Face) -> float:
+        """Compute the area in which the two boxes overlap, px^2."""
         low = np.maximum(self.box[:2], other.box[:2])
         high = np.minimum(self.box[:2] + self.box[2:], other.box[:2] + other.box[2:])
-        common = float(np.prod((high - low).clip(0)))
+        return float(np.prod((high - low).clip(0)))
+
+    def overlap(self, other: Face) -> float:
+        """Compute the intersection over union of the two boxes, in [0, 1]."""
+        common = self.common_area(other)
         return common / (float(np.prod(self.box[2:])) + float(np.prod(other.box[2:])) - common + 1e-9)
 
     def to_json(self) -> str:

@@ -39,8 +39,8 @@ def insertion_rows(words: Tensor, position_rows: Tensor, positional: Positional 
     """Turn S* into the rows that a text encoder must see in place of token embeddings (Fig. 3b).
 
     Args:
-        words: shape (..., 2, D): S1*, S2*.
-        position_rows: shape (2, D): the position embedding at the two places.
+        words: shape (..., 2, D): S1*, S2*; learned words of other methods may be of any number.
+        position_rows: shape (2, D): the position embedding at their places.
         positional: how the mapper was trained.
 
     Returns:
@@ -55,7 +55,7 @@ class Subject:
 
     placeholder: str
     token_ids: tuple[int, ...]  # of the placeholder
-    words: Tensor  # (2, D) float32
+    words: Tensor  # (2, D) float32; of other methods (W, D), from 1 word
     class_rows: Tensor  # (2, D) float32: token embeddings of "a person"
     positional: Positional = "replace"
     strength: float = 1.0  # 0 = "a person", 1 = S*
@@ -78,7 +78,7 @@ class Subject:
         changes geometrically, and stays as it is beyond 1.
 
         Args:
-            position_rows: shape (2, D): the position embedding at the two places.
+            position_rows: shape (2, D): the position embedding at the places of the words.
             class_rows: shape (2, D): the token embeddings of "a person"; None = `self.class_rows`.
 
         Returns:
@@ -209,10 +209,15 @@ def _pattern(placeholders: Sequence[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """Half of an occurrence of S*, until its place in the chunk is known."""
+    """One word of an occurrence of S*, until its place in the chunk is known."""
 
     subject: Subject
-    half: int  # 0 = S1*, 1 = S2*
+    word: int  # 0 = S1*, 1 = S2*
+
+    @property
+    def last(self) -> bool:
+        """Whether it ends the occurrence."""
+        return self.word == len(self.subject.words) - 1
 
 
 def inject_tokens(
@@ -261,7 +266,7 @@ def inject_tokens(
 
 
 def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator[Token]:
-    """Exchange each placeholder's tokens for two slots."""
+    """Exchange each placeholder's tokens for a slot per word."""
     longest_first = sorted(subjects, key=lambda subject: -len(subject.token_ids))
     ids = [token[0] if isinstance(token[0], int) else None for token in group]
     index = 0
@@ -269,7 +274,7 @@ def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator
         for subject in longest_first:
             if tuple(ids[index : index + len(subject.token_ids)]) == subject.token_ids:
                 _, weight, word = group[index]
-                yield from ((_Slot(subject, half), weight, word) for half in (0, 1))
+                yield from ((_Slot(subject, place), weight, word) for place in range(len(subject.words)))
                 index += len(subject.token_ids)
                 break
         else:
@@ -285,7 +290,7 @@ def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[T
     unit: list[Token] = []
     for token in group:
         unit.append(token)
-        if not (isinstance(token[0], _Slot) and token[0].half == 0):
+        if not isinstance(token[0], _Slot) or token[0].last:
             yield unit
             unit = []
 
@@ -299,9 +304,9 @@ def _place(
     slot, weight, word = token
     if not isinstance(slot, _Slot):
         return token
-    first = index - slot.half
-    row = slot.subject.rows(position_embedding[first : first + 2])[slot.half]
-    return row if make_token is None else make_token(row, slot.subject, slot.half), weight, word
+    first, count = index - slot.word, len(slot.subject.words)
+    row = slot.subject.rows(position_embedding[first : first + count])[slot.word]
+    return row if make_token is None else make_token(row, slot.subject, slot.word), weight, word
 
 
 def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[float, float]]:

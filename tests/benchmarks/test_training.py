@@ -1,6 +1,6 @@
 """What the cache saves in a training step, and how near a step is to its floor.
 
-The results are kept in docs/benchmarks.md.
+The results are kept in docs/benchmarks.md; scripts/gpu_figures.py measures on a GPU.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ from support.parsers import write_bisenet
 from support.random_pipeline import random_pipeline
 from support.timing import time_in_turn
 from torch.utils.data import DataLoader, default_collate
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel
 
 BATCH = 4
 SIDE = 24  # of the latents
@@ -234,56 +232,3 @@ def test_the_cache_saves_memory(folder):
         f"ratio {peaks[0] / peaks[1]:.2f}"
     )
     assert peaks[1] < peaks[0]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_papers_run_on_a_gpu(tmp_path):
-    """Stable Diffusion 1.4's shapes with random weights, bf16, batch 32.
-
-    What the paper's 100K steps would take.
-    """
-    batch, steps = MapperTrainingConfig.batch_size, 20
-    diffusion = random_pipeline().diffusion
-    text = CLIPTextConfig(
-        **diffusion.text_encoder.config.to_dict() | {"num_hidden_layers": 12, "intermediate_size": 3072}
-    )
-    unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)  # diffusers' defaults are SD 1.4's
-    diffusion.register_modules(text_encoder=CLIPTextModel(text), unet=unet)
-    diffusion.save_pretrained(tmp_path / "sd")
-    write_cache(tmp_path / "cache", count=64, latent_size=64)
-    config = MapperTrainingConfig(
-        cache=str(tmp_path / "cache"), base=str(tmp_path / "sd"), out="unused", precision="bf16"
-    )
-    frozen = FrozenDiffusion(config.base, config.prompt, config.class_prompt).to("cuda", torch.bfloat16)
-    mapper = training.build_mapper(config, LatentCache(config.cache), frozen.word_dim).cuda()
-    optimizer = training.make_optimizer(mapper.parameters(), config)
-    samples = training.MapperDataset(LatentCache(config.cache), config, frozen.steps)
-    inputs = {
-        name: tensor.cuda()
-        for name, tensor in default_collate([samples[number] for number in range(batch)]).items()
-    }
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = training.compute_loss(frozen, mapper, inputs, config)
-        loss.backward()
-        optimizer.step()
-
-    step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    torch.cuda.reset_peak_memory_stats()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    torch.cuda.synchronize()
-    seconds = (time.perf_counter() - start) / steps
-    print(
-        f"mapper on {torch.cuda.get_device_name()}, SD 1.4 shapes, bf16, batch {batch}: "
-        f"{batch / seconds:.1f} images/s, {counter.get_total_flops() / seconds / 1e12:.0f} TFLOP/s, "
-        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, "
-        f"{config.steps * seconds / 3600:.1f} hours for {config.steps:,} steps"
-    )
-    assert seconds > 0

@@ -197,6 +197,48 @@ def test_the_right_node_says_what_is_wrong(pack: ComfyServer, graph: Prompt, nam
     assert pack.get("/system_stats")["system"]["comfyui_version"] == pack.version, "the server lives"
 
 
+BEFORE_THE_QUEUE: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
+    "a missing MSID file": (value("encoder", msid="gone.pt"), "encoder", "There is no file 'gone.pt' in "),
+    "a missing detector": (value("encoder", detector="gone.onnx"), "encoder", "no file 'gone.onnx'"),
+    "an empty placeholder": (value("inject", placeholder=""), "inject", "The placeholder is empty"),
+    "a placeholder with a colon": (value("inject", placeholder="S:"), "inject", "cannot stand in a prompt"),
+    "a missing identity": (
+        lambda p, g: g.update(
+            identity={
+                "class_type": "F2DLoadIdentity",
+                "inputs": {"encoder": ["encoder", 0], "identity_file": "gone.safetensors"},
+            }
+        ),
+        "identity",
+        "no file 'gone.safetensors'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_THE_QUEUE)
+def test_missing_files_and_bad_names_stop_before_anything_runs(
+    pack: ComfyServer, graph: Prompt, name: str
+) -> None:
+    change, node, message = BEFORE_THE_QUEUE[name]
+    change(pack, graph)
+    result = run(pack, graph, "A photo of S*")
+    assert result.status == "invalid" and result.outputs == {}
+    assert {(error.node, error.kind) for error in result.errors} == {(node, "custom_validation_failed")}
+    assert message in result.message and all("\n" not in error.message for error in result.errors)
+
+
+def test_a_missing_input_is_named(pack: ComfyServer, graph: Prompt) -> None:
+    del graph["encoder"]["inputs"]["msid"]
+    result = run(pack, graph, "A photo of S*")
+    assert [error.kind for error in result.errors] == ["required_input_missing"], result.message
+
+
+def test_a_linked_name_is_checked_when_it_is_known(pack: ComfyServer, graph: Prompt) -> None:
+    graph["word"] = {"class_type": "PrimitiveString", "inputs": {"value": "S*"}}
+    graph["inject"]["inputs"]["placeholder"] = ["word", 0]
+    assert run(pack, graph, "A photo of S*").status == "success"
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P"])
 def test_pictures_of_every_mode_give_the_same_person(pack: ComfyServer, graph: Prompt, mode: str) -> None:
     picture = Image.open(pack.input / "example.png").convert("L")

@@ -6,13 +6,14 @@ Templates, running, saving, help, languages and the blueprint.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import graph
-from support.browser import FIT, READY, Browser, Frontend
+from support.browser import ACTIVE, FIT, IS_APP, READY, SHOW_GRAPH, Browser, Frontend
 from support.comfy_stub import read_schemas
 from support.server import REPOSITORY, ComfyServer, Result
 
@@ -25,6 +26,8 @@ SHOWN = (
     "F2DFaceLandmarks",
 )  # nodes on which pictures stand after a run
 
+APPS = ("one_face", "expression_reference")  # these open as a form
+HAS_APPS = "() => app.extensionManager.command.commands.some(command => command.id === 'Comfy.ToggleLinear')"
 TYPES = "() => app.graph.nodes.map(node => node.type).sort()"
 SHRINK = """score => {
     const set = (type, values) => app.graph.nodes.filter(node => node.type === type).forEach(node =>
@@ -83,6 +86,7 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
         f"wanted => JSON.stringify(({TYPES})()) === JSON.stringify(wanted)", arg=types(path)
     )
     page.get_by_role("dialog").wait_for(state="hidden")
+    page.wait_for_function(f"name => ({ACTIVE}.filename ?? name).startsWith(name)", arg=path.stem)
     page.wait_for_load_state("networkidle")
 
 
@@ -97,11 +101,43 @@ def press_run(desk: Frontend) -> Result:
 
 def test_a_template_opens_from_the_gallery_and_runs_by_the_button(desk: Frontend, workflow: Path) -> None:
     open_from_gallery(desk, workflow)
+    desk.page.evaluate(SHOW_GRAPH)  # some open as a form
     desk.page.evaluate(SHRINK, 0.3 + 0.01 * WORKFLOWS.index(workflow))
     result = press_run(desk)
     assert result.status == "success", result.message
     desk.page.evaluate(FIT, 100)  # what is out of sight is not drawn
     desk.page.wait_for_function(f"types => ({WITHOUT_PICTURE})(types).length === 0", arg=list(SHOWN))
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_an_app_is_a_form_that_runs(desk: Frontend, name: str, tmp_path: Path) -> None:
+    page, workflow = desk.page, REPOSITORY / "workflows" / f"{name}.json"
+    if not page.evaluate(HAS_APPS):
+        pytest.skip("needs a frontend with app mode, as ComfyUI 0.33 has")
+    saved = json.loads(workflow.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in saved["nodes"]}
+    labels = [
+        next(entry["label"] for entry in nodes[number]["inputs"] if entry["name"] == widget)
+        for number, widget in saved["extra"]["linearData"]["inputs"]
+    ]
+    open_from_gallery(desk, workflow)
+    assert page.evaluate(IS_APP)
+    page.evaluate(SHRINK, 0.5 - 0.01 * APPS.index(name))
+    form = page.get_by_test_id("linear-widgets")
+    assert form.get_by_test_id("builder-widget-label").all_inner_texts() == labels
+    form.locator("textarea").fill("A photo of S* in a forest")
+    with page.expect_response(
+        lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+    ) as sent:
+        page.get_by_test_id("linear-run-button").get_by_role("button").last.click()
+    result = desk.server.follow(sent.value.json(), timeout=300)
+    assert result.status == "success", result.message
+    assert "A photo of S* in a forest" in sent.value.request.post_data
+    shown = page.get_by_test_id("linear-center-panel").locator("img").first
+    page.wait_for_function("image => image.naturalWidth === 128", arg=shown.element_handle())
+    if folder := os.environ.get("F2D_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"app_{name}.png")
+    page.evaluate(SHOW_GRAPH)
 
 
 def test_a_saved_and_reopened_workflow_is_unchanged(desk: Frontend, workflow: Path) -> None:

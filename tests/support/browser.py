@@ -32,6 +32,7 @@ TIMEOUT_MS = 60_000
 # mouse are defaults; frontend 1.27 fails on starting where they are not stored.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
@@ -83,6 +84,9 @@ LOAD = """async workflow => {
         prompt: (await app.graphToPrompt()).output,
     };
 }"""
+ACTIVE = "(app.extensionManager.workflow?.activeWorkflow ?? {})"
+IS_APP = f"() => ({ACTIVE}.activeMode ?? {ACTIVE}.initialMode) === 'app'"  # older versions have no app mode
+SHOW_GRAPH = f"() => {{ {ACTIVE}.activeMode = 'graph'; }}"
 HIDE = """rules => {
     app.extensionManager.focusMode = true;
     document.head.append(Object.assign(document.createElement("style"), {textContent: rules}));
@@ -114,12 +118,13 @@ class OpenedWorkflow:
 
     `unknown_values` are the combo widgets that it draws red, each {node, type, widget, value}; `errors` are
     console errors, uncaught exceptions and refused requests while it was opened; `prompt` is the output of
-    its own graphToPrompt.
+    its own graphToPrompt; `is_app` tells whether it opens as a form.
     """
 
     missing_nodes: list[str]
     unknown_values: list[dict[str, Any]]
     prompt: dict[str, Any]
+    is_app: bool = False
     errors: list[str] = field(default_factory=list)
 
 
@@ -175,12 +180,14 @@ class Frontend:
         self.page.context.close()
 
     def load(self, workflow: dict[str, Any]) -> OpenedWorkflow:
-        """Opens a workflow, as dropping its file on the canvas does."""
+        """Opens a workflow, as dropping its file on the canvas does, and shows its graph."""
         self.page.keyboard.press("Escape")
         self.errors.clear()
         found = self.page.evaluate(LOAD, workflow)
         self.page.wait_for_load_state("networkidle")
-        return OpenedWorkflow(**found, errors=list(self.errors))
+        is_app = self.page.evaluate(IS_APP)
+        self.page.evaluate(SHOW_GRAPH)
+        return OpenedWorkflow(**found, is_app=is_app, errors=list(self.errors))
 
     def load_template(self, name: str, pack: str = "face2diffusion") -> OpenedWorkflow:
         """Opens the template <name> of a pack from the address where the template gallery finds it."""

@@ -1,4 +1,4 @@
-"""The nodes' schemas without ComfyUI: stand-ins for its modules record what the schemas declare."""
+"""The nodes' schemas without ComfyUI: stand-ins for its newest modules record what the schemas declare."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -57,14 +58,14 @@ class Schema:
 
 def read_schemas() -> dict[str, Schema]:
     """Returns the schemas of all nodes, by node id."""
-    with _stubs():
+    with stand_ins():
         nodes = importlib.import_module("face2diffusion.nodes")
         schemas = [node.define_schema() for node in nodes.NODES]
     return {schema.node_id: schema for schema in schemas}
 
 
 @contextmanager
-def _stubs() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
     """Puts the stand-ins in place for one import of `nodes`, and then forgets both."""
     stubs = {
         "comfy_api": {},
@@ -72,6 +73,8 @@ def _stubs() -> Iterator[None]:
         "comfy": {"__path__": []},
         "comfy.lora": {},
         "comfy.utils": {},
+        "comfy_extras": {"__path__": []},
+        "comfy_extras.nodes_mediapipe": {"__spec__": ModuleSpec("comfy_extras.nodes_mediapipe", None)},
         "comfy.model_management": {"throw_exception_if_processing_interrupted": None},
         "folder_paths": {"get_filename_list": _file_names},
     }
@@ -96,7 +99,9 @@ def _io() -> SimpleNamespace:
     return SimpleNamespace(
         **types,
         ClipVision=SocketType("CLIP_VISION"),
+        BoundingBox=SocketType("BOUNDING_BOX"),
         Custom=SocketType,
+        NumberDisplay=SimpleNamespace(slider="slider"),
         ComfyNode=object,
         NodeOutput=object,
         Schema=Schema,

@@ -19,6 +19,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "face2diffusion.training.mapper.train",
         "face2diffusion.training.msid.train",
+        "face2diffusion.training.data.prepare",
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     ]
 )
@@ -126,6 +127,14 @@ def train_mapper(settings: dict[str, Any]) -> Trained:
 
     lines: list[str] = []
     return train_mapper(MapperTrainingConfig(**settings), lines.append), lines
+
+
+def prepare(settings: dict[str, Any]) -> Path:
+    """Run `f2d-train prepare`."""
+    from face2diffusion.training.config import PrepareConfig
+    from face2diffusion.training.data.prepare import prepare
+
+    return prepare(PrepareConfig(**settings), [].append)
 
 
 def world_of(answers: list[Trained]) -> int:

@@ -15,6 +15,11 @@ FILES = (".pt", ".pth", ".safetensors", ".onnx", ".ckpt")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 KEPT = ("default", "min", "max", "step", "options", "multiline", "dynamicPrompts", "forceInput")
 
+NEWER = {
+    "BOUNDING_BOX",
+    "FACE_LANDMARKS",
+}  # types that ComfyUI 0.3.64 lacks; inputs of them are left out there
+
 Schema = dict[str, Any]
 
 
@@ -36,6 +41,28 @@ def read_schema(info: dict[str, Any]) -> Schema:
     return {
         "inputs": inputs,
         "outputs": [list(pair) for pair in zip(info["output"], info["output_name"], strict=True)],
+    }
+
+
+def supported(schemas: dict[str, Schema], types: set[str]) -> dict[str, Schema]:
+    """Returns the interfaces as a ComfyUI with these types has them: without optional inputs of others."""
+
+    def exists(spec: Schema) -> bool:
+        return spec["required"] or spec["type"] not in NEWER - types
+
+    return {
+        node: {**schema, "inputs": {name: spec for name, spec in schema["inputs"].items() if exists(spec)}}
+        for node, schema in schemas.items()
+    }
+
+
+def core_types(everything: dict[str, Any]) -> set[str]:
+    """Returns the types that ComfyUI's own nodes put out, from /object_info."""
+    return {
+        str(kind)
+        for info in everything.values()
+        if not info["python_module"].startswith("custom_nodes")
+        for kind in info["output"]
     }
 
 

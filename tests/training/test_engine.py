@@ -26,6 +26,7 @@ from face2diffusion.training.engine.processes import (
 from face2diffusion.training.engine.run_folder import Run
 from face2diffusion.training.engine.seeds import uniform
 from safetensors.torch import load_file
+from support.kills import kill_at
 from torch.utils.data import Dataset
 
 ALONE = Processes(0, 1, "cpu")
@@ -175,6 +176,20 @@ def test_weights_that_are_gone_are_written_again(tmp_path):
     before = values_of(weights)
     weights.unlink()
     assert values_of(train(tmp_path)) == before
+
+
+def test_a_kill_at_any_call_of_a_save_changes_nothing(tmp_path):
+    """Each of the calls that bring a file or a name to the disk is once the last one."""
+    changes = {"steps": 4, "save_every": 2, "report_to": (), "keep": 1}
+    unbroken = values_of(train(tmp_path / "unbroken", **changes))
+    call, killed = 1, True
+    while killed:
+        run = tmp_path / str(call)
+        killed = kill_at(call, lambda run=run: train(run, **changes))
+        assert values_of(train(run, **changes)) == unbroken, f"killed at call {call}"
+        assert not names(run, ".f2d-*")
+        call += 1
+    assert call - 2 == 3 * (1 + 3 + 4), "three calls a file: config.json, the first save, the second one"
 
 
 # --- Events ---

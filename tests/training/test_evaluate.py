@@ -92,6 +92,7 @@ def test_results_hold_a_score_per_image(uninterrupted: Path, workspace: Path) ->
     assert len(found.images) == 24 and all(tuple(scores) == METRICS for _, scores in found.images)
     assert found.costs["parameters"] == 313_408
     assert found.details["generation"]["steps"] == 2
+    assert found.details["machine"]["device"].rstrip("s").endswith(" CPU thread")  # as in all reports
     assert not any(found.gaps.values())
     assert (uninterrupted.parent / found.folders["face:bob"]).resolve() == (
         workspace / "faces/bob.png"

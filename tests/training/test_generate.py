@@ -24,7 +24,12 @@ from face2diffusion.training.evaluation.generate import (
     list_missing,
 )
 from face2diffusion.training.evaluation.protocol import BASE, RECORD, Inventory, Protocol, Slot, scan
-from face2diffusion.training.evaluation.references import list_faces, prepare_references, read_face
+from face2diffusion.training.evaluation.references import (
+    References,
+    list_faces,
+    prepare_references,
+    read_face,
+)
 from face2diffusion.training.evaluation.scoring import Evaluator, Request, Score, Scorer
 from PIL import Image
 from support.evaluation import SIZE, write_faces, write_models
@@ -71,7 +76,7 @@ def generate(generator: ImageGenerator, settings: dict, folder: Path) -> int:
     inventory = scan(folder, PROTOCOL)
     todo = list_missing(
         inventory,
-        {slot: generator.record(slot, found.hashes[slot.identity]) for slot in inventory.present},
+        {slot: generator.record(slot, found) for slot in inventory.present},
         folder,
     )
     assert generate_images(generator, group_batches(todo, generator.batch_size), found, folder) == {}
@@ -85,11 +90,13 @@ def test_images_equal_the_pipelines_and_hold_a_record(
     assert scan(tmp_path, PROTOCOL).missing == ()
     prompt = "A photo of S* sipping coffee at a café terrace"
     seeds = [Slot("alice", 13, number).noise_seed for number in range(2)]
-    generated = generator.pipeline.generate(prompt, generator.settings, seeds, 2, 2, progress=False)
+    generated = generator.subjects.pipeline.generate(prompt, generator.settings, seeds, 2, 2, progress=False)
     for number in range(2):
         assert np.array_equal(load_photo(tmp_path / f"alice/13/{number}.png"), generated[number].image)
     base_seed = Slot("alice", BASE, 0).noise_seed
-    (base,) = generator.pipeline.generate("A photo of S*", generator.settings, base_seed, progress=False)
+    (base,) = generator.subjects.pipeline.generate(
+        "A photo of S*", generator.settings, base_seed, progress=False
+    )
     assert np.array_equal(load_photo(tmp_path / "alice/base/0.png"), base.image)
     text = Image.open(tmp_path / "alice/13/2.png").text
     record = json.loads(text[RECORD])
@@ -126,41 +133,38 @@ def test_images_of_another_run_stop_this_one(
     ):
         generate(other, settings, tmp_path)
     foreign = Slot("alice", 13, 0)
+    record = generator.record(foreign, prepare_references(EvaluateConfig(**settings), "", print))
     old = json.dumps({"seed": 0, **{key: value for key, value in generator.source.items() if key != "seeds"}})
     with pytest.raises(ValueError, match=rf"seed 0, not {foreign.noise_seed}.*omit --base to score"):
-        list_missing(
-            Inventory({foreign: old}, {}, (), ()), {foreign: generator.record(foreign, "")}, tmp_path
-        )
+        list_missing(Inventory({foreign: old}, {}, (), ()), {foreign: record}, tmp_path)
     with pytest.raises(ValueError, match="without a record"):
-        list_missing(Inventory({foreign: ""}, {}, (), ()), {foreign: generator.record(foreign, "")}, tmp_path)
+        list_missing(Inventory({foreign: ""}, {}, (), ()), {foreign: record}, tmp_path)
 
 
 def test_the_face_is_encoded_once_for_all_its_prompts(
     generator: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subjects: list[dict] = []
-    monkeypatch.setattr(generator, "_subject", "")
+    monkeypatch.setattr(generator.subjects, "_subject", "")
     monkeypatch.setattr(
-        generator.pipeline, "add_subject", lambda *arguments, **options: subjects.append(options)
+        generator.subjects.pipeline, "add_subject", lambda *arguments, **options: subjects.append(options)
     )
-    monkeypatch.setattr(generator, "generate", lambda slots, face_hash, folder: None)
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
-    generate_images(
-        generator, group_batches(sorted(Protocol(("alice", "bob"), (0, 1, 2), 2).slots()), 2), found, tmp_path
-    )
+    for slot in sorted(Protocol(("alice", "bob"), (0, 1, 2), 2).slots()):
+        generator.subjects.select(slot.identity, found)
     assert subjects == [{"positional": "replace"}] * 2
 
 
 def test_a_missed_face_is_reported_and_the_others_are_generated(
     generator: ImageGenerator, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def set_subject(face: str, face_hash: str, located: Face | None) -> None:
-        if Path(face).stem == "alice":
+    def generate(slots: list[Slot], references: References, folder: Path) -> None:
+        if slots[0].identity == "alice":
             raise NoFaceError("Expected a face, got none.")
+        generated.extend(slots)
 
     generated: list[Slot] = []
-    monkeypatch.setattr(generator, "set_subject", set_subject)
-    monkeypatch.setattr(generator, "generate", lambda slots, face_hash, folder: generated.extend(slots))
+    monkeypatch.setattr(generator, "generate", generate)
     found = prepare_references(EvaluateConfig(**settings), "", lambda message: None)
     failed = generate_images(
         generator, group_batches(sorted(Protocol(("alice", "bob"), (0,), 2).slots()), 2), found, tmp_path
@@ -197,7 +201,7 @@ def test_invalid_settings_are_refused(settings: dict, change: dict, match: str) 
 
 
 def test_encoding_time_and_parameters_for_table_2(generator: ImageGenerator, settings: dict) -> None:
-    found = module.describe_generator(generator, str(Path(settings["faces"]) / "alice.png"))
+    found = module.describe_generator(generator, prepare_references(EvaluateConfig(**settings), "", print))
     assert found["parameters"] == 313_408  # 2 x (320*128 + 128*128 + 128*768 + biases) + 64
     assert 0 < found["encoding_seconds"] < 1
 
@@ -261,15 +265,15 @@ def test_a_face_is_detected_once_for_its_crop_its_words_and_its_scores(
     face, crop = found.faces["alice"], found.crops["alice"]
     assert again.faces["alice"].to_json() == face.to_json()
 
-    monkeypatch.setattr(generator.encoder, "detector", detector)
-    monkeypatch.setattr(generator, "_subject", "")
+    monkeypatch.setattr(generator.subjects.encoder, "detector", detector)
+    monkeypatch.setattr(generator.subjects, "_subject", "")
     encoded: list[np.ndarray] = []
-    identify = generator.encoder.identify_crops
+    identify = generator.subjects.encoder.identify_crops
     monkeypatch.setattr(
-        generator.encoder, "identify_crops", lambda crops: encoded.extend(crops) or identify(crops)
+        generator.subjects.encoder, "identify_crops", lambda crops: encoded.extend(crops) or identify(crops)
     )
-    generator.set_subject(crop, found.hashes["alice"], face)
-    generator.encoding_seconds(crop, face)
+    generator.subjects.select("alice", found)
+    generator.subjects.measure_costs(found)
     np.testing.assert_array_equal(encoded[0], align_face(load_photo(crop), face.landmarks))
 
     network = SphereFace().eval()
@@ -333,8 +337,10 @@ def test_a_portrait_with_a_real_detector(settings: dict, detector_file: Path, tm
     crop = load_photo(found.crops["eileen"])
     assert crop.shape == (512, 512, 3)
     generator = ImageGenerator(config, "cpu")
-    aligned = generator._crop(crop).astype(float)  # the same face, detected in the FFHQ crop or in the photo
-    direct = generator.encoder.crop_face(data.astronaut()).crop.astype(float)
+    aligned = generator.subjects._crop(crop).astype(
+        float
+    )  # the same face, detected in the FFHQ crop or in the photo
+    direct = generator.subjects.encoder.crop_face(data.astronaut()).crop.astype(float)
     assert np.corrcoef(aligned.ravel(), direct.ravel())[0, 1] > 0.85  # mirrored it is 0.4
     assert generate_images(generator, [[Slot("eileen", 2, 0)]], found, tmp_path / "images") == {}
     assert load_photo(tmp_path / "images/eileen/2/0.png").shape == (SIZE, SIZE, 3)

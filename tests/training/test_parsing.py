@@ -133,7 +133,7 @@ def test_both_label_orders_have_the_same_names():
 def test_unknown_classes_are_an_error_that_lists_the_valid_ones(files, photos, classes):
     with pytest.raises(
         ValueError,
-        match=f"Expected classes among background, skin, .* got {'.beard.' if classes else 'none'}",
+        match=f"{'beard' if classes else 'empty'}.* Choose from background, skin",
     ):
         load_parser(files / "segformer").identity_mask(photos, classes)
 
@@ -142,27 +142,27 @@ def test_labels_in_another_order_are_refused(files, tmp_path):
     early = tuple(f"{name}.png" for name in ("background", "skin", "nose", "r_eye", "l_eye"))
     write_segformer(tmp_path / "early", labels=early)
     with pytest.raises(
-        ValueError, match=r"labels background, skin, nose, .* got background.png, skin.png, .*present one"
+        ValueError, match=r"are background.png, skin.png, .*must be background, skin, .*present one"
     ):
         load_parser(tmp_path / "early")
     write_segformer(tmp_path / "other", labels=BISENET_LABELS)
-    with pytest.raises(ValueError, match="in this order"):
+    with pytest.raises(ValueError, match="another order"):
         load_parser(tmp_path / "other")
 
 
 def test_other_files_say_what_is_wrong(files, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_parser(tmp_path / "nowhere.pth")
-    with pytest.raises(FileNotFoundError, match=r"folder with config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_parser(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "id2label": {"0": "x"}}))
-    with pytest.raises(ValueError, match="Expected a SegFormer in .*, got 'bert'"):
+    with pytest.raises(ValueError, match="is 'bert', not SegFormer"):
         load_parser(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="Expected a model's config"):
+    with pytest.raises(ValueError, match="not a model's config"):
         load_parser(tmp_path)
     (tmp_path / "config.json").write_bytes((files / "segformer" / "config.json").read_bytes())
-    with pytest.raises(ValueError, match="Expected SegFormer weights"):
+    with pytest.raises(ValueError, match="SegFormer weights .* cannot be read"):
         load_parser(tmp_path)
     state = bisenet_state()
     del state["ffm.conv1.weight"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -36,9 +37,11 @@ from face2diffusion.f2d.image import load_photo, mirror, to_signed
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PrepareConfig
 from face2diffusion.training.data import cache as cache_module
+from face2diffusion.training.data import prepare as module
 from face2diffusion.training.data.cache import LatentCache, read_index
 from face2diffusion.training.data.parsing import CELEBAMASK_LABELS, load_parser
-from face2diffusion.training.data.prepare import Cutter, list_photos, prepare
+from face2diffusion.training.data.photo_crops import Cutter
+from face2diffusion.training.data.prepare import list_photos, prepare
 from PIL import Image
 from support.official import write_expression, write_mapper, write_msid
 from support.parsers import write_bisenet, write_segformer
@@ -157,9 +160,10 @@ def test_every_photo_is_cached_or_listed(whole):
     )
     assert report["passed_over"] == ["notes.txt"]
     assert said.pop(0) == "Passed over 1 files that are not photos: 1 .txt (notes.txt)."
-    assert said[0] == "Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before."
-    assert said[1] == "Cached 4 of 7 photos."
-    assert said[2].startswith(
+    assert said[0].startswith("Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before.")
+    assert [line.split()[1] for line in said if line.startswith("prepare:")] == ["3/7", "6/7", "7/7"]
+    assert said[-2] == "Cached 4 of 7 photos."
+    assert said[-1].startswith(
         "Skipped 3: 1 no face, 2 unreadable (broken.jpg, empty.jpg, wall.png); all are listed in"
     )
     assert sorted(path.name for path in Path(config.out).iterdir()) == [
@@ -353,10 +357,10 @@ def test_with_a_detector_ffhq_crops_are_cut_as_inference_cuts(config, crops, wei
     config = replace(config, photos=str(crops), aligned=True)
     lines: list[str] = []
     cache, encoder = LatentCache(prepare(config, lines.append)), encoder_of(config, weights)
-    crop, photo = Cutter(config, 112).cut("00000.png"), load_photo(crops / "00000.png")
+    crop, photo = Cutter(config, 112)["00000.png"], load_photo(crops / "00000.png")
     assert np.array_equal(crop.faces[0], encoder.crop_face(photo).crop)
     assert np.array_equal(crop.picture, resize_ffhq(photo, 64))
-    average = Cutter(replace(config, detector=""), 112).cut("00000.png")
+    average = Cutter(replace(config, detector=""), 112)["00000.png"]
     assert not np.array_equal(crop.faces[0], average.faces[0])
     assert np.array_equal(crop.picture, average.picture)
     assert not any("--detector" in line for line in lines)
@@ -485,7 +489,7 @@ def test_kill_9_and_the_same_command_give_the_bytes_of_an_unbroken_run(config, p
         assert time.monotonic() < end, "no second shard after 90 s"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=30)  # until its workers have closed stderr: they end too
     made = len(list(Path(config.out).glob("*.tar")))
     assert 2 <= made < 16, "the run was killed in the middle"
     (Path(config.out) / ".f2d-left.tar").write_bytes(b"half")  # what a kill at the worst moment leaves
@@ -503,7 +507,7 @@ def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_pa
         Image.fromarray(np.roll(portrait, number, axis=1)).save(folder / f"{number:02d}.jpg")
     config = replace(config, photos=str(folder), shard_size=1, out=str(tmp_path / "disk"))
     done = run_on_small_disk(
-        command(config), tmp_path / "disk", "200k", tmp_path / "left", env=ENVIRONMENT, timeout=240
+        command(config), tmp_path / "disk", "400k", tmp_path / "left", env=ENVIRONMENT, timeout=240
     )
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2, last
@@ -524,8 +528,88 @@ def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
         assert sorted(Path(config.out).glob("*.tar")) == [
             Path(config.out) / f"shard-{number:06d}.tar" for number in shards
         ]
-    assert said[1] == "This process's shards are done; others still work on theirs."
+    assert "This process's shards are done; others still work on theirs." in said
     assert contents(config.out) == alone
+
+
+# --- Worker processes, precision, space ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory, photos) -> Path:
+    """Two usable photos."""
+    folder = tmp_path_factory.mktemp("portraits")
+    for name in ("a.png", "b.JPG"):
+        os.link(photos / name, folder / name)
+    return folder
+
+
+def test_the_number_of_workers_changes_no_byte(config, portraits, tmp_path):
+    config = replace(config, photos=str(portraits))
+    caches = [
+        contents(prepare(replace(config, workers=count, out=str(tmp_path / str(count))), quiet))
+        for count in (0, 1, 5)
+    ]
+    assert caches[0] == caches[1] == caches[2]
+
+
+def test_bf16_changes_latents_by_less_than_2_percent_and_features_not_at_all(config, portraits, tmp_path):
+    config = replace(config, photos=str(portraits), shard_size=8)
+    exact, rounded = (
+        LatentCache(prepare(replace(config, precision=precision, out=str(tmp_path / precision)), quiet))
+        for precision in ("no", "bf16")
+    )
+    for index in range(2):
+        one, other = exact.load(index), rounded.load(index)
+        assert torch.equal(one["v_id"], other["v_id"])
+        for name in ("latent_mean", "latent_std"):
+            error = (one[name].float() - other[name].float()).norm() / one[name].float().norm()
+            assert 0 < error < 0.02
+        assert (one["mask"] - other["mask"]).abs().float().mean() < 0.02
+    with pytest.raises(ValueError, match="precision"):
+        prepare(replace(config, precision="no", out=str(tmp_path / "bf16")), quiet)
+
+
+def test_the_size_of_a_photo_follows_from_the_shapes(whole):
+    config, said = whole
+    assert cache_module.photo_bytes(cache_module.CacheInfo()) == 162_400, "the paper's, in docs/training.md"
+    cache = LatentCache(config.out)
+    size = sum(file.stat().st_size for file in Path(config.out).glob("shard-*"))
+    shards = cache.info.shards * (10_240 + 1_000)  # the end of a tar, its hash, the skipped photos
+    assert size - shards < len(cache) * cache_module.photo_bytes(cache.info) < size
+    assert f"{cache_module.photo_bytes(cache.info):,} bytes per photo" in "".join(said)
+
+
+def test_too_little_space_is_said_before_anything_is_encoded(config, portraits, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=5_000))
+    with pytest.raises(OSError, match=r"needs 0.0 MB more \([\d,]+ bytes for each of 2 .* 0.0 MB free. Free"):
+        prepare(replace(config, photos=str(portraits)), quiet)
+    assert not list(Path(config.out).glob("shard-*"))
+
+
+def test_a_killed_worker_ends_the_run_with_one_line_and_it_resumes(config, portraits, monkeypatch, tmp_path):
+    config = replace(config, photos=str(portraits), shard_size=1)
+    unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
+    cut = Cutter.__getitem__
+
+    def die(self, name):
+        if name == "b.JPG":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cut(self, name)
+
+    monkeypatch.setattr(Cutter, "__getitem__", die)
+    with pytest.raises(ConnectionError, match="crops photos died .*Rerun the command.*--workers"):
+        prepare(config, quiet)
+    monkeypatch.undo()
+    assert contents(prepare(config, quiet)) == unbroken
+
+
+def test_a_terminal_shows_a_bar_instead_of_lines(config, portraits, monkeypatch, capsys):
+    monkeypatch.setattr(module, "on_terminal", lambda: True)
+    said: list[str] = []
+    prepare(replace(config, photos=str(portraits)), said.append)
+    assert "2/2" in capsys.readouterr().err
+    assert not any(line.startswith("prepare:") for line in said)
 
 
 # --- What is refused ----------------------------------------------------------------------------------------
@@ -535,7 +619,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
     prepare(config, quiet)
     write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(
-        ValueError, match=r"begun with \(msid \w{8}, not \w{8}\), got others. Use another --out"
+        ValueError, match=r"begun with other inputs \(msid \w{8}, not \w{8}\)\. Use another --out"
     ):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
     with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):
@@ -560,19 +644,17 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
             {"photos": "nowhere"},
             "--photos 'nowhere' is not a folder",
         ),
-        ({"photos": ""}, "Expected --photos, got none"),
-        ({"out": ""}, "Expected --out, got none"),
+        ({"photos": ""}, "--photos is missing"),
+        ({"out": ""}, "--out is missing"),
         ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
         ({"msid": "nowhere.pt"}, "nowhere.pt"),
-        ({"parser": ""}, "Expected --parser with face-parsing weights"),
-        (
-            {"detector": ""},
-            "Expected --detector with a YuNet .onnx file, got none. Name it, or say --aligned",
-        ),
+        ({"parser": ""}, "--parser is missing.*face-parsing weights"),
+        ({"detector": ""}, "--detector is missing.*YuNet's .onnx file, or add --aligned"),
         ({"detector": "nowhere.onnx"}, "nowhere.onnx"),
-        ({"classes": ("skin", "beard")}, "Expected classes among background, skin, .* got 'beard'"),
-        ({"image_size": 60}, "divisible by 8, as the VAE needs, got 60"),
-        ({"batch_size": 0}, "at least 1, got 64, 3, 0"),
+        ({"classes": ("skin", "beard")}, r"unknown names \(beard\). Choose from background, skin"),
+        ({"image_size": 60}, "60 is not divisible by 8"),
+        ({"batch_size": 0}, "batch size 0 .*at least 1"),
+        ({"workers": -1}, "-1 workers .*or 0 workers"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):
@@ -595,7 +677,7 @@ def test_an_empty_folder_is_refused(config, tmp_path):
 def test_a_folder_without_a_usable_photo_is_an_error_with_a_report(config, tmp_path):
     (tmp_path / "walls").mkdir()
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "walls" / "wall.png")
-    with pytest.raises(ValueError, match=r"got none that can be used of 1 \(the first: 'wall.png': No face"):
+    with pytest.raises(ValueError, match=r"None of 1 photos can be used \(the first, 'wall.png': No face"):
         prepare(replace(config, photos=str(tmp_path / "walls")), quiet)
     assert json.loads((Path(config.out) / "report.json").read_text())["skipped"] == {"no face": 1}
 
@@ -609,7 +691,7 @@ def test_a_picture_without_the_classes_is_listed(config, weights, tmp_path, phot
         torch.from_numpy(align_ffhq(photo, detected(config, photo), 64).copy()).permute(2, 0, 1)[None] / 255
     )
     unseen = next(name for number, name in enumerate(CELEBAMASK_LABELS) if number not in labels.unique())
-    with pytest.raises(ValueError, match=f"'a.png': Expected some of {unseen}, got none of them"):
+    with pytest.raises(ValueError, match=f"'a.png': None of {unseen} is in the photo"):
         prepare(replace(config, photos=str(tmp_path / "one"), classes=(unseen,)), quiet)
 
 

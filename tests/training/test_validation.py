@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import plot_validation
 import pytest
 import torch
 from face2diffusion.training.config import MapperTrainingConfig
@@ -16,6 +17,7 @@ from face2diffusion.training.mapper.dataset import MapperDataset, split_cache
 from face2diffusion.training.mapper.region_errors import region_errors, with_bins
 from face2diffusion.training.mapper.train import train_mapper
 from face2diffusion.training.mapper.validation import Validation
+from PIL import Image
 from safetensors.torch import load_file
 from support import processes
 from support.short_run import short_run, write_inputs
@@ -64,6 +66,10 @@ def test_the_curves_begin_untrained_and_are_logged(config):
     found = curves(config)
     assert [entry["step"] for entry in found] == [0, 2, 4]
     assert sum("validation at step" in line and "3 faces" in line for line in lines) == 3
+    assert plot_validation.main([config.out, "--out", f"{config.out}/curves.png"]) == 0
+    assert Image.open(f"{config.out}/curves.png").width == 960
+    with pytest.raises(SystemExit):
+        plot_validation.main([config.cache, "--out", f"{config.out}/none.png"])
     names = {"inside", "outside", "outside_class"}
     bins = {"t000-249", "t250-499", "t500-749", "t750-999"}
     assert found[0].keys() == {"step"} | names | {f"{name}/{part}" for name in names for part in bins}

@@ -38,7 +38,7 @@ LAYERS = {
         "cli",
     ],
     "nodes": [
-        "notices model_folders new_files sockets schema_parts",
+        "notices model_folders new_files sockets schema_parts core_faces",
         "managed_encoder subject_clip",
         "load_encoder encode_identity expression_reference inject conditioning combine_identities "
         "save_load_identity export_embedding face_landmarks face_regions pick_best",

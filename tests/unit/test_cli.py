@@ -3,13 +3,15 @@
 import io
 import itertools
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from face2diffusion.f2d import FaceEncoder
+from face2diffusion.f2d import FaceEncoder, cli
 from face2diffusion.f2d.checkpoint import save
 from face2diffusion.f2d.cli import _parser, main
 from face2diffusion.f2d.options import FaceChoice
@@ -561,6 +563,14 @@ def test_numbers_that_make_no_image_end_with_status_2(generate, option, value, m
     assert status == 2 and message in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("device", ["cuda:77", "dml", "gpu"])
+def test_an_absent_device_stops_training_with_one_line(device, tmp_path, capsys):
+    arguments = ["msid", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--device", device]
+    status, error = run(training_cli.main, arguments, capsys)
+    assert status == 2 and error.count("\n") == 1
+    assert f"'{device}' is not available" in error and "Use 'c" in error
+
+
 HOSTILE = [
     "",
     " ",
@@ -577,6 +587,10 @@ HOSTILE = [
     "a\nb",
     "%s",
     "x,y",
+    ",",
+    "-",
+    "--",
+    "--=--",
 ]
 
 
@@ -595,6 +609,7 @@ def test_no_value_of_any_option_gives_a_traceback(program, command, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     ours = program == "f2d"
     main_, parser = (main, _parser()) if ours else (training_cli.main, training_cli._parser())
+    monkeypatch.setattr(cli if ours else training_cli, "_parser", lambda: parser)  # making it takes a while
     actions = [
         action for action in commands(parser)[command]._actions if action.dest not in ("help", "comfyui")
     ]
@@ -613,6 +628,28 @@ def test_no_value_of_any_option_gives_a_traceback(program, command, tmp_path, mo
             assert status == 0 or f"{program}" in error.splitlines()[-1] or "error:" in error, error
             tried += 1
     assert tried or command in ("convert", "download")
+
+
+@pytest.mark.parametrize("module", [cli, training_cli], ids=["f2d", "f2d-train"])
+def test_no_row_of_arguments_gives_a_traceback(module, tmp_path, monkeypatch, capsys):
+    """Commands, options and values in random order, repeated and left out."""
+    monkeypatch.chdir(tmp_path)
+    parser = module._parser()
+    monkeypatch.setattr(module, "_parser", lambda: parser)
+    chance, statuses = random.Random(0), Counter()
+    names = [name for name in commands(parser) if name not in ("demo", "miniature")]  # these need no argument
+    for _ in range(300):
+        name = chance.choice(names)
+        actions = [one for one in commands(parser)[name]._actions if one.dest not in ("help", "comfyui")]
+        options = [text for action in actions for text in action.option_strings]
+        words = [*options, *HOSTILE, "missing.png", "missing.safetensors"]
+        joined = [f"{chance.choice(options)}={chance.choice(HOSTILE)}" for _ in range(2)] if options else []
+        row = chance.choices([*words, *joined], k=chance.randrange(9))
+        status, error = run(module.main, [name, *row], capsys)
+        assert status in (0, 2) and "Traceback" not in error, [name, *row]
+        assert status == 0 or error.strip(), [name, *row]
+        statuses[status] += 1
+    assert statuses[2] > 250, "nearly all of these are mistakes"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

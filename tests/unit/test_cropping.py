@@ -5,7 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from face2diffusion.f2d.face.alignment import align_expression, align_face, expression_landmarks, move_points
+from face2diffusion.f2d.face.alignment import (
+    align_expression,
+    align_face,
+    expression_landmarks,
+    mesh_landmarks,
+    move_points,
+)
 from face2diffusion.f2d.face.batch import crop_batch
 from face2diffusion.f2d.face.cropping import LocatedFace, locate_face
 from face2diffusion.f2d.face.detection import Face, NoFaceError, YuNet
@@ -65,6 +71,41 @@ def test_given_landmarks_need_no_detector_and_count_more_than_the_alignment(
     for alignment in ("detect", "FFHQ", "112 px"):
         face = locate_face(None, portrait, alignment, FaceChoice(landmarks=landmarks.tolist()))
         np.testing.assert_array_equal(face.align_face(112), align_face(portrait, landmarks))
+
+
+def test_faces_found_elsewhere_need_no_detector(detector: Counting, portrait: np.ndarray) -> None:
+    for alignment in ("detect", "FFHQ"):
+        face = locate_face(None, portrait, alignment, FaceChoice(index=1, faces=detector.faces))
+        assert face.chosen is detector.faces[0] and len(face.faces) == 2
+    with pytest.raises(NoFaceError, match="no face in this photo"):
+        locate_face(detector, portrait, choice=FaceChoice(faces=[]))
+    assert detector.calls == 0
+
+
+@pytest.mark.parametrize("margin", [-0.2, 0.0, 0.5, 2.0], ids=lambda margin: f"margin {margin}")
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_box_marks_a_face_loosely_or_tightly(
+    detector: Counting, portrait: np.ndarray, place: int, margin: float
+) -> None:
+    x, y, width, height = detector.faces[place].box
+    box = [x - margin * width / 2, y - margin * height / 2, width * (1 + margin), height * (1 + margin)]
+    chosen = locate_face(detector, portrait, choice=FaceChoice(index=1 - place, box=box)).chosen
+    assert chosen is detector.faces[place]
+
+
+def test_a_box_beside_all_faces_is_refused(detector: Counting, portrait: np.ndarray) -> None:
+    with pytest.raises(NoFaceError, match=r"box at \(-90, -90\) of 20x20 px.*Move or enlarge"):
+        locate_face(detector, portrait, choice=FaceChoice(box=(-90, -90, 20, 20)))
+
+
+def test_the_face_mesh_of_mediapipe_is_reduced_to_five_points(landmarks: np.ndarray) -> None:
+    mesh = np.full((478, 2), np.nan)
+    for point, places in zip(
+        landmarks, ([33, 133, 159, 145], [263, 362, 386, 374], [1], [61], [291]), strict=True
+    ):
+        around = np.array([[-4, 0], [4, 0], [0, -1], [0, 1]])[: len(places)] * (len(places) > 1)
+        mesh[places] = point + around
+    np.testing.assert_allclose(mesh_landmarks(mesh), landmarks)
 
 
 def test_68_landmarks_have_other_eyes_for_the_expression(portrait: np.ndarray, landmarks: np.ndarray) -> None:

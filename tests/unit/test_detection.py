@@ -336,3 +336,20 @@ def test_moved_box_keeps_its_size_at_any_roll_and_swaps_its_sides_at_a_quarter_t
 def test_repeated_detections_of_one_face_are_dropped() -> None:
     best, other = make_face(0, 0, 100, 100, 0.9), make_face(200, 0, 100, 100, 0.7)
     assert keep_distinct([make_face(10, 10, 100, 100, 0.8), other, best]) == [best, other]
+
+
+def test_the_detectors_file_is_read_in_python(
+    detector_file: Path, portrait: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, OpenCV cannot open a path with letters beyond the code page."""
+    if "bufferModel" not in (cv2.FaceDetectorYN.create.__doc__ or ""):
+        pytest.skip("OpenCV before 4.9 takes a path only.")
+    path, create, given = tmp_path / "日本" / "ü.onnx", cv2.FaceDetectorYN.create, []
+    path.parent.mkdir()
+    path.symlink_to(detector_file)
+    recorder = type("FaceDetectorYN", (), {"create": lambda *values: given.append(values) or create(*values)})
+    recorder.create.__doc__ = create.__doc__
+    monkeypatch.setattr(cv2, "FaceDetectorYN", recorder)
+    assert len(YuNet(path).detect(portrait)) == 1
+    assert bytes(given[0][1]) == detector_file.read_bytes()
+    assert not [value for values in given for value in values if "日本" in str(value)]

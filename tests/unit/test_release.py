@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support.archive import shipped_files
 from support.comfy_stub import read_schemas
 from support.schema import COMMITTED, breaking_changes
@@ -156,6 +157,44 @@ def test_no_page_but_the_readme_is_shipped_without_its_pictures(shipped: list[st
         )  # all languages show the pictures of web/docs
         shown = PICTURE.findall((REPOSITORY / page).read_text(encoding="utf-8"))
         assert {f"{folder}/{picture}" for picture in shown} <= set(shipped), page
+
+
+def test_the_registry_finds_the_icon_and_the_banner(shipped: list[str]) -> None:
+    """A square of at most 400 px, and 21:9; both come from the repository, not from the archive."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 to read pyproject.toml")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    comfy, repository = project["tool"]["comfy"], project["project"]["urls"]["Repository"]
+    raw = repository.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    sizes = {}
+    for key in ("Icon", "Banner"):
+        base, _, path = comfy[key].partition("/main/")
+        assert base == raw and path not in shipped
+        with Image.open(REPOSITORY / path) as image:
+            sizes[key] = image.size
+        assert (REPOSITORY / path).stat().st_size < 200_000
+    assert sizes["Icon"][0] == sizes["Icon"][1] <= 400
+    assert sizes["Banner"][0] * 9 == sizes["Banner"][1] * 21
+
+
+def test_an_app_names_widgets_and_images_that_exist() -> None:
+    """What `linearData` names wrongly, the frontend leaves out without a message."""
+    schemas = read_schemas()
+    core = {"LoadImage": {"image"}, "CLIPTextEncode": {"text"}, "KSampler": {"seed"}}
+    found = {}
+    for path in sorted((REPOSITORY / "workflows").glob("*.json")):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        app = workflow["extra"].get("linearData")
+        if app is None:
+            continue
+        nodes = {node["id"]: node for node in workflow["nodes"]}
+        for number, widget in app["inputs"]:
+            kind = nodes[number]["type"]
+            ours = {socket.id for socket in schemas[kind].inputs} if kind in schemas else core[kind]
+            labels = [entry.get("label") for entry in nodes[number]["inputs"] if entry["name"] == widget]
+            assert widget in ours and all(labels) and len(labels) == 1, (path.stem, number)
+        assert [nodes[number]["type"] for number in app["outputs"]] == ["SaveImage"]
+        found[path.stem] = workflow["extra"]["linearMode"]
+    assert found == {"one_face": True, "expression_reference": True, "face_detail": False}
 
 
 def test_every_help_page_has_a_picture() -> None:

@@ -31,6 +31,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -39,6 +40,7 @@ from ...f2d.files import hash_file, write_bytes, write_json
 
 FORMAT = 1
 MANIFEST, REPORT = "cache.json", "report.json"
+_INDEX_ENTRY = 96  # bytes of a photo in a shard's index
 _AGAIN = "Run the same `f2d-train prepare` again: it makes that shard anew."
 
 
@@ -64,6 +66,7 @@ class CacheInfo:
     layout: str = "photos"
     aligned: bool = False
     min_score: float = 0.0  # of the detector
+    precision: str = "no"  # of VAE and face parser
     photos: int = 0  # found in the folder
     photos_hash: str = ""  # SHA-256 of their names and contents
     shard_size: int = 512  # photos, the skipped ones included
@@ -120,7 +123,7 @@ def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
     ]
     if changed:
         raise ValueError(
-            f"Expected what the cache '{folder}' was begun with ({'; '.join(changed)}), got others. "
+            f"The cache '{folder}' was begun with other inputs ({'; '.join(changed)}). "
             "Use another --out, or the same weights, photos and settings."
         )
 
@@ -167,6 +170,20 @@ def write_shard(
     return path
 
 
+def photo_bytes(info: CacheInfo) -> int:
+    """Compute what a photo takes in a shard and its index, bytes; names of more than 20 letters add to it."""
+    latent = (2, info.latent_channels, info.latent_size, info.latent_size)
+    tensors = {
+        "latent_mean": torch.zeros(latent, dtype=torch.float16),
+        "latent_std": torch.zeros(latent, dtype=torch.float16),
+        "v_id": torch.zeros(2, info.id_dim),
+        "mask": torch.zeros(2, *latent[2:], dtype=torch.float16),
+        **({"v_exp": torch.zeros(2, info.exp_dim)} if info.exp_dim else {}),
+    }
+    notes, headers = tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE
+    return headers + _padded(len(save_tensors(tensors))) + notes + _INDEX_ENTRY
+
+
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)  # no time, no owner: the same photos give the same bytes
     entry.size = len(content)
@@ -196,13 +213,13 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
     file = Path(folder) / MANIFEST
     if not os.fspath(folder) or not file.is_file():
         raise FileNotFoundError(
-            f"Expected a cache of `f2d-train prepare`, got '{folder}' without {MANIFEST}. "
+            f"'{folder}' is not a cache of `f2d-train prepare`: it has no {MANIFEST}. "
             "Prepare one, or check the path."
         )
     values = _read_json(file)
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise ValueError(
-            f"Expected a cache of format {FORMAT} or older, got '{folder}' of format {values['format']}. "
+            f"The cache '{folder}' has format {values['format']}; this version reads up to {FORMAT}. "
             "Update Face2Diffusion."
         )
     try:
@@ -211,10 +228,7 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
         }
         return CacheInfo(**settings)
     except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"Expected the description of a cache in '{file}', got something else ({error}). "
-            "Prepare it again."
-        ) from error
+        raise ValueError(f"'{file}' does not describe a cache ({error}). Prepare it again.") from error
 
 
 def read_index(folder: str | os.PathLike, number: int) -> dict[str, Any]:
@@ -236,16 +250,15 @@ def read_index(folder: str | os.PathLike, number: int) -> dict[str, Any]:
     missing = next((file.name for file in (path, index) if not file.is_file()), None)
     if missing is not None:
         raise FileNotFoundError(
-            f"Expected the shard '{missing}' in '{folder}', got no such file: the cache is not finished. "
-            f"{_AGAIN}"
+            f"The cache '{folder}' is not finished: the shard '{missing}' is missing. {_AGAIN}"
         )
     found = _read_json(index)
     if not isinstance(found, dict) or not {"size", "sha256", "count", "members", "skipped"} <= found.keys():
-        raise ValueError(f"Expected a shard's index in '{index}', got something else. Delete it. {_AGAIN}")
+        raise ValueError(f"'{index}' is not the index of a shard. Delete it. {_AGAIN}")
     size = path.stat().st_size
     if size != found["size"]:
         raise ValueError(
-            f"Expected {found['size']:,} bytes in '{path}', got {size:,}: it breaks off or was changed. "
+            f"'{path}' breaks off or was changed: it has {size:,} bytes instead of {found['size']:,}. "
             f"{_AGAIN}"
         )
     return found
@@ -256,8 +269,7 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(
-            f"Expected JSON in '{file}', got something else ({error}). "
-            "Delete it, and run `f2d-train prepare` again."
+            f"'{file}' is damaged ({error}). Delete it, and run `f2d-train prepare` again."
         ) from error
 
 
@@ -281,7 +293,7 @@ class LatentCache:
         self._maps: dict[int, mmap.mmap] = {}
         if not len(self):
             raise ValueError(
-                f"Expected photos in the cache '{folder}', got none: all were skipped. Read {REPORT} there."
+                f"There are no photos in the cache '{folder}': all were skipped. Read {REPORT} there."
             )
         if verify:
             self.verify()
@@ -339,7 +351,7 @@ class LatentCache:
 
     def _find(self, index: int) -> tuple[int, dict[str, Any]]:
         if not 0 <= index < len(self):
-            raise IndexError(f"Expected a photo's number below {len(self)}, got {index}.")
+            raise IndexError(f"There is no photo {index}; the cache has {len(self)}, counted from 0.")
         shard = bisect_right(self._ends, index)
         return shard, self._indices[shard]["members"][
             index - self._ends[shard]
@@ -370,8 +382,8 @@ class LatentCache:
             return {name: tensor[int(flip)] for name, tensor in load_tensors(content).items()}
         except Exception as error:  # whatever damaged bytes lead to
             raise ValueError(
-                f"Expected photo {index} in '{self.folder / shard_name(shard)}', got damaged bytes "
-                f"({error}). {self._delete(shard)}"
+                f"Photo {index} in '{self.folder / shard_name(shard)}' is damaged ({error}). "
+                f"{self._delete(shard)}"
             ) from error
 
     def _map(self, shard: int) -> mmap.mmap:
@@ -390,8 +402,9 @@ class LatentCache:
             digest = hash_file(path)
             if digest != index["sha256"]:
                 raise ValueError(
-                    f"Expected SHA-256 {_short(index['sha256'])} of '{path}', got {_short(digest)}: "
-                    f"it was changed. {self._delete(number)}"
+                    f"'{path}' was changed: its SHA-256 is {_short(digest)} instead of "
+                    f"{_short(index['sha256'])}. "
+                    f"{self._delete(number)}"
                 )
 
     def _delete(self, number: int) -> str:
@@ -411,9 +424,9 @@ class LatentCache:
             made_with = getattr(self.info, name)
             if made_with != value:
                 raise ValueError(
-                    f"Expected the {name} weights that the cache '{self.folder}' was made with "
-                    f"({_short(made_with) or 'none'}), got others "
-                    f"({_short(value) or 'none'}). Use those, or prepare a cache with these."
+                    f"The {name} weights ({_short(value) or 'none'}) are not those that the cache "
+                    f"'{self.folder}' was made with ({_short(made_with) or 'none'}). "
+                    "Use those, or prepare a cache with these."
                 )
 
 

@@ -7,7 +7,7 @@
 A record file is a row of parts, each padded to 4 bytes: magic (uint32), kind and length (uint32: 3 and 29
 bits), payload. Kind 0 is a whole record; 1, 2 and 3 are the start, middle and end of one that held the magic
 number, which belongs between its parts. A record is a head of 24 bytes (flag, label, id, id2), `flag` more
-labels, and a JPEG. Record 0 tells which keys are pictures.
+labels, and a JPEG. Record 0 tells which keys are pictures. A record that cannot be read keeps its number.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ _CHUNK = 1 << 20  # records whose labels are read at once
 _TAR_END = 1024  # bytes of zeros after the last member
 _COMPARED = 64  # faces whose files go into a fingerprint
 _TRIES = 64  # damaged faces in a row after which something else is wrong
+_DAMAGED = -np.inf  # in place of the label of a damaged record
+_UNKNOWN = -1  # its identity
+_LISTED = 5  # damaged records that are named in the log
 _ORDER, _FLIP = range(100, 102)  # what a seed is for
 
 
 class FaceSet(ABC):
     """Faces by index, each with the number of its identity."""
 
-    labels: np.ndarray  # (N,) int64, in [0, K)
+    labels: np.ndarray  # (N,) int64, in [0, K); -1 where a damaged record hides it
     classes: list[str]  # K names
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -100,7 +103,7 @@ class FaceSet(ABC):
             raise ValueError(f"The {len(data)} bytes at {place} are not an image. Get the face again.")
         if picture.shape[0] != picture.shape[1]:
             raise ValueError(
-                f"Expected square aligned faces, got {picture.shape[1]}x{picture.shape[0]} px at {place}. "
+                f"The face at {place} has {picture.shape[1]}x{picture.shape[0]} px, which is not square. "
                 "Align the faces to 112x112 px first."
             )
         if len(picture) != size:
@@ -111,42 +114,44 @@ class FaceSet(ABC):
             )
         return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
-    def _number(self, labels: np.ndarray, remap: bool) -> None:
+    def _number(self, found: np.ndarray, remap: bool) -> None:
         """Check labels as they stand in a file, and set `labels` and `classes`."""
-        if (
-            not np.isfinite(labels).all()
-            or (labels != np.floor(labels)).any()
-            or (len(labels) and labels.min() < 0)
-        ):
+        damaged = found == _DAMAGED
+        labels = found[~damaged]
+        if not np.isfinite(labels).all() or (labels != np.floor(labels)).any() or labels.min(initial=0) < 0:
             raise ValueError(
-                f"Expected labels 0, 1, 2, ... in '{self.path}', got negative ones or fractions. "
-                "Get the data again."
+                f"'{self.path}' has labels that are negative, fractions or not finite. "
+                "They must be 0, 1, 2, ... Get the data again."
             )
         used, labels = np.unique(labels.astype(np.int64), return_inverse=True)
         missing = int(used[-1]) + 1 - len(used) if len(used) else 0
-        if missing and not remap:
+        if missing and not remap and missing <= damaged.sum():  # their faces are the damaged ones
+            used, labels = np.arange(len(used) + missing), used[labels]
+        elif missing and not remap:
             first = int(np.flatnonzero(np.append(used, -1) != np.arange(len(used) + 1))[0])
             raise ValueError(
-                f"Expected labels 0 to {used[-1]} without gaps in '{self.path}', got {missing} label(s) "
-                f"without a face (the first is {first}). "
+                f"{missing} of the labels 0 to {used[-1]} in '{self.path}' have no face (the first is "
+                f"{first}). "
                 "Add the missing part of the data, or use --remap-labels to number the others anew."
             )
-        if missing:
+        elif missing:
             logger.warning(
                 "Numbered %d labels of '%s' anew, as %d had no face.", len(used), self.path, missing
             )
-        self.labels, self.classes = labels.reshape(-1).astype(np.int64), [str(label) for label in used]
+        self.labels = np.full(len(found), _UNKNOWN, np.int64)
+        self.labels[~damaged] = labels.reshape(-1)
+        self.classes = [str(label) for label in used]
 
     def _check(self) -> None:
         if not len(self.labels):
             raise ValueError(
-                f"Expected faces in '{self.path}', got none. Name a folder with train.rec, class folders or "
-                ".tar shards."
+                f"There are no faces in '{self.path}'. Name a folder with train.rec, class folders or .tar "
+                "shards."
             )
         if len(self.classes) < 2:
             raise ValueError(
-                f"Expected at least 2 identities in '{self.path}', got only '{self.classes[0]}'. "
-                "Identities are told apart by training on many."
+                f"'{self.path}' has only the identity '{''.join(self.classes)}'. "
+                "Add faces of others: identities are told apart by training on many."
             )
 
 
@@ -194,44 +199,70 @@ class RecordFile(FaceSet):
 
         Raises:
             FileNotFoundError: there is no train.idx.
-            ValueError: a damaged or truncated file, labels with gaps, or one identity only.
+            ValueError: a truncated file, more than half of the records damaged, labels with gaps, or one
+                identity only.
         """
         super().__init__(path)
         self._map: mmap.mmap | None = None
         index_file = Path(path).with_suffix(".idx")
         if not index_file.exists():
-            raise FileNotFoundError(
-                f"Expected '{index_file}' beside train.rec, got no such file. Get the data again."
-            )
+            raise FileNotFoundError(f"There is no '{index_file}' beside train.rec. Get the data again.")
         words = index_file.read_text(encoding="ascii", errors="replace").split()
         try:
             table = np.array(words, np.int64).reshape(-1, 2)
         except ValueError as error:
             raise ValueError(
-                f"Expected two numbers a line in '{index_file}', got something else. Get the data again."
+                f"'{index_file}' does not have two numbers per line. Get the data again."
             ) from error
         if not len(table):
-            raise ValueError(f"Expected records in '{index_file}', got none. Get the data again.")
+            raise ValueError(f"'{index_file}' lists no records. Get the data again.")
         table = table[np.argsort(table[:, 0], kind="stable")]
         beyond = table[:, 1] + _PART.size + _HEAD.size > os.path.getsize(path)
         if beyond.any():
             raise ValueError(
-                f"Expected {len(table)} records in '{path}', got a file that ends before "
-                f"{int(beyond.sum())} of them. Get it again."
+                f"'{path}' ends before {int(beyond.sum())} of its {len(table)} records. Get it again."
             )
         keys, self.offsets = table[:, 0], table[:, 1]
-        first = self._record(int(self.offsets[0]))
-        flag = _HEAD.unpack_from(first)[0]
-        if (
-            flag > 0 and len(first) == _HEAD.size + 4 * flag
-        ):  # a record without picture, about the others: 1 to label - 1 are pictures
-            end = int(struct.unpack_from("<f", first, _HEAD.size)[0])
-            self.offsets = self.offsets[(keys >= 1) & (keys < end)]
-        self._number(read_labels_once(Path(path), self._read_labels), remap)
+        self._keep_pictures(keys)
+        labels = read_labels_once(Path(path), self._read_labels)
+        self._report_damaged(np.flatnonzero(labels == _DAMAGED))
+        self._number(labels, remap)
         self._check()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
+
+    def _keep_pictures(self, keys: np.ndarray) -> None:
+        """Keep the offsets of pictures; the first record may be about the others and name their keys."""
+        try:
+            first = self._record(int(self.offsets[0]))
+            flag = _HEAD.unpack_from(first)[0]
+        except (ValueError, struct.error):
+            pictures = np.array([self._may_be_picture(int(offset)) for offset in self.offsets])
+            if not pictures.all():  # the others are about identities, so the first one was about all of them
+                self.offsets = self.offsets[1:][pictures[1:]]
+            return
+        if flag > 0 and len(first) == _HEAD.size + 4 * flag:  # no picture in it: 1 to label - 1 are pictures
+            end = int(struct.unpack_from("<f", first, _HEAD.size)[0])
+            self.offsets = self.offsets[(keys >= 1) & (keys < end)]
+
+    def _may_be_picture(self, offset: int) -> bool:
+        """Tell whether a record has something after its labels, or is damaged."""
+        try:
+            record = self._record(offset)
+            return len(record) != _HEAD.size + 4 * _HEAD.unpack_from(record)[0]
+        except (ValueError, struct.error):
+            return True
+
+    def _report_damaged(self, numbers: np.ndarray) -> None:
+        """Log the records that cannot be read; raise a ValueError where they are more than half."""
+        if not len(numbers):
+            return
+        listed = ", ".join(map(str, numbers[:_LISTED])) + (", ..." if len(numbers) > _LISTED else "")
+        found = f"{len(numbers)} of {len(self.offsets)} records of '{self.path}' are damaged ({listed})"
+        if 2 * len(numbers) > len(self.offsets):
+            raise ValueError(f"{found}. Get train.rec and train.idx again.")
+        logger.warning("%s. They are skipped; all other faces keep their numbers.", found)
 
     @property
     def _bytes(self) -> mmap.mmap:
@@ -247,21 +278,18 @@ class RecordFile(FaceSet):
         while True:
             if offset + _PART.size > len(data):
                 raise ValueError(
-                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. "
-                    "Get the data again."
+                    f"'{self.path}' ends within the record at byte {start}. Get train.rec again."
                 )
             magic, kind = _PART.unpack_from(data, offset)
             length, kind = kind & _LENGTH, kind >> 29
             if magic != MAGIC or kind not in ((0, 1) if not parts else (2, 3)):
                 raise ValueError(
-                    f"Expected a record at byte {start} of '{self.path}', got other bytes. "
-                    "Get train.rec and train.idx again."
+                    f"There is no record at byte {start} of '{self.path}'. Get train.rec and train.idx again."
                 )
             offset += _PART.size
             if offset + length > len(data):
                 raise ValueError(
-                    f"Expected a whole record at byte {start} of '{self.path}', got the file's end. "
-                    "Get the data again."
+                    f"'{self.path}' ends within the record at byte {start}. Get train.rec again."
                 )
             parts.append(data[offset : offset + length])
             if kind in (0, 3):
@@ -269,7 +297,7 @@ class RecordFile(FaceSet):
             offset += -(-length // 4) * 4
 
     def _read_labels(self) -> np.ndarray:
-        """Read the label of each record, (N,), without its picture."""
+        """Read the label of each record, (N,), without its picture; `_DAMAGED` where it cannot be read."""
         data = np.memmap(self.path, np.uint8, "r")
         wanted = np.arange(_PART.size + _HEAD.size + 4)
         labels = [np.empty(0, np.float32)]
@@ -281,21 +309,30 @@ class RecordFile(FaceSet):
             )  # (n, 9): magic, kind, flag, label, id, id2, first label
             flags, plain, listed = words[:, 2], words[:, 3].view("<f4"), words[:, 8].view("<f4")
             found = np.where(flags > 0, listed, plain)
-            short = (
-                (words[:, 0] != MAGIC) | (words[:, 1] >> 29 > 1) | ((words[:, 1] & _LENGTH) < _HEAD.size + 4)
+            odd = (
+                (words[:, 0] != MAGIC)
+                | (words[:, 1] >> 29 > 0)
+                | ((words[:, 1] & _LENGTH) < _HEAD.size + 4 * flags.astype(np.int64))
             )
-            for row in np.flatnonzero(short):  # damaged, or split within its head
-                record = self._record(int(offsets[row]))
-                flag, label, *_ = _HEAD.unpack_from(record)
-                found[row] = struct.unpack_from("<f", record, _HEAD.size)[0] if flag else label
+            for row in np.flatnonzero(odd):  # damaged, or split
+                found[row] = self._read_label(int(offsets[row]))
             labels.append(found)
         return np.concatenate(labels)
+
+    def _read_label(self, offset: int) -> float:
+        """Read the label of one record; `_DAMAGED` where it cannot be read."""
+        try:
+            record = self._record(offset)
+            flag, label, *_ = _HEAD.unpack_from(record)
+            return struct.unpack_from(f"<{flag}f", record, _HEAD.size)[0] if flag else label
+        except (ValueError, struct.error):
+            return float(_DAMAGED)
 
     def encoded(self, index: int) -> tuple[bytes, str]:
         """Read a face's record, less its head."""
         offset = int(self.offsets[index])
-        record = self._record(offset)
-        return record[_HEAD.size + 4 * _HEAD.unpack_from(record)[0] :], f"byte {offset} of '{self.path}'"
+        record, place = self._record(offset), f"byte {offset} of '{self.path}'"
+        return record[_HEAD.size + 4 * _HEAD.unpack_from(record.ljust(_HEAD.size, b"\0"))[0] :], place
 
 
 class TarShards(FaceSet):
@@ -321,8 +358,8 @@ class TarShards(FaceSet):
             odd = sorted(pictures.keys() ^ classes.keys())
             if odd:
                 raise ValueError(
-                    f"Expected a picture and a .cls for each key in '{shard}', got one of them for "
-                    f"'{odd[0]}'. Write it again."
+                    f"'{shard}' has a picture without a .cls, or the reverse, for '{odd[0]}'. "
+                    "Write the shard again."
                 )
             places += [(number, *pictures[key]) for key in pictures]
             labels += [classes[key] for key in pictures]
@@ -370,18 +407,14 @@ def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
                     classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
-            f"Expected a whole .tar shard, got '{shard}', which is damaged or compressed ({error}). "
-            "Get it again."
+            f"The shard '{shard}' is damaged or compressed ({error}). Get it again, as a plain .tar."
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"Expected a whole number in each .cls of '{shard}', got something else ({error}). "
-            "Write the shard again."
+            f"'{shard}' has a .cls that is not a whole number ({error}). Write the shard again."
         ) from error
     if size < end + _TAR_END:
-        raise ValueError(
-            f"Expected a whole .tar shard, got '{shard}', which breaks off after {size} bytes. Get it again."
-        )
+        raise ValueError(f"The shard '{shard}' breaks off after {size} bytes. Get it again.")
     return pictures, classes
 
 
@@ -400,12 +433,12 @@ def open_faces(path: str | os.PathLike, remap: bool = False) -> FaceSet:
         ValueError: nothing that is known, damaged files, labels with gaps, or one identity only.
     """
     if not os.fspath(path):
-        raise ValueError("Expected --data with a folder of faces, got none.")
+        raise ValueError("No faces to train on are given. Add --data with their folder.")
     place = Path(path)
     if not place.exists():
-        raise FileNotFoundError(f"Expected faces at '{path}', got no such folder. Check the path.")
+        raise FileNotFoundError(f"There is no '{path}' with faces. Check the path.")
     if place.is_file() and place.suffix not in (".rec", ".tar"):
-        raise ValueError(f"Expected a folder of faces, a .rec or a .tar, got '{path}'. Name the folder.")
+        raise ValueError(f"'{path}' is not a folder of faces, a .rec or a .tar. Name the folder.")
     record = place if place.suffix == ".rec" else place / "train.rec"
     if record.is_file():
         return RecordFile(record, remap)

@@ -103,10 +103,8 @@ def check_classes(classes: Sequence[str]) -> None:
     """Raise a ValueError unless there is at least one class and all are CelebAMask-HQ's."""
     unknown = [name for name in classes if name not in CELEBAMASK_LABELS]
     if unknown or not classes:
-        got = f"'{', '.join(unknown)}'" if unknown else "none"
-        raise ValueError(
-            f"Expected classes among {', '.join(CELEBAMASK_LABELS)}, got {got}. Correct --classes."
-        )
+        problem = f"--classes has unknown names ({', '.join(unknown)})" if unknown else "--classes is empty"
+        raise ValueError(f"{problem}. Choose from {', '.join(CELEBAMASK_LABELS)}.")
 
 
 def load_parser(path: str | os.PathLike, size: int = INPUT_SIZE) -> FaceParser:
@@ -135,8 +133,7 @@ def load_parser(path: str | os.PathLike, size: int = INPUT_SIZE) -> FaceParser:
         segformer: Any = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"Expected SegFormer weights in '{path}', got none that can be read ({error}). "
-            "Download the folder again."
+            f"The SegFormer weights in '{path}' cannot be read ({error}). Download the folder again."
         ) from error
     return FaceParser(segformer.float(), CELEBAMASK_LABELS, size).eval().requires_grad_(False)
 
@@ -146,27 +143,24 @@ def _check_segformer(folder: Path) -> None:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"Expected a SegFormer folder with config.json, got '{folder}' without. "
-            "Name the folder that has it."
+            f"'{folder}' is no SegFormer folder: it has no config.json. Name the folder that has it."
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         names = config.get("id2label") or {}
         labels = tuple(names[str(number)] for number in range(len(names)))
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected a model's config in '{file}', got another file ({error}). Download it again."
-        ) from error
+        raise ValueError(f"'{file}' is not a model's config ({error}). Download it again.") from error
     if config.get("model_type") != "segformer":
         raise ValueError(
-            f"Expected a SegFormer in '{folder}', got '{config.get('model_type')}'. "
-            "Use SegFormer or BiSeNet face parsing."
+            f"The model in '{folder}' is '{config.get('model_type')}', not SegFormer. "
+            "Use face parsing with SegFormer or BiSeNet."
         )
     if labels != CELEBAMASK_LABELS:
         raise ValueError(
-            f"Expected the labels {', '.join(CELEBAMASK_LABELS)} in this order in '{file}', got "
-            f"{', '.join(map(str, labels)) or 'none'}. "
-            "Early copies of jonathandinu/face-parsing name their classes wrongly: download the present one."
+            f"The labels in '{file}' are {', '.join(map(str, labels)) or 'missing'}; they must be "
+            f"{', '.join(CELEBAMASK_LABELS)}, in this order. Early copies of jonathandinu/face-parsing name "
+            "their classes wrongly: download the present one."
         )
 
 

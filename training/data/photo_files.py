@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ...f2d.files import hash_file
 
 _READERS = 8
@@ -22,7 +24,7 @@ def walk_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     folder that has been visited, adds nothing.
     """
     visited: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(os.fspath(folder), followlinks=True):
         real = os.path.realpath(where)
         if real in visited:
             folders.clear()
@@ -66,6 +68,7 @@ def hash_photos(folder: str | os.PathLike, names: Sequence[str]) -> str:
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor(_READERS) as pool:
-        for name, content in zip(names, pool.map(hash_one, names), strict=True):
+        hashes = tqdm(pool.map(hash_one, names), "hash photos", len(names), unit="photo", disable=None)
+        for name, content in zip(names, hashes, strict=True):
             digest.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from .precision import make_scaler, scale_is_lost, tf32
 from .processes import Processes
 from .progress import Progress
 from .run_folder import Run
-from .sampling import Batch, ResumableBatchSampler, load_batches
+from .sampling import Batch, ResumableBatchSampler, load_batches, watch_workers
 from .seeds import derive_seed
 
 _LISTED = 32  # samples of a bad batch that a message names
@@ -128,6 +128,7 @@ class TrainingLoop:
 
         Raises:
             FloatingPointError: loss or gradient are NaN or infinite.
+            ConnectionError: a loader process was killed.
             OSError: the run folder cannot be written to.
         """
         if self.processes.first:
@@ -135,7 +136,7 @@ class TrainingLoop:
         batches = self._batches()
         self.progress = self._make_progress()
         try:
-            with tf32(self.processes.device):
+            with tf32(self.processes.device), watch_workers("loads samples"):
                 self._catch_up()
                 while self.step < self.task.steps and not self.processes.any(self.run.stopping):
                     self._train_step(batches)

@@ -179,14 +179,14 @@ class Run:
 
     def _clean(self) -> None:
         """Remove what a killed run has left above the committed step, and its temporary files."""
-        if not self.processes.first or not self._begun:
+        if not self.processes.first:
             return
-        step = self.committed.step if self.committed else 0
-        for file in self._numbered():
-            if _step_of(file) > step:
-                file.unlink()
         for file in self.folder.glob(f"{TEMPORARY}*"):
             file.unlink()
+        step = self.committed.step if self.committed else 0
+        for file in self._numbered() if self._begun else ():  # else they are not ours
+            if _step_of(file) > step:
+                file.unlink()
 
     def _numbered(self) -> list[Path]:
         return sorted(file for file in self.folder.iterdir() if _NUMBERED.fullmatch(file.name))

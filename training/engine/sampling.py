@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -12,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from .signals import outlive_signals
 
 Batch = dict[str, Tensor]
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) [\w: ]+")
 
 
 class ResumableBatchSampler:
@@ -71,7 +77,7 @@ def load_batches(
     Raises:
         ValueError: a sample is damaged.
     """
-    options: dict[str, Any] = {"batch_sampler": batch_sampler, "worker_init_fn": _start_worker}
+    options: dict[str, Any] = {"batch_sampler": batch_sampler, "worker_init_fn": start_worker}
     try:
         yield from DataLoader(samples, num_workers=workers, pin_memory=pin_memory, **options)
         return
@@ -80,6 +86,37 @@ def load_batches(
     raise ValueError(message)  # not from the error, whose traceback would keep the workers alive
 
 
-def _start_worker(number: int) -> None:
+def start_worker(number: int) -> None:
+    """Set up a loader process; for `DataLoader(worker_init_fn=...)`."""
     cv2.setNumThreads(0)  # the workers are the threads
     outlive_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this loader process when the main one was killed, though its results fill a pipe nobody reads."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def watch_workers(work: str) -> Iterator[None]:
+    """Turn the death of a loader process, which may surface anywhere in the block, into one clear line.
+
+    Args:
+        work: what these processes do, for the message.
+
+    Raises:
+        ConnectionError: a loader process was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        dead = _DEAD_WORKER.search(str(error))
+        if dead is None:
+            raise
+        raise ConnectionError(
+            f"A process that {work} died ({dead[0]}), often for lack of memory. Rerun the command to resume; "
+            "lower --workers if it happens again."
+        ) from error

@@ -1,12 +1,13 @@
 """The complete evaluation of one method: faces, images, scores, results.
 
     f2d-train evaluate --method F2D --faces ffpp --images eval/f2d --base sd-v1-4 ... --out eval/f2d.json
+    f2d-train evaluate --method DVAR --faces faces --images eval/dvar --base sd-v1-4 --words dvar ...
     f2d-train evaluate --method ELITE --faces faces --aligned --images elite ... --out eval/elite.json
     torchrun --nproc_per_node 8 -m face2diffusion.training.cli evaluate ...
 
-The second line scores the images of another method. Several processes divide generation and scoring among
-themselves; process 0 crops the faces and writes the results. Rerun the command to resume: existing images and
-embeddings are kept.
+The third line scores images that another program has generated. Several processes divide generation and
+scoring among themselves; process 0 crops the faces and writes the results. Rerun the command to resume:
+existing images and embeddings are kept.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from typing import Any
 
 import torch
 
+from ...f2d.device import describe_device
+from ...f2d.miniature import FILES, WEIGHTS
 from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
 from ..engine.processes import Processes, start_processes
-from .fid import frechet_distance, list_real_images
+from .benchmarks import MINIATURE
+from .fid import check_fid, frechet_distance, list_real_images
 from .generate import ImageGenerator, describe_generator, generate_images, group_batches, list_missing
 from .load_scorer import load_scorer
-from .metrics import METRICS
+from .miniature_scorer import MiniatureScorer
 from .protocol import (
     BASE,
-    BASE_PROMPT,
     BASE_SEED,
     MANIFEST,
     Inventory,
@@ -50,6 +53,12 @@ _BASE_METRIC = "dCLIP"  # needs a base image
 _FACE_EVALUATORS = ("adaface", "sphereface", "facenet")
 _TIMEOUT = timedelta(days=7)  # until slower processes count as lost
 _EVALUATORS = (*_FACE_EVALUATORS, "clip", "siglip")
+_SHIPPED = {  # what "miniature" stands for in an option
+    "base": WEIGHTS / "base",
+    "msid": WEIGHTS / FILES["msid"],
+    "mapper": WEIGHTS / FILES["mapper"],
+    "faces": WEIGHTS / "people",
+}
 
 
 def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path:
@@ -69,6 +78,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
         ImportError: a package is missing.
         ConnectionError: another process crashed.
     """
+    config = _name_shipped_files(config)
     _check(config)
     out, images = Path(config.out), Path(config.images)
     with start_processes(config.device, "gloo", _TIMEOUT) as processes:
@@ -77,14 +87,16 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
         if processes.first:
             references = prepare_references(config, config.crops or out.parent / "faces", log)
         references = processes.share(references)
-        protocol = Protocol(tuple(references.crops), config.prompts, config.images_per_prompt, config.size)
-        scorer = _load_evaluators(config, references, processes) if _given_evaluators(config) else None
-        if config.base:
+        protocol = Protocol(
+            tuple(references.crops), config.prompts, config.images_per_prompt, config.size, config.benchmark
+        )
+        scorer = _load_evaluators(config, references, processes) if _scores(config) else None
+        if _generates(config):
             generation = _generate_missing(config, protocol, references, processes, log)
         else:
             generation = _read_generation(images)
         inventory = processes.share(scan(images, protocol) if processes.first else None)
-        if config.base and processes.first:
+        if _generates(config) and processes.first:
             write_manifest(images, config.method, protocol, inventory, generation=generation)
         check_not_empty(inventory, images)
         if scorer is None:
@@ -100,28 +112,49 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], None] = print) -> Path
     return out
 
 
-def _load_evaluators(config: EvaluateConfig, references: References, processes: Processes) -> Scorer:
+def _name_shipped_files(config: EvaluateConfig) -> EvaluateConfig:
+    """Replace "miniature" by the package's own files."""
+    named: dict[str, Any] = {
+        name: str(path) for name, path in _SHIPPED.items() if getattr(config, name) == MINIATURE.name
+    }
+    return replace(config, **named)
+
+
+def _generates(config: EvaluateConfig) -> bool:
+    return bool(config.base or config.models)
+
+
+def _scores(config: EvaluateConfig) -> bool:
+    return config.benchmark == MINIATURE.name or bool(_given_evaluators(config))
+
+
+def _load_evaluators(
+    config: EvaluateConfig, references: References, processes: Processes
+) -> Scorer | MiniatureScorer:
     """Load the evaluators and check the faces; they wait on the CPU while images are generated."""
-    cache = config.cache or Path(config.out).parent / processes.own("cache.sqlite")
-    weights = {name: getattr(config, name) or None for name in (*_EVALUATORS, "detector")}
-    scorer = load_scorer(
-        **weights,
-        device=processes.device,
-        batch_size=config.score_batch,
-        cache=cache,
-        min_score=config.min_score,
-    )
+    scorer: Scorer | MiniatureScorer
+    if config.benchmark == MINIATURE.name:
+        scorer = MiniatureScorer(processes.device, config.score_batch)
+    else:
+        weights = {name: getattr(config, name) or None for name in (*_EVALUATORS, "detector")}
+        scorer = load_scorer(
+            **weights,
+            device=processes.device,
+            batch_size=config.score_batch,
+            cache=config.cache or Path(config.out).parent / processes.own("cache.sqlite"),
+            min_score=config.min_score,
+        )
     if processes.first:
         faces = {references.crops[name]: face for name, face in references.faces.items()}
         scorer.check_references(list(references.crops.values()), faces)
-    if config.base:
+    if _generates(config):
         scorer.to("cpu")
     return scorer
 
 
 def _score_all(
     config: EvaluateConfig,
-    scorer: Scorer,
+    scorer: Scorer | MiniatureScorer,
     protocol: Protocol,
     references: References,
     inventory: Inventory,
@@ -131,14 +164,15 @@ def _score_all(
     scorer.to(processes.device)
     slots = [slot for slot in protocol.slots() if slot in inventory.present]
     part = divide(slots, processes.rank, processes.world)
-    own = score(scorer, part, inventory, references, Path(config.images), processes.first)
+    own = score(scorer, part, protocol, inventory, references, Path(config.images), processes.first)
     scores = [row for rows in processes.gather(own) for row in rows]
     return list(zip(slots, scores, strict=True))
 
 
 def score(
-    scorer: Scorer,
+    scorer: Scorer | MiniatureScorer,
     slots: Sequence[Slot],
+    protocol: Protocol,
     inventory: Inventory,
     references: References,
     images: Path,
@@ -149,6 +183,7 @@ def score(
     Args:
         scorer: the evaluators.
         slots: of the images.
+        protocol: with their prompts.
         inventory: of the folder; identities without a base image get no dCLIP.
         references: the faces.
         images: folder of the images.
@@ -164,9 +199,9 @@ def score(
             Request(
                 image=str(image),
                 reference=references.crops[slot.identity],
-                prompt=replace_placeholders(slot.text, [PLACEHOLDER], CLASS_WORDS),
+                prompt=_class_prompt(protocol.prompt(slot)),
                 base=str(images / base.name if base in inventory.present else image),
-                base_prompt=replace_placeholders(BASE_PROMPT, [PLACEHOLDER], CLASS_WORDS),
+                base_prompt=_class_prompt(protocol.prompt(base)),
                 face=references.faces.get(slot.identity),
             )
         )
@@ -175,6 +210,10 @@ def score(
         _without_base_metric(score) if request.base == request.image else score
         for request, score in zip(requests, scores, strict=True)
     ]
+
+
+def _class_prompt(prompt: str) -> str:
+    return replace_placeholders(prompt, [PLACEHOLDER], CLASS_WORDS) if prompt else ""
 
 
 def _without_base_metric(score: Score) -> Score:
@@ -190,11 +229,12 @@ def _check(config: EvaluateConfig) -> None:
             raise ValueError(f"--{name} is missing. Set it.")
     if not config.out.endswith(".json"):
         raise ValueError(f"--out '{config.out}' does not end with .json. Name a JSON file.")
-    if not config.base and not os.path.isdir(config.images):
+    _check_subjects(config)
+    if not _generates(config) and not os.path.isdir(config.images):
         raise FileNotFoundError(
             f"--images '{config.images}' is not a folder. Check the path, or set --base to generate images."
         )
-    if not config.base and not _given_evaluators(config):
+    if not _generates(config) and not _scores(config):
         options = ", ".join(f"--{name}" for name in _EVALUATORS)
         raise ValueError(f"There is nothing to do. Set --base to generate, or one of {options} to score.")
     if min(config.identities, config.face_size - 1, config.score_batch - 1) < 0 or not 0 <= config.frame <= 1:
@@ -203,18 +243,31 @@ def _check(config: EvaluateConfig) -> None:
             f"{config.score_batch} or --frame {config.frame} is out of range. Use --identities from 0, the "
             "sizes from 1 and --frame in [0, 1]."
         )
-    Protocol((), config.prompts, config.images_per_prompt)
-    for name in _given_evaluators(config):
+    Protocol((), config.prompts, config.images_per_prompt, benchmark=config.benchmark)
+    _check_evaluators(config)
+    if config.fid:
+        check_fid(config.fid, config.fid_weights, config.fid_words)
+
+
+def _check_subjects(config: EvaluateConfig) -> None:
+    given = [f"--{name}" for name in ("mapper", "words", "models") if getattr(config, name)]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other. Set the one of this method.")
+    if config.words and not config.base:
+        raise ValueError("--words needs --base, the model that the words were trained for. Set it.")
+
+
+def _check_evaluators(config: EvaluateConfig) -> None:
+    given = _given_evaluators(config)
+    if given and config.benchmark == MINIATURE.name:
+        raise ValueError(
+            f"--{given[0]} cannot score the miniature's images, which have evaluators of their own. Omit it."
+        )
+    for name in given:
         if not os.path.exists(getattr(config, name)):
             raise FileNotFoundError(f"--{name} '{getattr(config, name)}' does not exist. Check the path.")
     if not config.detector and any(getattr(config, name) for name in _FACE_EVALUATORS):
         raise ValueError("The identity metrics need a detector. Set --detector to a YuNet .onnx file.")
-    if config.fid:
-        list_real_images(config.fid)
-        if not os.path.isfile(config.fid_weights):
-            raise FileNotFoundError(
-                f"--fid-weights '{config.fid_weights}' does not exist. Download torch-fidelity's InceptionV3."
-            )
 
 
 def _given_evaluators(config: EvaluateConfig) -> list[str]:
@@ -235,14 +288,12 @@ def _generate_missing(
     """Generate missing images, each process its part; returns the manifest's entry `generation`."""
     images, generator = Path(config.images), ImageGenerator(config, processes.device)
     generation, todo = {}, []
+    generator.subjects.check(references)
     if processes.first:
         inventory = scan(images, protocol)
-        records = {
-            slot: generator.record(slot, references.hashes[slot.identity]) for slot in inventory.present
-        }
+        records = {slot: generator.record(slot, references) for slot in inventory.present}
         todo = list_missing(inventory, records, images)
-        first = next(iter(references.crops))
-        generation = describe_generator(generator, references.crops[first], references.faces.get(first))
+        generation = describe_generator(generator, references)
         write_manifest(images, config.method, protocol, inventory, generation=generation)
         log(
             f"Generating {len(todo)} images on {processes.device} x {processes.world}; "
@@ -273,7 +324,7 @@ def _build_results(
     protocol: Protocol,
     references: References,
     inventory: Inventory,
-    scorer: Scorer,
+    scorer: Scorer | MiniatureScorer,
     scores: Sequence[tuple[Slot, Score]],
     generation: dict[str, Any],
     processes: Processes,
@@ -282,15 +333,22 @@ def _build_results(
     costs = {
         name: getattr(config, name) or generation.get(name, 0) for name in ("parameters", "encoding_seconds")
     }
+    details: dict[str, Any] = {
+        "config": asdict(replace(config, device=processes.device)),
+        "machine": _describe_machine(processes),
+        "generation": generation or None,
+    }
     if config.fid:
         files = [images / slot.name for slot, _ in scores]
-        costs["fid"] = frechet_distance(
-            files, config.fid, config.fid_weights, config.size, processes.device, config.score_batch
+        real = list_real_images(config.fid, config.fid_words)
+        distance = frechet_distance(
+            files, real, config.fid_weights, config.size, processes.device, config.score_batch
         )
+        costs["fid"], details["fid"] = distance.value, distance.describe()
     return Results(
         method=config.method,
         protocol=protocol,
-        metrics=tuple(name for name in METRICS if name in scorer.metrics),
+        metrics=tuple(name for name in protocol.rules.metrics if name in scorer.metrics),
         scorer=dict(scorer.description),
         faces=references.hashes,
         images=tuple((slot, score.metrics) for slot, score in scores),
@@ -300,11 +358,7 @@ def _build_results(
             "images": os.path.relpath(images, folder),
             **{f"face:{name}": os.path.relpath(crop, folder) for name, crop in references.crops.items()},
         },
-        details={
-            "config": asdict(replace(config, device=processes.device)),
-            "machine": _describe_machine(processes),
-            "generation": generation or None,
-        },
+        details=details,
         without_face=_list_faceless(scores),
     )
 
@@ -317,12 +371,8 @@ def _list_faceless(scores: Sequence[tuple[Slot, Score]]) -> frozenset[Slot] | No
 
 
 def _describe_machine(processes: Processes) -> dict[str, Any]:
-    if processes.on_gpu:
-        name = torch.cuda.get_device_name(processes.device)
-    else:
-        name = f"{torch.get_num_threads()} CPU threads"  # as in docs/benchmarks.md and the miniature's report
     return {
-        "device": name,
+        "device": describe_device(processes.device),
         "processes": processes.world,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -1,6 +1,6 @@
-"""Generates the images of a method of this project into the layout; the same call resumes a killed run.
+"""Generates the images of a method into the layout; the same call resumes a killed run.
 
-Each PNG is written atomically, with a record of its inputs: face, weights, prompt, seed and settings. An
+Each PNG is written atomically, with a record of its inputs: subject, weights, prompt, seed and settings. An
 existing image with the same record is kept, a damaged one is generated again, and one with another record
 stops the run.
 """
@@ -8,46 +8,39 @@ stops the run.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from ...f2d.diffusion.pipeline import F2DPipeline, GenerationConfig
-from ...f2d.encoder import FaceEncoder
-from ...f2d.face.detection import Face, NoFaceError
-from ...f2d.files import fingerprint
-from ...f2d.image import Photo, load_photo, save_png
-from ...f2d.options import Alignment, FaceChoice
+from ...f2d.face.detection import NoFaceError
+from ...f2d.image import save_png
+from ...f2d.prompt.injection import PLACEHOLDER, replace_placeholders
 from ..config import EvaluateConfig
-from .protocol import BASE, BASE_SEED, RECORD, SEED_RULE, Inventory, Slot
+from .protocol import BASE, BASE_SEED, RECORD, SEED_RULE, Inventory, Protocol, Slot
 from .references import References
-
-_WARM_UP, _TIMED = 3, 20  # runs of the encoder
+from .subjects import MissingSubjectError, load_subjects
 
 
 class ImageGenerator:
-    """Identity encoder, mapper and pipeline, with all settings that affect the images."""
+    """Generates images of one person after another, with all settings that affect the images."""
 
     def __init__(self, config: EvaluateConfig, device: str) -> None:
         """Load the networks.
 
         Args:
-            config: of the evaluation, with base, msid and mapper.
+            config: of the evaluation.
             device: of the networks.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a file is not given or holds something else, or a setting is invalid.
         """
-        for name in ("msid", "mapper"):
-            if not getattr(config, name):
-                raise ValueError(f"--base needs --{name}. Set it, or omit --base to score existing images.")
         if config.draw_batch < 1:
             raise ValueError(f"--draw-batch {config.draw_batch} is out of range. Use at least 1.")
         self.settings = GenerationConfig(
@@ -57,120 +50,80 @@ class ImageGenerator:
             height=config.size,
             subject_from=config.subject_from,
         )
-        self.batch_size, self.images_per_prompt = config.draw_batch, config.images_per_prompt
-        self.encoder = FaceEncoder.load(config.msid, config.mapper, None, config.detector or None, device)
-        self.min_score = config.min_score
-        self.pipeline = F2DPipeline.load(config.base, device, config.base_config or None)
-        self._subject = ""  # hash of the face that S* stands for
+        self.batch_size = config.draw_batch
+        self.protocol = Protocol((), images_per_prompt=config.images_per_prompt, benchmark=config.benchmark)
+        self.subjects = load_subjects(config, device)
         self.source = {
-            "base": self.pipeline.name,
-            "base_sha256": _pipeline_fingerprint(self.pipeline),
-            "msid_sha256": self.encoder.msid_fingerprint,
-            "mapper_sha256": fingerprint(self.encoder.mapper.state_dict()),
-            "detector": _name_detector(config),  # "" = the crop's place in FFHQ's square
+            **self.subjects.source,
             "sampler": "Euler ancestral",
             "seeds": SEED_RULE,
             **asdict(self.settings),
         }
 
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters (Table 2)."""
-        return sum(parameter.numel() for parameter in self.encoder.mapper.parameters())
+    def prompt(self, slot: Slot) -> str:
+        """Return an image's prompt, with the subject in it."""
+        return replace_placeholders(self.protocol.prompt(slot), [PLACEHOLDER], self.subjects.name)
 
-    def record(self, slot: Slot, face_hash: str) -> str:
+    def record(self, slot: Slot, references: References) -> str:
         """Describe the inputs and settings of an image, as JSON.
 
         Args:
             slot: of the image.
-            face_hash: of the face's pixels.
+            references: the faces.
 
         Returns:
             The PNG's text entry RECORD.
         """
-        return json.dumps(
-            {"prompt": slot.text, "seed": slot.noise_seed, "face_sha256": face_hash, **self.source},
-            ensure_ascii=False,
-        )
+        own = self.subjects.record(slot.identity, references)
+        head = {"prompt": self.prompt(slot), "seed": slot.noise_seed}
+        return json.dumps({**head, **own, **self.source}, ensure_ascii=False)
 
-    def set_subject(self, face: str, face_hash: str, located: Face | None = None) -> None:
-        """Make S* stand for a face in the next images; encodes it unless it is the current one.
-
-        Args:
-            face: file of its FFHQ crop.
-            face_hash: of its pixels.
-            located: the face in it; None = detect it.
-
-        Raises:
-            ValueError: the detector finds no face in it.
-        """
-        if face_hash == self._subject:
-            return
-        words = self.encoder.words(self.encoder.identify_crops([self._crop(load_photo(face), located)]))
-        self.pipeline.subjects.clear()
-        self.pipeline.add_subject(words, positional=self.encoder.mapper.config.positional)
-        self._subject = face_hash
-
-    def _crop(self, face: Photo, located: Face | None = None) -> Photo:
-        alignment: Alignment = "FFHQ" if self.encoder.detector is None else "detect"
-        landmarks = None if located is None else located.landmarks
-        choice = FaceChoice(min_score=self.min_score, landmarks=landmarks)
-        return self.encoder.crop_face(face, alignment, choice).crop
-
-    def generate(self, slots: Sequence[Slot], face_hash: str, folder: Path) -> None:
-        """Generate one batch of images of the current subject.
+    def generate(self, slots: Sequence[Slot], references: References, folder: Path) -> None:
+        """Generate one batch of images of one person.
 
         The complete batch is generated even if only part of it is missing, since the last bits of an image
         may depend on the batch size.
 
         Args:
             slots: to write, of one group of `group_batches`.
-            face_hash: of the face's pixels.
+            references: the faces.
             folder: of the images.
 
         Raises:
-            ValueError: the words are damaged.
+            NoFaceError: the detector finds no face in the person's crop.
+            ValueError: the words or models are missing or damaged.
             OSError: an image cannot be written.
         """
+        pipeline = self.subjects.select(slots[0].identity, references)
         prompt, first = slots[0].prompt, slots[0].seed // self.batch_size * self.batch_size
-        last = BASE_SEED + 1 if prompt == BASE else self.images_per_prompt
+        last = BASE_SEED + 1 if prompt == BASE else self.protocol.images_per_prompt
         batch = [replace(slots[0], seed=seed) for seed in range(first, min(first + self.batch_size, last))]
-        seeds = [slot.noise_seed for slot in batch]
-        generated = self.pipeline.generate(slots[0].text, self.settings, seeds, len(batch), len(batch), False)
+        positive, delayed = self._encode(pipeline, slots[0])
+        generated = pipeline.generate_encoded(
+            [self.prompt(slots[0])] * len(batch),
+            positive,
+            [slot.noise_seed for slot in batch],
+            self.settings,
+            delayed,
+            progress=False,
+        )
         for slot in slots:
             result = generated[slot.seed - first]
-            save_png(folder / slot.name, result.image, {**result.text, RECORD: self.record(slot, face_hash)})
+            save_png(folder / slot.name, result.image, {**result.text, RECORD: self.record(slot, references)})
 
-    def encoding_seconds(self, face: str, located: Face | None = None) -> float:
-        """Measure the time from an aligned face to S* (Table 2), in identity encoder and mapper.
-
-        Args:
-            face: file of an FFHQ crop.
-            located: the face in it; None = detect it.
-
-        Returns:
-            Seconds, the median of 20 runs.
-        """
-        crop = self._crop(load_photo(face), located)
-        seconds = []
-        for _ in range(_WARM_UP + _TIMED):
-            start = time.perf_counter()
-            # Returns CPU tensors, so the GPU has finished.
-            self.encoder.words(self.encoder.identify_crops([crop]))
-            seconds.append(time.perf_counter() - start)
-        return float(np.median(seconds[_WARM_UP:]))
-
-
-def _name_detector(config: EvaluateConfig) -> str:
-    name = Path(config.detector).name
-    return name if config.aligned or not name else f"{name} in the photo"
-
-
-def _pipeline_fingerprint(pipeline: F2DPipeline) -> str:
-    parts = {name: getattr(pipeline.diffusion, name).state_dict() for name in ("text_encoder", "unet", "vae")}
-    return fingerprint(
-        {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
-    )
+    def _encode(self, pipeline: F2DPipeline, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        """Encode a prompt with the subject, and for DSC with the class words; shape (1, 77, D)."""
+        positive = pipeline.encode(self.prompt(slot))
+        if not positive.isfinite().all():
+            raise ValueError(
+                f"The text encoding for '{slot.identity}' has NaN or infinity: the weights or the base model "
+                "are damaged. Get both again."
+            )
+        if not self.settings.subject_from:
+            return positive, None
+        return positive, pipeline.encode(
+            replace_placeholders(self.protocol.prompt(slot), [PLACEHOLDER], self.settings.class_words)
+        )
 
 
 def list_missing(inventory: Inventory, records: Mapping[Slot, str], folder: Path) -> list[Slot]:
@@ -240,7 +193,7 @@ def generate_images(
         label: of the progress bar.
 
     Returns:
-        Identities in whose crop the detector finds no face, and why.
+        Identities without images, and why: no face is found, or nothing was trained for them.
     """
     failed: dict[str, str] = {}
     with tqdm(total=sum(map(len, todo)), unit="image", desc=label, disable=not todo) as bar:
@@ -248,19 +201,13 @@ def generate_images(
             identity = slots[0].identity
             if identity not in failed:
                 try:
-                    face, located = references.crops[identity], references.faces.get(identity)
-                    generator.set_subject(face, references.hashes[identity], located)
-                    generator.generate(slots, references.hashes[identity], folder)
-                except NoFaceError as error:
+                    generator.generate(slots, references, folder)
+                except (NoFaceError, MissingSubjectError) as error:
                     failed[identity] = str(error)
             bar.update(len(slots))
     return failed
 
 
-def describe_generator(generator: ImageGenerator, face: str, located: Face | None = None) -> dict[str, Any]:
-    """Return the manifest's entry `generation`: weights, settings, parameters and encoding time."""
-    return {
-        **generator.source,
-        "parameters": generator.parameters,
-        "encoding_seconds": generator.encoding_seconds(face, located),
-    }
+def describe_generator(generator: ImageGenerator, references: References) -> dict[str, Any]:
+    """Return the manifest's entry `generation`: weights, settings, and the costs that are known."""
+    return {**generator.source, **generator.subjects.measure_costs(references)}

@@ -26,51 +26,26 @@ from PIL import Image
 
 from ...f2d.files import write_json
 from ..data.photo_files import split_files
+from .benchmarks import BASE_PROMPT, BENCHMARKS, LOCATIONS, PAPER, PROMPTS, Benchmark
 
-PROMPTS = (
-    "A photo of S* as a firefighter",
-    "A photo of S* as a cowboy",
-    "A photo of S* as a chef",
-    "A photo of S* as a racer",
-    "A photo of S* as a king",
-    "A photo of S* as a scientist",
-    "A photo of S* as a tennis player",
-    "A photo of S* as a DJ",
-    "A photo of S* as a knight",
-    "A photo of S* as a pilot",
-    "A photo of S* walking in a city under an umbrella",
-    "A photo of S* surrounded by tall bookshelves",
-    "A photo of S* trying on hats in a vintage boutique",
-    "A photo of S* sipping coffee at a café terrace",
-    "A photo of S* in a busy subway station",
-    "A photo of S* eating ice cream at a rooftop terrace",
-    "A photo of S* playing the saxophone on a stage",
-    "A photo of S* running in a meadow",
-    "A photo of S* playing chess at a wooden table",
-    "A photo of S* knitting in a comfortable armchair",
-    "A photo of S* yawning during a study session",
-    "A photo of S* smiling warmly at the camera",
-    "A photo of S* with a hand covering their mouth",
-    "A photo of S* hugging a friend tightly",
-    "A photo of S* flexing muscles in a gym",
-    "A photo of S* looking shocked",
-    "A photo of S* giving a thumbs-up",
-    "A photo of S* looking angry",
-    "A photo of S* sitting cross-legged on a rock",
-    "A photo of S* wearing an oversized sweater",
-    "A photo of S* at the Great Wall of China",
-    "A photo of S* exploring Machu Picchu",
-    "A photo of S* sailing near the Sydney Opera House",
-    "A photo of S* walking through the streets of Rome near the Colosseum",
-    "A photo of S* at the Grand Canyon in sunset",
-    "A photo of S* enjoying cherry blossoms in Tokyo",
-    "A photo of S* on a gondola in Venice",
-    "A photo of S* at the Taj Mahal in India",
-    "A photo of S* at Mount Everest Base Camp",
-    "A photo of S* in front of Niagara Falls",
-)
-LOCATIONS = range(30, 40)  # the "10 prompts that include famous locations" of Sec. 5
-BASE_PROMPT = "A photo of S*"  # of y_r (Sec. 4.2)
+__all__ = [
+    "BASE",
+    "BASE_PROMPT",
+    "BASE_SEED",
+    "LOCATIONS",
+    "MANIFEST",
+    "PROMPTS",
+    "RECORD",
+    "SEED_RULE",
+    "Inventory",
+    "Protocol",
+    "Slot",
+    "check_not_empty",
+    "divide",
+    "scan",
+    "write_manifest",
+]
+
 BASE = -1  # its `Slot.prompt`
 BASE_SEED = 0
 RECORD = "evaluation"  # PNG text entry: the inputs and settings of an image, as JSON
@@ -87,7 +62,7 @@ class Slot:
     """One image's place in the layout."""
 
     identity: str
-    prompt: int  # in PROMPTS, or BASE
+    prompt: int  # place in the benchmark's prompts, or BASE
     seed: int
 
     @property
@@ -99,11 +74,6 @@ class Slot:
     def noise_seed(self) -> int:
         """Seed of the initial noise, in [0, 2^32): the first four bytes of `name`'s SHA-256, big-endian."""
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
-
-    @property
-    def text(self) -> str:
-        """The prompt."""
-        return BASE_PROMPT if self.prompt == BASE else PROMPTS[self.prompt]
 
     @classmethod
     def parse(cls, name: str) -> Slot | None:
@@ -122,10 +92,11 @@ class Protocol:
     prompts: tuple[int, ...] = tuple(range(len(PROMPTS)))
     images_per_prompt: int = 4  # "we generate four images for each {image, prompt} set" (Sec. 4.2)
     size: int = 512  # px
+    benchmark: str = PAPER.name  # key of BENCHMARKS
 
     def __post_init__(self) -> None:
         """Check prompts and number of images."""
-        wrong = [prompt for prompt in self.prompts if not 0 <= prompt < len(PROMPTS)]
+        wrong = [prompt for prompt in self.prompts if not 0 <= prompt < len(self.rules.prompts)]
         if wrong or not self.prompts or len(set(self.prompts)) < len(self.prompts):
             raise ValueError(
                 f"The prompts {list(self.prompts)} are invalid. Use places in Table 7 from 0 to "
@@ -137,6 +108,15 @@ class Protocol:
                 "has 4."
             )
 
+    @property
+    def rules(self) -> Benchmark:
+        """The benchmark: prompts and metrics."""
+        return BENCHMARKS[self.benchmark]
+
+    def prompt(self, slot: Slot) -> str:
+        """Return an image's prompt, with S* in it."""
+        return self.rules.base_prompt if slot.prompt == BASE else self.rules.prompts[slot.prompt]
+
     def slots(self) -> Iterator[Slot]:
         """Yield all images that are scored, in order."""
         for identity in self.identities:
@@ -144,8 +124,9 @@ class Protocol:
                 yield from (Slot(identity, prompt, seed) for seed in range(self.images_per_prompt))
 
     def base_slots(self) -> Iterator[Slot]:
-        """Yield the images of "A photo of S*"."""
-        return (Slot(identity, BASE, BASE_SEED) for identity in self.identities)
+        """Yield the images of "A photo of S*", if the benchmark has any."""
+        if self.rules.base_prompt:
+            yield from (Slot(identity, BASE, BASE_SEED) for identity in self.identities)
 
 
 @dataclass(frozen=True)
@@ -256,7 +237,7 @@ def write_manifest(
         "method": method,
         "layout": _LAYOUT,
         "protocol": asdict(protocol),
-        "expected": len(protocol.identities) * (len(protocol.prompts) * protocol.images_per_prompt + 1),
+        "expected": sum(1 for _ in protocol.slots()) + sum(1 for _ in protocol.base_slots()),
         "present": len(inventory.present),
         **inventory.describe(),
         **details,

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ...f2d.files import write_text
-from .metrics import METRICS, geometric_mean, harmonic_mean
-from .protocol import LOCATIONS, Protocol, Slot
+from .benchmarks import LOCATIONS, PAPER
+from .metrics import geometric_mean, harmonic_mean
+from .protocol import Protocol, Slot
 
 _DETAILS = ("config", "machine", "generation", "fid")
 FORMAT = "face2diffusion evaluation 1"
@@ -30,7 +31,7 @@ class Results:
 
     method: str
     protocol: Protocol
-    metrics: tuple[str, ...]  # those that were computed, in the order of METRICS
+    metrics: tuple[str, ...]  # those that were computed, in the benchmark's order
     scorer: dict[str, str]  # the evaluators and their weights
     faces: dict[str, str]  # SHA-256 of each identity's face
     images: tuple[tuple[Slot, dict[str, float]], ...]  # the scored ones, in order
@@ -43,18 +44,24 @@ class Results:
     without_face: frozenset[Slot] | None = None
     path: str = ""  # of the JSON, if it was read
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all scores of the benchmark: its metrics, hMean and gMean."""
+        return (*self.protocol.rules.metrics, HMEAN, GMEAN)
+
     def column(self, name: str) -> np.ndarray:
         """Return one score of all images.
 
         Args:
-            name: a metric, or hMean or gMean, which need all six metrics.
+            name: a metric, or hMean or gMean, which need all metrics of the benchmark.
 
         Returns:
             shape (P,), float64; NaN where an image has no such score.
         """
         if name in (HMEAN, GMEAN):
+            metrics = self.protocol.rules.metrics
             table = torch.from_numpy(
-                np.stack([self.column(metric) for metric in METRICS], axis=1).reshape(-1, len(METRICS))
+                np.stack([self.column(metric) for metric in metrics], axis=1).reshape(-1, len(metrics))
             )
             complete = table.isfinite().all(1)
             means = torch.full((len(table),), math.nan, dtype=torch.float64)
@@ -62,6 +69,11 @@ class Results:
                 means[complete] = (harmonic_mean if name == HMEAN else geometric_mean)(table[complete])
             return means.numpy()
         return np.array([scores.get(name, math.nan) for _, scores in self.images], np.float64)
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether the benchmark is the paper's, so that published rows can stand beside the results."""
+        return self.protocol.rules is PAPER
 
     @property
     def identities(self) -> np.ndarray:
@@ -90,6 +102,7 @@ class Results:
         return [
             what
             for what, own, others in (
+                ("benchmark", self.protocol.benchmark, other.protocol.benchmark),
                 ("evaluators", self.scorer, other.scorer),
                 ("metrics", self.metrics, other.metrics),
                 ("faces", self.faces, other.faces),
@@ -175,7 +188,8 @@ class Results:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in content["protocol"].items()
         }
-        images = [_parse_row(row) for row in content["pictures"]]
+        protocol = Protocol(**settings)
+        images = [_parse_row(row, protocol.rules.metrics) for row in content["pictures"]]
         slots = {slot for slot, _ in images}
         if len(slots) < len(images):
             raise ValueError("an image is listed twice")
@@ -183,7 +197,7 @@ class Results:
         gaps = {key: content[key] for key in ("missing", "broken", "unexpected", "skipped")}
         return cls(
             method=str(content["method"]),
-            protocol=Protocol(**settings),
+            protocol=protocol,
             metrics=tuple(content["scorer"]["metrics"]),
             scorer=dict(content["scorer"]["description"]),
             faces=dict(content["faces"]),
@@ -197,12 +211,12 @@ class Results:
         )
 
 
-def _parse_row(row: dict[str, Any]) -> tuple[Slot, dict[str, float]]:
+def _parse_row(row: dict[str, Any], metrics: Sequence[str]) -> tuple[Slot, dict[str, float]]:
     slot = Slot.parse(row["picture"])
     if slot is None:
         raise ValueError(f"'{row['picture']}' is not a path of the layout")
     scores = {name: float(score) for name, score in row.items() if name not in ("picture", _FACE)}
-    wrong = [name for name, score in scores.items() if name not in METRICS or not -1e-6 <= score <= 1 + 1e-6]
+    wrong = [name for name, score in scores.items() if name not in metrics or not -1e-6 <= score <= 1 + 1e-6]
     if wrong:
         raise ValueError(f"{row['picture']} has {wrong[0]} {scores[wrong[0]]}, not a score in [0, 1]")
     return slot, scores

@@ -51,6 +51,7 @@ from .world.samples import ENCODER_PEOPLE
 Log = Callable[[str], None]
 Network = TypeVar("Network", bound=nn.Module)
 MSF_DEPTHS = (3, 6, 9, 12)
+_VALIDATIONS = 20  # of a mapper's run, where photos are held out
 
 
 class Miniature:
@@ -232,6 +233,8 @@ class Miniature:
             decay=self.config.mapper_steps // 5,
             ema=0.99,
             precision="bf16" if self.config.bf16 else "no",
+            validation=self.config.validation,
+            validate_every=max(1, self.config.mapper_steps // _VALIDATIONS),
             seed=seed,
             compile=self.config.compile,
             save_every=200,

@@ -8,6 +8,7 @@ verify("arcface.pt", "vggface2", "runs/arcface", depths=(3, 12))    Figs. 4(a) a
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +27,11 @@ from ..data.face_datasets import FaceSet, open_faces
 from ..engine.processes import ALONE, Processes
 from ..engine.seeds import derive_seed
 
+logger = logging.getLogger(__name__)
+
 _TRIPLETS = 200  # what the seed is for
 _BINS = 50  # of the histograms
+_DIGITS = 7  # decimal places of a cosine in the JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +55,22 @@ class DepthResult:
     auc: float  # in [0, 1]
     positive_mean: float
     negative_mean: float
+    positive: list[float]  # cosines of all triplets, from which the report computes intervals
+    negative: list[float]
+
+    @classmethod
+    def of(cls, depth: int, found: Similarities) -> DepthResult:
+        """Summarize the cosines of one depth."""
+        positive, negative = (array.astype(np.float64) for array in (found.positive, found.negative))
+        cosines = (np.round(array, _DIGITS).tolist() for array in (positive, negative))
+        return cls(depth, found.auc, float(positive.mean()), float(negative.mean()), *cosines)
 
 
 def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """Draw one {anchor, positive, negative} for each identity that has two photos or more.
 
     Args:
-        labels: shape (N,), the identity of each photo.
+        labels: shape (N,), the identity of each photo; photos with a negative one are left out.
         seed: of the draws.
 
     Returns:
@@ -68,7 +81,7 @@ def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
         ValueError: no identity has two photos, or there is one identity only.
     """
     draws = np.random.default_rng(derive_seed(seed, _TRIPLETS))
-    order = np.argsort(labels, kind="stable")  # photos by identity
+    order = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]  # photos by identity
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     pairs = counts >= 2
     if not pairs.any() or len(counts) < 2:
@@ -79,8 +92,8 @@ def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     starts, counts = starts[pairs], counts[pairs]
     anchor = draws.integers(counts)
     positive = (anchor + draws.integers(1, counts)) % counts
-    negative = (starts + counts + draws.integers(len(labels) - counts)) % len(
-        labels
+    negative = (starts + counts + draws.integers(len(order) - counts)) % len(
+        order
     )  # counted on from the identity's last photo
     return order[np.stack([starts + anchor, starts + positive, negative], axis=1)]
 
@@ -109,7 +122,7 @@ def compare(
     log: Callable[[str], None] | None = None,
     processes: Processes = ALONE,
 ) -> dict[int, Similarities]:
-    """Compute the cosines of all triplets at each depth.
+    """Compute the cosines of all triplets at each depth; those with a damaged face are left out.
 
     Args:
         encoder: is put into evaluation mode for it.
@@ -124,6 +137,7 @@ def compare(
 
     Raises:
         RuntimeError: a process failed.
+        ValueError: each triplet has a damaged face.
     """
     places, back = np.unique(triplets, return_inverse=True)
     batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
@@ -131,9 +145,14 @@ def compare(
     mine = batches[rank::world]
     shares = processes.gather_work(lambda: _embed(encoder, faces, mine, log))
     features = torch.cat([shares[number % world][number // world] for number in range(len(batches))], dim=1)
+    damaged = features.isnan().any(dim=0).any(dim=-1).numpy()  # (P,)
+    back = back.reshape(triplets.shape)
+    back = back[~damaged[back].any(axis=1)]
+    if not len(back):
+        raise ValueError(f"None of the {len(triplets)} triplets has three intact faces. Get the faces again.")
     found = {}
     for depth, level in zip(encoder.config.depths, features, strict=True):
-        chosen = level[torch.from_numpy(back.reshape(triplets.shape))]  # (T, 3, C)
+        chosen = level[torch.from_numpy(back)]  # (T, 3, C)
         anchor, positive, negative = chosen.unbind(1)
         found[depth] = Similarities((anchor * positive).sum(1).numpy(), (anchor * negative).sum(1).numpy())
     return found
@@ -142,20 +161,33 @@ def compare(
 def _embed(
     encoder: MSIDEncoder, faces: FaceSet, batches: Sequence[np.ndarray], log: Callable[[str], None] | None
 ) -> list[torch.Tensor]:
-    """Compute the features of batches of faces, each (L, b, C) of unit length, on the CPU."""
+    """Compute features of batches of faces, each (L, b, C) of unit length, on the CPU; NaN if damaged."""
     training, device = encoder.training, next(encoder.parameters()).device
     found = []
     encoder.eval()
     try:
         for number, places in enumerate(batches, 1):
-            images = [torch.from_numpy(faces.load(int(place), encoder.config.image_size)) for place in places]
-            levels = encoder.forward_levels(to_signed(torch.stack(images).to(device)))
-            found.append(torch.stack([F.normalize(tokens.float()).cpu() for tokens in levels]))
+            images = [_load_intact(faces, int(place), encoder.config.image_size) for place in places]
+            blank = torch.zeros(encoder.config.image_size, encoder.config.image_size, 3, dtype=torch.uint8)
+            batch = torch.stack([blank if image is None else image for image in images])
+            levels = encoder.forward_levels(to_signed(batch.to(device)))
+            features = torch.stack([F.normalize(tokens.float()).cpu() for tokens in levels])
+            features[:, [image is None for image in images]] = torch.nan
+            found.append(features)
             if log and number % 20 == 0:
                 log(f"{number}/{len(batches)} batches of faces")
     finally:
         encoder.train(training)
     return found
+
+
+def _load_intact(faces: FaceSet, place: int, size: int) -> torch.Tensor | None:
+    """Load a face, (size, size, 3) uint8; None where it is damaged."""
+    try:
+        return torch.from_numpy(faces.load(place, size))
+    except (ValueError, OSError) as error:
+        logger.warning("Left out face %d: %s", place, error)
+        return None
 
 
 def draw_histograms(found: Mapping[int, Similarities], path: str | os.PathLike, title: str = "") -> None:
@@ -216,10 +248,7 @@ def report(
     Returns:
         what the JSON holds: `triplets`, `depths` (a list of `DepthResult` as dicts) and the details.
     """
-    depths = [
-        DepthResult(depth, values.auc, float(values.positive.mean()), float(values.negative.mean()))
-        for depth, values in found.items()
-    ]
+    depths = [DepthResult.of(depth, values) for depth, values in found.items()]
     result = {
         **details,
         "triplets": len(next(iter(found.values())).positive),
@@ -254,8 +283,7 @@ def verify(
         log: called with each progress message.
 
     Returns:
-        what the JSON holds: encoder, data, seed, triplets, and for each depth `depth`, `auc`,
-        `positive_mean`, `negative_mean`.
+        what the JSON holds: encoder, data, seed, triplets, and the fields of `DepthResult` for each depth.
 
     Raises:
         FileNotFoundError: no such file or folder.

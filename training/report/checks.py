@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..evaluation.metrics import IDENTITY_METRICS, METRICS, TEXT_METRICS
-from ..evaluation.protocol import PROMPTS, SEED_RULE, Protocol
+from ..evaluation.benchmarks import PROMPTS
+from ..evaluation.protocol import SEED_RULE, Protocol
 from ..evaluation.results import HMEAN, Results
 from .pages import Block, Cell, Heading, Row, Table, Text
 from .published import preset_of
@@ -34,6 +34,8 @@ def list_deviations(results: Results) -> list[str]:
     Returns:
         Phrases such as "12 identities, not 100"; empty if nothing is known to differ.
     """
+    if not results.of_paper:
+        return ["prompts, base model and evaluators are the miniature's"]
     protocol, paper = results.protocol, Protocol(())
     found = [
         f"{own} {what}, not {expected}"
@@ -88,15 +90,16 @@ def report_gaps(results: Sequence[Results]) -> list[Block]:
 
 def report_zeros(results: Sequence[Results]) -> list[Block]:
     """Account for the images that score zero: without a face, or with a cosine of 0 or less."""
-    columns = ("Method", "no face", *(f"{name} ≤ 0" for name in IDENTITY_METRICS), *TEXT_METRICS, HMEAN)
-    groups = (("with a face, cosine", len(IDENTITY_METRICS)), ("score is 0", len(TEXT_METRICS) + 1))
+    benchmark = results[0].protocol.rules
+    identity, text = benchmark.identity_metrics, benchmark.text_metrics
+    columns = ("Method", "no face", *(f"{name} ≤ 0" for name in identity), *text, HMEAN)
+    groups = (("with a face, cosine", len(identity)), ("score is 0", len(text) + 1))
     return [
         Heading("Images that score zero"),
         Text(
             "Shares of all scored images. An image without a face scores 0 in all identity metrics, a "
-            "negative "
-            "cosine counts as 0, and one zero makes hMean 0. In results of older versions, images without a "
-            "face are counted among the cosines."
+            "negative cosine counts as 0, and one zero makes hMean 0. In results of older versions, images "
+            "without a face are counted among the cosines."
         ),
         Table(columns, tuple(map(_zeros_row, results)), (("", 1), *groups)),
     ]
@@ -106,10 +109,11 @@ def _zeros_row(results: Results) -> Row:
     faceless = results.faceless
     with_face = np.ones(len(results.images), bool) if faceless is None else ~faceless
     shares = [None if faceless is None else faceless.mean()]
-    for name in (*METRICS, HMEAN):
+    benchmark = results.protocol.rules
+    for name in (*benchmark.metrics, HMEAN):
         values = results.column(name)
         known = np.isfinite(values)
-        zero = (values == 0) & with_face if name in IDENTITY_METRICS else values == 0
+        zero = (values == 0) & with_face if name in benchmark.identity_metrics else values == 0
         shares.append(zero[known].sum() / known.sum() if known.any() else None)
     cells = ("–" if share is None else f"{100 * share:.1f} %" for share in shares)
     return Row((Cell(results.method), *map(Cell, cells)), "measured")

@@ -24,7 +24,6 @@ from .comparison import compare_pairs
 from .figures import report_image_grids, report_upper_bound, report_verification
 from .pages import Block, Cell, Figure, Heading, Row, Table, Text, to_html, to_markdown
 from .tables import (
-    SCORES,
     Measured,
     compare_ablations,
     compare_costs,
@@ -61,6 +60,11 @@ def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = p
             f"Two results have the method '{twice[0]}'. Name them apart with --method of `f2d-train "
             "evaluate`, or omit one."
         )
+    if len({one.protocol.benchmark for one in results}) > 1:
+        raise ValueError(
+            "--results are of the paper's benchmark and of the miniature's, whose scores differ in meaning. "
+            "Report them apart."
+        )
     encoders = _collect_verifications(config, log)
     log(f"Bootstrap over identities, {config.draws} draws ...")
     blocks = build_blocks(results, encoders, config)
@@ -87,17 +91,18 @@ def build_blocks(
         Its blocks.
     """
     measured = [Measured.of(one, config.draws) for one in results]
-    comparisons = {score: compare_pairs(results, score, config.draws) for score in SCORES}
+    comparisons = {score: compare_pairs(results, score, config.draws) for score in results[0].scores}
+    of_paper = results[0].of_paper
     return [
         *summarize(measured, check_comparable(results)),
         *report_deviations(results),
         *warn_of_gaps(comparisons),
         *compare_methods(measured, comparisons),
-        *report_differences(comparisons),
+        *report_differences(comparisons, results[0].protocol.rules),
         *report_zeros(results),
         *compare_costs(measured),
-        *compare_ablations(measured),
-        *compare_locations(measured),
+        *(compare_ablations(measured) if of_paper else ()),
+        *(compare_locations(measured) if of_paper else ()),
         *report_upper_bound(measured, config.draws),
         *report_verification(encoders),
         *report_image_grids(results, config),
@@ -119,8 +124,8 @@ def report_setup(measured: Sequence[Measured]) -> list[Block]:
         blocks.append(
             Text(
                 f"{method.name}: {len(protocol.identities)} identities × {len(protocol.prompts)} prompts of "
-                f"Table 7 × {protocol.images_per_prompt} images of {protocol.size} px, generated "
-                f"{'by this project' if generation else 'elsewhere'}, scored on "
+                f"{protocol.rules.source} × {protocol.images_per_prompt} images of {protocol.size} px, "
+                f"generated {'by this project' if generation else 'elsewhere'}, scored on "
                 f"{machine.get('device', 'an unknown machine')} with torch {machine.get('torch', '?')}."
             )
         )

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import ReportConfig
-from ..evaluation.protocol import PROMPTS, Slot
+from ..evaluation.protocol import Slot
 from ..evaluation.results import HMEAN, Results
+from ..msid.verification import area_under_curve
 from .pages import Block, Cell, Figure, Heading, Row, Table, Text
 from .plots import plot_image_grid, plot_upper_bound
 from .published import VERIFICATION_AUC
-from .statistics import BEST_OF, upper_bound
+from .statistics import BEST_OF, bootstrap, upper_bound
 from .tables import NONE, Measured, mean_cell
 
-_PREFIX = "A photo of S* "
 _GRID_SEED = 0
 
 
@@ -76,7 +78,7 @@ def report_verification(encoders: Sequence[tuple[dict[str, Any], bytes]]) -> lis
                 (
                     Cell(name, detail="measured"),
                     Cell(str(depth["depth"])),
-                    Cell(f"{100 * depth['auc']:.2f}"),
+                    Cell(f"{100 * depth['auc']:.2f}", detail=_auc_interval(depth)),
                     Cell(str(result["triplets"])),
                 ),
                 "measured",
@@ -93,9 +95,24 @@ def report_verification(encoders: Sequence[tuple[dict[str, Any], bytes]]) -> lis
             )
     return [
         Heading("Figure 4: identity encoders"),
+        Text(
+            "The probability that a photo of the same person is more similar than one of another person. "
+            "Small figures are 95 % confidence intervals, bootstrap over the triplets, one per identity."
+        ),
         Table(("Encoder", "depth", "AUC, %", "triplets"), tuple(rows)),
         *figures,
     ]
+
+
+def _auc_interval(depth: dict[str, Any]) -> str:
+    """Bootstrap an AUC over the triplets; "" in files of older versions, which lack the cosines."""
+    positive, negative = (np.array(depth.get(name, ())) for name in ("positive", "negative"))
+    if len(positive) < 2:
+        return ""
+    _, low, high = bootstrap(
+        lambda chosen: area_under_curve(positive[chosen], negative[chosen]), len(positive), limits=(0, 1)
+    )
+    return f"{100 * low:.2f}–{100 * high:.2f}"
 
 
 def report_image_grids(results: Sequence[Results], config: ReportConfig) -> list[Block]:
@@ -118,7 +135,9 @@ def report_image_grids(results: Sequence[Results], config: ReportConfig) -> list
         }
         face = _find_face(results, identity)
         if face is not None and any(path is not None for row in rows.values() for path in row):
-            grid = plot_image_grid(face, [PROMPTS[prompt].removeprefix(_PREFIX) for prompt in prompts], rows)
+            rules = results[0].protocol.rules
+            titles = [rules.prompts[prompt].removeprefix(rules.opening) for prompt in prompts]
+            grid = plot_image_grid(face, titles, rows)
             caption = f'{identity}, seed {_GRID_SEED}; "A photo of S*" is omitted from the prompts.'
             figures.append(Figure(f"pictures-{len(figures)}.jpg", grid, caption))
     if figures:

@@ -217,7 +217,7 @@ h2 { font-size: 20px; margin: 52px 0 10px; padding-top: 14px; border-top: 1px so
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 28px; font-size: 13.5px; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
-p { max-width: 78ch; margin: 10px 0; }
+p { max-width: 78ch; margin: 10px 0; overflow-wrap: anywhere; }
 p.lead { font-size: 17px; color: var(--soft); }
 p.warning { border-left: 4px solid #d98a00; background: #fff8e8; padding: 10px 14px; max-width: none; }
 .table { overflow-x: auto; margin: 18px 0; }
@@ -231,10 +231,18 @@ caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
 thead tr:first-child th { border-top: 2px solid var(--ink); }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }
 tbody tr:last-child > * { border-bottom: 2px solid var(--ink); }
-th, td { padding: 6px 10px; text-align: right; vertical-align: baseline; white-space: nowrap; }
+th, td { padding: 6px 8px; text-align: right; vertical-align: baseline; white-space: nowrap; }
 thead th { font-weight: 600; }
 th:first-child, tr.title th { text-align: left; }
-tbody th { font-weight: 400; }
+tbody th {
+  position: sticky;
+  left: 0;
+  z-index: 1;
+  min-width: 120px;
+  background: #fff;
+  font-weight: 400;
+  white-space: normal;
+}
 th.group { text-align: center; color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
 tr.title th { color: var(--soft); font-style: italic; padding-top: 12px; }
 tr.published td, tr.published th { color: #444c56; }
@@ -257,6 +265,11 @@ small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft);
 figure { margin: 20px 0 28px; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: 13.5px; max-width: 90ch; margin-top: 8px; }
+@media (max-width: 640px) {
+  main { padding: 24px 16px 60px; }
+  figure { overflow-x: auto; }
+  figure img[src^="data:image/jpeg"] { width: 640px; max-width: none; }
+}
 @media print {
   nav { display: none; }
   main { max-width: none; padding: 0; }

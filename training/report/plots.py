@@ -13,8 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
+from .labels import place_labels
 from .statistics import BEST_OF, BestOf
 
 # Distinct for color-blind readers too.
@@ -33,6 +35,9 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "svg.hashsalt": "face2diffusion",  # makes the file reproducible
 }
+_LEADER: Any = {"arrowstyle": "-", "lw": 0.6, "color": "#8a939e", "shrinkA": 0, "shrinkB": 3}
+_PUBLISHED: Any = {"fontsize": 8, "color": "#5b6470"}
+_LABEL = 24  # characters of a method's name
 _CELL_SIZE = 1.7  # inches, of a grid's images
 _RESOLUTION = 256  # px, of a grid's images
 
@@ -76,37 +81,40 @@ def plot_upper_bound(curves: Mapping[str, Sequence[BestOf]]) -> bytes:
         return _svg(figure)
 
 
-def plot_trade_off(
-    published: Mapping[str, tuple[float, float]], measured: Mapping[str, tuple[float, float]]
-) -> bytes:
-    """Plot identity-fidelity (AdaFace) against text-fidelity (CLIP).
+Points = Mapping[str, tuple[float, float]]  # x and y by method
+
+
+def plot_trade_off(published: Points, measured: Points, x_label: str, y_label: str) -> bytes:
+    """Plot identity-fidelity against text-fidelity.
 
     Args:
-        published: (CLIP, AdaFace) by method.
+        published: text and identity score of the paper's rows.
         measured: likewise.
+        x_label: the text metric.
+        y_label: the identity metric.
 
     Returns:
         SVG.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure_with_axes(6.4, 4.2)
-        for name, (x, y) in published.items():
-            axes.plot(x, y, "o", mfc="white", mec=_GRAY, ms=6)
-            axes.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=8, color="#5b6470")
-        for place, (name, (x, y)) in enumerate(measured.items()):
-            axes.plot(x, y, "o", color=color_of(place), ms=8)
-            axes.annotate(
-                name,
-                (x, y),
-                (7, -10),
-                textcoords="offset points",
-                fontsize=9,
-                fontweight="bold",
-                color=color_of(place),
-            )
-        axes.margins(0.12)
-        axes.set(xlabel="CLIP (text)", ylabel="AdaFace (identity)")
-        return _svg(figure)
+        return _svg(draw_trade_off(published, measured, x_label, y_label))
+
+
+def draw_trade_off(published: Points, measured: Points, x_label: str, y_label: str) -> Figure:
+    """Draw the figure of `plot_trade_off`, whose labels do not cover each other."""
+    figure, axes = _figure_with_axes(6.4, 4.2)
+    for x, y in published.values():
+        axes.plot(x, y, "o", mfc="white", mec=_GRAY, ms=6)
+    for place, (x, y) in enumerate(measured.values()):
+        axes.plot(x, y, "o", color=color_of(place), ms=8)
+    axes.margins(0.12)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    labels = [
+        _label(axes, name, point, color_of(place)) for place, (name, point) in enumerate(measured.items())
+    ]
+    labels += [_label(axes, name, point) for name, point in published.items()]
+    place_labels(figure, axes, labels, [*measured.values(), *published.values()])
+    return figure
 
 
 def plot_image_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Sequence[Path | None]]) -> bytes:
@@ -127,7 +135,7 @@ def plot_image_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Seque
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for number, (line, (method, paths)) in enumerate(zip(cells, rows.items(), strict=True)):
-        line[0].set_ylabel(textwrap.shorten(method, 24, placeholder="..."), fontsize=10, fontweight="bold")
+        line[0].set_ylabel(_shorten(method), fontsize=10, fontweight="bold")
         if number:  # the face is shown once
             line[0].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         else:
@@ -139,6 +147,18 @@ def plot_image_grid(face: Path, columns: Sequence[str], rows: Mapping[str, Seque
     file = io.BytesIO()
     figure.savefig(file, format="jpg", dpi=130, pil_kwargs={"quality": 88})
     return file.getvalue()
+
+
+def _label(axes: Axes, method: str, point: tuple[float, float], color: str = "") -> Annotation:
+    """Write a method's name beside its point: in bold and in its color, or a published one in gray."""
+    style: Any = {"fontsize": 9, "fontweight": "bold", "color": color} if color else _PUBLISHED
+    return axes.annotate(
+        _shorten(method), point, (0, 0), textcoords="offset points", arrowprops=dict(_LEADER), **style
+    )
+
+
+def _shorten(method: str) -> str:
+    return textwrap.shorten(method, _LABEL, placeholder="...")
 
 
 def _show_image(axes: Axes, path: Path | None) -> None:

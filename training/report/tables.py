@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..evaluation.metrics import METRICS
-from ..evaluation.protocol import LOCATIONS
+from ..evaluation.benchmarks import LOCATIONS, PAPER, Benchmark
 from ..evaluation.results import GMEAN, HMEAN, Results
 from .comparison import Difference, rank_by_differences
 from .pages import Block, Cell, Figure, Heading, Kind, Row, Table, Text
@@ -18,13 +18,17 @@ from .plots import plot_trade_off
 from .published import ABLATIONS, COSTS, LOCATION_ADAFACE, METHODS, OURS, preset_of
 from .statistics import Mean, bootstrap_mean, rank
 
-SCORES = (*METRICS, HMEAN, GMEAN)
+_PUBLISHED = (*PAPER.metrics, HMEAN, GMEAN)
 Comparisons = Mapping[str, Sequence[Difference]]  # of `compare_pairs`, by score
 NONE = "–"
 _RANKED = 3  # the lowest marked rank
+_PLAIN_ROWS = (
+    " Plain rows are the paper's printed numbers; rows marked as measured are the evaluations above."
+)
+_PUBLISHED_TIMES = "Published times are on an NVIDIA A100. "
+_UNKNOWN = "null"  # JSON of what a file does not say
 _OTHERS = "Measured, not in the paper"
 _COSTS = ("fid", "parameters", "encoding_seconds")
-_GROUPS = (("Identity-Fidelity ↑", 3), ("Text-Fidelity ↑", 3), ("Identity × Text ↑", 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +36,20 @@ class Measured:
     """A method's results with the means that the tables print."""
 
     results: Results
-    means: dict[str, Mean | None]  # by name in SCORES
+    means: dict[str, Mean | None]  # by name in Results.scores
     at_locations: Mean | None  # AdaFace on the prompts of Sec. 5
 
     @classmethod
     def of(cls, results: Results, draws: int) -> Measured:
         """Average one method's scores, with `draws` draws of the bootstrap."""
-        identities, where = results.identities, results.at_locations
+        identities = results.identities
 
         def average(name: str, chosen: np.ndarray | slice = slice(None)) -> Mean | None:
             values = results.column(name)[chosen]
             return bootstrap_mean(values, identities[chosen], draws=draws, limits=(0, 1))
 
-        return cls(results, {name: average(name) for name in SCORES}, average("AdaFace", where))
+        at_locations = average("AdaFace", results.at_locations) if results.of_paper else None
+        return cls(results, {name: average(name) for name in results.scores}, at_locations)
 
     @property
     def name(self) -> str:
@@ -95,8 +100,8 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
     """
     blocks: list[Block] = [
         Text(
-            "Face personalization measured by the protocol of Face2Diffusion (Sec. 4.2): does an image show "
-            "the person of the input face, and does it show what the prompt describes?",
+            f"Face personalization measured {_setting(measured[0].results)}: does an image show the person "
+            "of the input face, and does it show what the prompt describes?",
             "lead",
         ),
         Table(
@@ -104,11 +109,11 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
             tuple(_summary_row(method) for method in measured),
         ),
         Text(
-            "hMean and gMean are the harmonic and the geometric mean of the six metrics, computed per image "
-            "and then averaged; an image with a zero, such as one without a face, counts as zero. Small "
-            "figures are 95 % confidence intervals (bootstrap over identities, widened for few identities), "
-            "and the number of images where some are missing. In all tables, plain rows are the paper's "
-            "printed numbers; rows marked as measured are the evaluations above."
+            f"hMean and gMean are the harmonic and the geometric mean of "
+            f"{', '.join(measured[0].results.protocol.rules.metrics)}, computed per image and then averaged; "
+            "an image with a zero, such as one without a face, counts as zero. Small figures are 95 % "
+            "confidence intervals (bootstrap over identities, widened for few identities), and the number of "
+            "images where some are missing." + (_PLAIN_ROWS if measured[0].results.of_paper else "")
         ),
     ]
     if differences:
@@ -117,6 +122,13 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
         Text(warning, "warning") for warning in map(_incomplete_metrics, measured) if warning is not None
     ]
     return blocks
+
+
+def _setting(results: Results) -> str:
+    """Name the protocol."""
+    if results.of_paper:
+        return "by the protocol of Face2Diffusion (Sec. 4.2)"
+    return "on the miniature, with its own prompts and evaluators"
 
 
 def _summary_row(method: Measured) -> Row:
@@ -135,7 +147,7 @@ def _summary_row(method: Measured) -> Row:
 
 def _incomplete_metrics(method: Measured) -> str | None:
     """Explain which images have no hMean and gMean; None if all have them."""
-    if absent := [name for name in METRICS if method.means[name] is None]:
+    if absent := [name for name in method.results.protocol.rules.metrics if method.means[name] is None]:
         return f"{method.name} has no {', '.join(absent)}, so it has neither hMean nor gMean."
     hmean, total = method.means[HMEAN], len(method.results.images)
     scored = hmean.samples if hmean else 0
@@ -172,7 +184,13 @@ def warn_of_gaps(comparisons: Comparisons) -> list[Block]:
     ]
 
 
-def report_differences(comparisons: Comparisons) -> list[Block]:
+def _groups(benchmark: Benchmark) -> tuple[tuple[str, int], ...]:
+    """Return the titles over the columns of all scores."""
+    identity, text = len(benchmark.identity_metrics), len(benchmark.text_metrics)
+    return ("Identity-Fidelity ↑", identity), ("Text-Fidelity ↑", text), ("Identity × Text ↑", 2)
+
+
+def report_differences(comparisons: Comparisons, benchmark: Benchmark = PAPER) -> list[Block]:
     """Build the paired differences between methods; no block for a single method."""
     pairs: dict[str, dict[str, Difference]] = {}
     for score, differences in comparisons.items():
@@ -181,19 +199,19 @@ def report_differences(comparisons: Comparisons) -> list[Block]:
     if not pairs:
         return []
     rows = [
-        Row((Cell(pair), *(_difference_cell(found.get(score)) for score in SCORES)), "measured")
+        Row((Cell(pair), *(_difference_cell(found.get(score)) for score in comparisons)), "measured")
         for pair, found in pairs.items()
     ]
     claims = sum(one.mean is not None for found in pairs.values() for one in found.values())
     return [
         Heading("Differences between methods"),
         Text(
-            "First minus second method, paired by face, prompt and seed, on the images that both have. "
-            "A star "
-            f"marks the differences whose 95 % interval excludes 0; ranks follow from these. Of {claims} "
-            f"differences, about {0.05 * claims:.1f} would have a star by chance if all methods were equal."
+            "First minus second method, paired by face, prompt and seed, on the images that both have. A "
+            "star marks the differences whose 95 % interval excludes 0; ranks follow from these. Of "
+            f"{claims} differences, about {0.05 * claims:.1f} would have a star by chance if all methods "
+            "were equal."
         ),
-        Table(("Methods", *SCORES), tuple(rows), _GROUPS),
+        Table(("Methods", *comparisons), tuple(rows), _groups(benchmark)),
     ]
 
 
@@ -204,38 +222,51 @@ def _difference_cell(difference: Difference | None) -> Cell:
     if mean is None:
         return Cell("refused", detail=shared)
     coverage = shared if difference.shared < difference.expected else ""
-    interval = f"{mean.low:+.4f} to {mean.high:+.4f}" if math.isfinite(mean.low) else ""
+    interval = f"{mean.low:+.3f}, {mean.high:+.3f}" if math.isfinite(mean.low) else ""
     star = "*" if mean.sign else ""
     return Cell(f"{mean.value:+.4f}{star}", detail=", ".join(filter(None, (interval, coverage))))
 
 
 def compare_methods(measured: Sequence[Measured], comparisons: Comparisons) -> list[Block]:
     """Build Tables 1 and 6: the published rows, each with the measurements of the same method below."""
-    points = {method.name: (method.value("CLIP"), method.value("AdaFace")) for method in measured}
+    benchmark = measured[0].results.protocol.rules
+    published = benchmark is PAPER
+    own = {name: rank_by_differences(differences) for name, differences in comparisons.items()}
+    rows = _method_rows(measured, own) if published else (_measured_row(method, own) for method in measured)
+    marked = "The best three of each column are marked"
+    if published:
+        marked += (
+            ": among the published rows of Table 1 as in the paper, and separately among the measured rows, "
+            "since faces, frames and evaluator weights differ"
+        )
     return [
-        Heading("Tables 1 and 6: comparison of methods"),
+        Heading("Tables 1 and 6: comparison of methods" if published else "Comparison of methods"),
         Text(
-            "The best three of each column are marked: among the published rows of Table 1 as in the paper, "
-            "and separately among the measured rows, since faces, frames and evaluator weights differ. A "
-            "measured row's rank is 1 plus the number of methods that are better by the paired differences "
-            "below; a row that differs from no other has none."
+            f"{marked}. A measured row's rank is 1 plus the number of methods that are better by the paired "
+            "differences below; a row that differs from no other has none."
         ),
-        Table(("Method", *SCORES), tuple(_method_rows(measured, comparisons)), _GROUPS),
-        Figure(
-            "trade-off.svg",
-            plot_trade_off(
-                {row.method: (row.scores["CLIP"], row.scores["AdaFace"]) for row in METHODS},
-                {name: point for name, point in points.items() if all(map(math.isfinite, point))},
-            ),
-            "Identity against text: published methods are open circles, measured ones are filled.",
-        ),
+        Table(("Method", *comparisons), tuple(rows), _groups(benchmark)),
+        *_report_trade_off(measured, benchmark),
     ]
 
 
-def _method_rows(measured: Sequence[Measured], comparisons: Comparisons) -> Iterator[Row]:
+def _report_trade_off(measured: Sequence[Measured], benchmark: Benchmark) -> list[Block]:
+    """Plot identity against text; no block where there is nothing to plot."""
+    x, y = benchmark.text_metrics[0], benchmark.identity_metrics[0]
+    points = {method.name: (method.value(x), method.value(y)) for method in measured}
+    known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
+    if benchmark is PAPER:
+        printed = {row.method: (row.scores[x], row.scores[y]) for row in METHODS}
+        plot = plot_trade_off(printed, known, f"{x} (text)", f"{y} (identity)")
+        caption = "Identity against text: published methods are open circles, measured ones are filled."
+    else:
+        plot, caption = plot_trade_off({}, known, x, y), "Identity against text."
+    return [Figure("trade-off.svg", plot, caption)] if known or benchmark is PAPER else []
+
+
+def _method_rows(measured: Sequence[Measured], own: Mapping[str, Mapping[str, int]]) -> Iterator[Row]:
     table_1 = [row for row in METHODS if row.table == 1]
-    printed = {name: rank({row.method: row.scores[name] for row in table_1}) for name in SCORES}
-    own = {name: rank_by_differences(comparisons[name]) for name in SCORES}
+    printed = {name: rank({row.method: row.scores[name] for row in table_1}) for name in _PUBLISHED}
     sections = {
         "Subject-driven (published, Table 1)": [row for row in table_1 if row.family == "Subject-driven"],
         "Subject-agnostic (published, Table 1)": [row for row in table_1 if row.family == "Subject-agnostic"],
@@ -245,8 +276,8 @@ def _method_rows(measured: Sequence[Measured], comparisons: Comparisons) -> Iter
     for title, published in sections.items():
         yield Row((Cell(title),))
         for row in published:
-            ranks = {name: printed[name].get(row.method, 0) for name in SCORES}
-            cells = (Cell(_number(row.scores[name]), ranks[name]) for name in SCORES)
+            ranks = {name: printed[name].get(row.method, 0) for name in _PUBLISHED}
+            cells = (Cell(_number(row.scores[name]), ranks[name]) for name in _PUBLISHED)
             yield Row((Cell(row.method, detail=row.note), *cells))
             for method in [method for method in remaining if _same_method(row.method, method.name)]:
                 remaining.remove(method)
@@ -260,47 +291,78 @@ def _method_rows(measured: Sequence[Measured], comparisons: Comparisons) -> Iter
 
 
 def _measured_row(method: Measured, places: Mapping[str, Mapping[str, int]]) -> Row:
-    ranks = {name: places[name].get(method.name, 0) for name in SCORES}
-    cells = [method.cell(name, ranks[name] if ranks[name] <= _RANKED else 0) for name in SCORES]
+    ranks = {name: ranks.get(method.name, 0) for name, ranks in places.items()}
+    cells = [method.cell(name, place if place <= _RANKED else 0) for name, place in ranks.items()]
     return Row((Cell(method.name, detail="measured"), *cells), "measured")
 
 
 def compare_costs(measured: Sequence[Measured]) -> list[Block]:
     """Build Table 2: FID, trained parameters and encoding time."""
-    printed = {
-        row.method: {"fid": row.fid, "parameters": row.parameters, "encoding_seconds": row.seconds}
-        for row in COSTS
-    }
-    rows = _cost_rows(printed, {}, _COSTS, "published")
-    machines = {
-        method.name: (method.results.details.get("machine") or {}).get("device", "") for method in measured
-    }
-    details = {name: f"measured, {machine}" for name, machine in machines.items()}
+    rows: list[Row] = []
+    of_paper = measured[0].results.of_paper
+    if of_paper:
+        printed = {
+            row.method: {"fid": row.fid, "parameters": row.parameters, "encoding_seconds": row.seconds}
+            for row in COSTS
+        }
+        rows += _cost_rows(printed, {}, _COSTS, "published")
     rows += _cost_rows(
         {method.name: method.results.costs for method in measured},
-        details,
+        {method.name: f"measured, {_machine(method.results) or 'an unknown machine'}" for method in measured},
         _comparable_costs(measured),
         "measured",
     )
     return [
-        Heading("Table 2: FID and cost"),
+        Heading("Table 2: FID and cost" if of_paper else "FID and cost"),
         Text(
-            "Published times are on an NVIDIA A100. The measured time is that of identity encoder and mapper "
-            "for one aligned face; FID is shown if real images were given. Measured times are ranked if they "
-            "are of one machine, and FIDs if they are of the same real images and numbers of images."
+            f"{_PUBLISHED_TIMES if of_paper else ''}The measured time is that of identity encoder and mapper "
+            "for one aligned face, or the one given for methods that train for each person; FID is shown if "
+            "real images were given. Measured times are ranked if they are of one machine, and FIDs if they "
+            "are of the same real images and numbers of images."
         ),
         Table(("Method", "FID ↓", "trained parameters ↓", "encoding time ↓"), tuple(rows)),
+        *_report_fid(measured),
     ]
+
+
+def _machine(results: Results) -> str | None:
+    return (results.details.get("machine") or {}).get("device")
 
 
 def _comparable_costs(measured: Sequence[Measured]) -> list[str]:
-    """List the costs that can be ranked: times of one machine, FIDs of the same images."""
-    details = [method.results.details for method in measured]
-    machines = {(one.get("machine") or {}).get("device") for one in details}
-    images = {json.dumps(one.get("fid"), sort_keys=True) for one in details}
-    return [
-        name for name, same in zip(_COSTS, (len(images) == 1, True, len(machines) == 1), strict=True) if same
-    ]
+    """List the costs that can be ranked: times of one machine, FIDs that depend on the same."""
+
+    def conditions(cost: str, of: Callable[[Results], Any]) -> set[str]:
+        """Collect what a cost depends on, over the methods that have it."""
+        results = [method.results for method in measured if cost in method.results.costs]
+        return {json.dumps(of(one), sort_keys=True) for one in results}
+
+    fids = conditions("fid", lambda results: results.details.get("fid"))
+    machines = conditions("encoding_seconds", _machine)
+    alike = {
+        "fid": len(fids) == 1 and fids != {_UNKNOWN},  # older files do not name their real images
+        "parameters": True,
+        "encoding_seconds": len(machines) == 1 and machines != {_UNKNOWN},
+    }
+    return [name for name in _COSTS if alike[name]]
+
+
+def _report_fid(measured: Sequence[Measured]) -> list[Block]:
+    """Describe the images of each FID."""
+    methods: dict[str, list[str]] = {}
+    for method in measured:
+        if found := method.results.details.get("fid"):
+            methods.setdefault(_describe_fid(found), []).append(method.name)
+    return [Text(f"FID of {', '.join(names)}: {images}.") for images, names in methods.items()]
+
+
+def _describe_fid(found: Mapping[str, Any]) -> str:
+    words = ", ".join(found["words"])
+    captions = f" whose caption has one of the words {words}" if words else ""
+    return (
+        f"{found['generated']} generated images against {found['real']} real ones{captions} (SHA-256 "
+        f"{found['real_sha256'][:16]}...), {found['size']} px, {found['network']}"
+    )
 
 
 def _cost_rows(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -117,6 +118,49 @@ class ReadPose:
         return (json.loads(inputs["json"]),)
 
 
+class ReadBoxes:
+    """BOUNDING_BOX from JSON, in any of its layouts."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"text": ("STRING", {"default": "[]"})}}
+
+    RETURN_TYPES = ("BOUNDING_BOX",)
+    FUNCTION = "read"
+    CATEGORY = "f2d_probe"
+
+    def read(self, text: str) -> tuple[Any]:
+        return (json.loads(text),)
+
+
+class MakeFaceMesh:
+    """FACE_LANDMARKS as core's MediaPipe nodes pass them, from five points of each face of each frame.
+
+    MediaPipe's indices of the corners and lids of the eyes, the nose tip and the mouth corners.
+    """
+
+    PLACES = ((33, 133, 159, 145), (263, 362, 386, 374), (1,), (61,), (291,))
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"frames": ("STRING", {"default": "[]"}), "image": ("IMAGE",)}}
+
+    RETURN_TYPES = ("FACE_LANDMARKS",)
+    FUNCTION = "make"
+    CATEGORY = "f2d_probe"
+
+    def make(self, frames: str, image: Any) -> tuple[Any]:
+        found = [[self._face(np.array(points)) for points in frame] for frame in json.loads(frames)]
+        return ({"frames": found, "image_size": tuple(image.shape[1:3]), "connection_sets": {}},)
+
+    def _face(self, points: Any) -> dict[str, Any]:
+        mesh = np.tile(points.mean(0), (478, 1))
+        for place, point in zip(self.PLACES, points, strict=True):
+            mesh[list(place)] = point
+        corners = np.concatenate([points.min(0), points.max(0)])
+        return {"landmarks_xy": mesh, "bbox_xyxy": corners, "score": 0.9, "presence": 0.9}
+
+
 class CollectGarbage:
     """Lets go of what nothing holds but itself, as ComfyUI does every ten seconds, and gives the system what
     the C library keeps for later.
@@ -161,6 +205,8 @@ class ListConditionings:
 NODE_CLASS_MAPPINGS = {
     "F2DProbeCollectGarbage": CollectGarbage,
     "F2DProbeList": ListConditionings,
+    "F2DProbeMakeFaceMesh": MakeFaceMesh,
+    "F2DProbeReadBoxes": ReadBoxes,
     "F2DProbeReadPose": ReadPose,
     "F2DProbeSaveConditioning": SaveConditioning,
     "F2DProbeSaveTensors": SaveTensors,

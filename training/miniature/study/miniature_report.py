@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ....f2d.device import best_device
+from ....f2d.device import best_device, describe_device
 from ....f2d.files import write_text
 from ....f2d.image import load_photo
 from ....f2d.miniature.prompts import PROMPTS, SceneAttributes, describe
@@ -171,10 +171,7 @@ def _median_person(scores: Sequence[Score]) -> int:
 
 def describe_machine(device: str) -> str:
     """Return the date, the device ("cuda", "mps" or "cpu") and the versions of torch and Python."""
-    if device == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{torch.get_num_threads()} CPU threads" if device == "cpu" else device
+    name = describe_device(device)
     return f"{date.today()}, {name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
