@@ -77,8 +77,15 @@ def keep_distinct(faces: list[Face], max_overlap: float = 0.4) -> list[Face]:
     Returns:
         The best detection of each face in descending order of score.
     """
-    kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: -face.score):
-        if all(face.overlap(other) <= max_overlap for other in kept):
+    ordered = sorted(faces, key=lambda face: -face.score)
+    low = np.array([face.box[:2] for face in ordered]).reshape(-1, 2)
+    size = np.array([face.box[2:] for face in ordered]).reshape(-1, 2)
+    high, area = low + size, size.prod(axis=1)
+    kept, distinct = [], np.ones(len(ordered), bool)
+    for index, face in enumerate(ordered):  # noise has thousands of candidates, too many to compare in Python
+        if distinct[index]:
             kept.append(face)
+            sides = np.minimum(high, high[index]) - np.maximum(low, low[index])
+            common = sides.clip(0).prod(axis=1)
+            distinct &= common / (area + area[index] - common + 1e-9) <= max_overlap
     return kept
