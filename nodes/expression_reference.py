@@ -56,7 +56,9 @@ class ExpressionReference(io.ComfyNode):
         """Encode the expression in the first image with a face."""
         from ..f2d.face.batch import crop_batch
         from ..f2d.identity import FaceExpression
-        from ..f2d.image import from_comfy, to_comfy
+        from ..f2d.image import check_comfy, from_comfy, to_comfy
+
+        check_comfy(image)
 
         def crop_expression(number: int):
             throw_exception_if_processing_interrupted()

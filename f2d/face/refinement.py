@@ -29,6 +29,7 @@ _ALIGNED_LOOKS = (
     (200, 288, True),
     (250, 352, True),
     (200, 288, False),
+    (160, 256, True),
 )
 # Candidates farther from the middle, as a share of the face's side, are other faces.
 _TURN_SHIFT, _ALIGNED_SHIFT = 0.5, 0.25
