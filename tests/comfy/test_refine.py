@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from face2diffusion.f2d import FaceIdentity
-from support.server import ComfyServer, run_inside
+from support.inside import Inside
+from support.server import ComfyServer
 
 Prompt = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def refined(comfy: ComfyServer, sd1_checkpoint: Path) -> dict[str, Any]:
+def refined(inside: Inside, sd1_checkpoint: Path) -> dict[str, Any]:
     """What `inside/refining.py` found, once for each ComfyUI."""
-    return run_inside(comfy.checkout, "refining", str(sd1_checkpoint))
+    return inside.run("refining", str(sd1_checkpoint))
 
 
 def test_words_move_reproducibly_and_with_the_patches_of_the_model(refined: dict[str, Any]) -> None:

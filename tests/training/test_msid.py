@@ -203,7 +203,7 @@ def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "run", batch_size=1)
     with pytest.raises(ValueError, match=r"depths \(1, 3\) do not rise from 1 to 2"):
         train(data, tmp_path / "run", depths=(1, 3))
-    with pytest.raises(ValueError, match="got only 'person-000'"):
+    with pytest.raises(ValueError, match="only the identity 'person-000'"):
         train(write_folders(tmp_path / "one", identities=1), tmp_path / "run")
     broken = write_folders(tmp_path / "broken", identities=2, photos=4)
     (broken / "person-001" / "2.png").write_bytes(b"nothing")

@@ -146,7 +146,7 @@ def test_labels_in_another_order_are_refused(files, tmp_path):
     ):
         load_parser(tmp_path / "early")
     write_segformer(tmp_path / "other", labels=BISENET_LABELS)
-    with pytest.raises(ValueError, match="another order"):
+    with pytest.raises(ValueError, match="in this order"):
         load_parser(tmp_path / "other")
 
 

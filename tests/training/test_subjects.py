@@ -347,10 +347,11 @@ def test_loras_and_adapters_without_peft_name_the_package(
 ) -> None:
     (tmp_path / "alice").mkdir()
     save_file({"unet.lora_A.weight": torch.zeros(1)}, tmp_path / "alice/pytorch_lora_weights.safetensors")
-    monkeypatch.setitem(sys.modules, "peft", None)
     config = EvaluateConfig(base=str(workspace / "sd"), models=str(tmp_path), subject="sks person")
+    subjects = TunedModels(config, "cpu")
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"LoRA of 'alice' needs peft\. Run `pip install"):
-        TunedModels(config, "cpu").check(FACES)
+        subjects.check(FACES)
 
 
 def test_an_adapter_needs_its_base(base: F2DPipeline, tmp_path: Path) -> None:

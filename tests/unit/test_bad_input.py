@@ -902,9 +902,9 @@ IDENTITIES = [
     ),
     Case(
         "identity of a newer format",
-        lambda b: FaceIdentity.load(b.identity(version="2")),
-        "newer than this pack's 1",
-        "format 2",
+        lambda b: FaceIdentity.load(b.identity(version="3")),
+        "newer than this pack's 2",
+        "format 3",
         "Update the pack",
     ),
     Case(

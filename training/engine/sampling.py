@@ -112,11 +112,14 @@ def watch_workers(work: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        dead = _DEAD_WORKER.search(str(error))
-        if dead is None:
+    except (RuntimeError, ConnectionResetError) as error:
+        if isinstance(error, ConnectionResetError):  # it died while it sent a sample
+            reason = str(error)
+        elif dead := _DEAD_WORKER.search(str(error)):
+            reason = dead[0]
+        else:
             raise
         raise ConnectionError(
-            f"A process that {work} died ({dead[0]}), often for lack of memory. Rerun the command to resume; "
+            f"A process that {work} died ({reason}), often for lack of memory. Rerun the command to resume; "
             "lower --workers if it happens again."
         ) from error
