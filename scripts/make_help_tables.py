@@ -158,7 +158,8 @@ def _default(socket: Socket, language: Language) -> str:
 def _values(socket: Socket, language: Language) -> str:
     options = socket.options
     if socket.type in ("INT", "FLOAT"):
-        return f"{options['min']:g} – {options['max']:g}{language.comma}{language.step} {options['step']:g}"
+        low, high, step = (_number(options[key]) for key in ("min", "max", "step"))
+        return f"{low} – {high}{language.comma}{language.step} {step}"
     if socket.type == "COMBO":
         shown = [
             language.files.format(value.rpartition("/")[0]) if _is_file(value) else f"`{value}`"
@@ -167,6 +168,11 @@ def _values(socket: Socket, language: Language) -> str:
         return language.comma.join(dict.fromkeys(shown))
     words = {"STRING": language.any_text, "BOOLEAN": language.comma.join(("`true`", "`false`"))}
     return words.get(socket.type, language.optional if options.get("optional") else "–")
+
+
+def _number(value: int | float) -> str:
+    """Writes all digits of an integer, and six of a fraction."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _is_file(value: Any) -> bool:
