@@ -191,6 +191,7 @@ def _prepare(config: PrepareConfig, preset: str) -> None:
 
 def _mapper(config: MapperTrainingConfig, preset: str) -> None:
     from .data.cache import LatentCache
+    from .evaluation.sample_scores import load_sample_scorer
     from .mapper.train import train_mapper
 
     if preset in PRESET_ENCODERS:
@@ -202,7 +203,7 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
                 f"{preset} needs {wanted[0]} with norms at {wanted[1]}. Prepare one with ArcFace's weights "
                 "(`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
-    _log(f"Weights -> {train_mapper(config, _log)}")
+    _log(f"Weights -> {train_mapper(config, _log, load_sample_scorer)}")
 
 
 def _msid(config: MSIDTrainingConfig, preset: str) -> None:

@@ -534,6 +534,24 @@ def test_samples_are_generated_with_the_averaged_weights(config, monkeypatch):
     assert_equal(seen[0], averaged)
 
 
+def test_samples_are_scored_against_the_cached_photos(config):
+    """The scores go to the log; a face's photo is the decoded latent, the same for all its images."""
+    seen, lines = [], []
+
+    def load_scores(run, device):
+        assert (run.out, device) == (config.out, "cpu")
+        return lambda photos, images, prompts: seen.append((photos, images, prompts)) or {"AdaFace": 0.25}
+
+    config = replace(config, steps=1, sample_every=1, sample_steps=1, sample_faces=2)
+    train_mapper(config, lines.append, load_scores)
+    ((photos, images, prompts),) = seen
+    assert len(photos) == len(images) == len(prompts) == 2 * len(config.sample_prompts)
+    assert prompts[: len(config.sample_prompts)] == list(config.sample_prompts)
+    assert np.array_equal(photos[0], photos[1]) and not np.array_equal(photos[0], photos[-1])
+    assert photos[0].shape == images[0].shape
+    assert "step 1: samples: AdaFace 0.250" in lines
+
+
 def start_endless(config: MapperTrainingConfig, world: int) -> processes.Processes:
     """Start a training in processes of its own; return when it has saved."""
     job = processes.Processes(processes.train_mapper, asdict(replace(config, steps=100_000)), world=world)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...f2d.diffusion.folder import build_pipeline, load_vae
+from ...f2d.diffusion.vae import decode_latents
 from ...f2d.image import Photo, make_grid, save_png
 from ...f2d.networks.mapping import MapperConfig, MappingNetwork
 from ..config import MapperTrainingConfig
@@ -19,6 +20,9 @@ from ..engine.processes import Processes
 from ..engine.run_folder import Run
 from .dataset import split_cache
 from .denoising import FrozenDiffusion
+
+# Photos of the people, their images and the prompts, B each, to the mean of each metric.
+SampleScores: TypeAlias = Callable[[Sequence[Photo], Sequence[Photo], Sequence[str]], dict[str, float]]
 
 
 class SampleSheets:
@@ -32,6 +36,8 @@ class SampleSheets:
         diffusion: FrozenDiffusion,
         processes: Processes,
         run: Run,
+        score: SampleScores | None = None,
+        log: Callable[[str], None] = print,
     ) -> None:
         """Check the prompts.
 
@@ -42,12 +48,15 @@ class SampleSheets:
             diffusion: where it is trained.
             processes: of the run.
             run: the folder.
+            score: scores the images; None = they are not scored.
+            log: called with a line for the scores.
 
         Raises:
             ValueError: a prompt is too long, or without S*.
         """
         self.config, self.mapper, self.cache = config, mapper, cache
         self.diffusion, self.processes, self.run = diffusion, processes, run
+        self._score, self._log = score, log
         for prompt in config.sample_prompts:
             diffusion.check_prompt(prompt)
 
@@ -76,9 +85,29 @@ class SampleSheets:
         mine = jobs[self.processes.rank :: world]
         shares = self.processes.gather_work(lambda: self._generate(mine, weights))
         if jobs and self.processes.first:
-            grid = make_grid([shares[place % world][place // world] for place in range(len(jobs))])
+            images = [shares[place % world][place // world] for place in range(len(jobs))]
+            grid = make_grid(images)
             save_png(self._file(step), grid)
             self.run.log_image(step, "samples", grid)
+            if self._score is not None:
+                self._log_scores(step, jobs, images, self._score)
+
+    def _log_scores(
+        self, step: int, jobs: Sequence[tuple[int, str]], images: Sequence[Photo], score: SampleScores
+    ) -> None:
+        """Score the images against the cached photos, which the VAE decodes."""
+        photos = self._decode_photos(list(dict.fromkeys(face for face, _ in jobs)))
+        means = score([photos[face] for face, _ in jobs], images, [prompt for _, prompt in jobs])
+        self.run.log(step, **{f"samples/{name}": mean for name, mean in means.items()})
+        listed = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        self._log(f"step {step}: samples: {listed}")
+
+    @torch.no_grad()
+    def _decode_photos(self, faces: Sequence[int]) -> dict[int, Photo]:
+        """Decode the latents of faces to photos of shape (H, W, 3)."""
+        vae = load_vae(self.config.base).to(self.processes.device)
+        latents = torch.stack([self.cache.load(face, False)["latent_mean"].float() for face in faces])
+        return dict(zip(faces, decode_latents(vae, latents.to(self.processes.device)), strict=True))
 
     @torch.no_grad()
     def _generate(self, jobs: list[tuple[int, str]], weights: Mapping[str, Tensor]) -> list[Photo]:

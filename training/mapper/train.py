@@ -39,7 +39,7 @@ from .dataset import MapperDataset
 from .denoising import FrozenDiffusion
 from .dropout import sampled_dropout
 from .region_errors import region_errors, with_bins
-from .sample_sheets import SampleSheets
+from .sample_sheets import SampleScores, SampleSheets
 from .validation import Validation
 
 
@@ -80,12 +80,17 @@ def compute_loss(
     return reconstruction_loss(prediction, target)
 
 
-def train_mapper(config: MapperTrainingConfig, log: Callable[[str], None] = print) -> Path:
+def train_mapper(
+    config: MapperTrainingConfig,
+    log: Callable[[str], None] = print,
+    load_scores: Callable[[MapperTrainingConfig, str], SampleScores | None] | None = None,
+) -> Path:
     """Train a mapper; with a run folder that holds a checkpoint, resume from it.
 
     Args:
         config: the run.
         log: called with each progress message.
+        load_scores: with config and device, loads what scores the sample sheets, in process 0 only.
 
     Returns:
         The last weight file.
@@ -111,7 +116,8 @@ def train_mapper(config: MapperTrainingConfig, log: Callable[[str], None] = prin
         run = Run(config.out, config, config.keep, processes, contents)
         try:
             diffusion.place(processes.device, compute_dtype(config.precision))
-            sheets = SampleSheets(config, mapper.config, cache, diffusion, processes, run)
+            score = load_scores(config, str(processes.device)) if load_scores and processes.first else None
+            sheets = SampleSheets(config, mapper.config, cache, diffusion, processes, run, score, log)
             validation = Validation(config, mapper.config, cache, diffusion, processes, run, log)
             validate_every = config.validate_every if config.validation else 0
             events = [
