@@ -180,12 +180,14 @@ class MapperTrainingConfig(TrainingConfig):
     )
     sample_steps: int = option(30, "denoising steps of a sample", may_change=True)
     # --- scores of the sample sheets: weights as published; those left out leave their metric out ---
-    adaface: str = option("", "weights of AdaFace, to score the sample sheets", may_change=True)
-    sphereface: str = option("", "weights of SphereFace, likewise", may_change=True)
-    facenet: str = option("", "weights of FaceNet, likewise", may_change=True)
-    clip: str = option("", "folder of CLIP, likewise; for training ViT-B/32 is enough", may_change=True)
-    siglip: str = option("", "folder of SigLIP, likewise", may_change=True)
-    detector: str = option("", "weights of YuNet, for the identity metrics", may_change=True)
+    sample_adaface: str = option("", "weights of AdaFace, to score the sample sheets", may_change=True)
+    sample_sphereface: str = option("", "weights of SphereFace, likewise", may_change=True)
+    sample_facenet: str = option("", "weights of FaceNet, likewise", may_change=True)
+    sample_clip: str = option(
+        "", "folder of CLIP, likewise; for training ViT-B/32 is enough", may_change=True
+    )
+    sample_siglip: str = option("", "folder of SigLIP, likewise", may_change=True)
+    sample_detector: str = option("", "weights of YuNet, for the identity metrics", may_change=True)
 
 
 # The rows of Tables 3 to 5. The encoders' rows differ in the cache: prepare it with ArcFace's weights.

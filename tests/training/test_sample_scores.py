@@ -39,9 +39,9 @@ def test_images_are_scored_on_the_device_against_their_person() -> None:
 
 
 def test_evaluators_are_loaded_for_sheets_only() -> None:
-    assert load_sample_scorer(MapperTrainingConfig(clip="nowhere"), "cpu") is None
+    assert load_sample_scorer(MapperTrainingConfig(sample_clip="nowhere"), "cpu") is None
     assert load_sample_scorer(MapperTrainingConfig(sample_every=1), "cpu") is None
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_sample_scorer(MapperTrainingConfig(sample_every=1, clip="nowhere"), "cpu")
+        load_sample_scorer(MapperTrainingConfig(sample_every=1, sample_clip="nowhere"), "cpu")
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere|detector"):
-        load_sample_scorer(MapperTrainingConfig(sample_every=1, adaface="nowhere.ckpt"), "cpu")
+        load_sample_scorer(MapperTrainingConfig(sample_every=1, sample_adaface="nowhere.ckpt"), "cpu")

@@ -65,10 +65,10 @@ def load_sample_scorer(config: MapperTrainingConfig, device: str) -> SampleScore
         ValueError: a file holds something else, or identity metrics without a detector.
     """
     names = ("adaface", "sphereface", "facenet", "clip", "siglip")
-    weights = {name: getattr(config, name) for name in names}
+    weights = {name: getattr(config, f"sample_{name}") for name in names}
     if not config.sample_every or not any(weights.values()):
         return None
-    return SampleScorer(load_scorer(**weights, detector=config.detector, device="cpu"), device)
+    return SampleScorer(load_scorer(**weights, detector=config.sample_detector, device="cpu"), device)
 
 
 def _write_requests(
