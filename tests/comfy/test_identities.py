@@ -209,7 +209,7 @@ def identity_file(
         ({}, "did not make '{path}'; another one did (f00dcafe). Encode the photo again"),
         ({"msid_file": "mine.pt"}, "The encoder (msid.pt, "),
         ({"msid_file": "mine.pt"}, "did not make '{path}'; another one did (mine.pt, f00dcafe)"),
-        ({"version": "2"}, "'{path}' has format 2, newer than this pack's 1. Update the pack."),
+        ({"version": "3"}, "'{path}' has format 3, newer than this pack's 2. Update the pack."),
         ({"version": "two"}, "metadata of the identity '{path}' is damaged"),
         (
             {"f2d.kind": "words"},

@@ -32,6 +32,7 @@ NODES = (
     "F2DFaceLandmarks",
     "F2DCropFaces",
     "F2DPasteFaces",
+    "F2DRefineIdentity",
 )
 # Random weights generate no face, so that the second pass of face_detail is skipped.
 SKIPPED = {"face_detail": {"CLIPTextEncode", "VAEEncode", "SetLatentNoiseMask", "KSampler", "VAEDecode"}}
