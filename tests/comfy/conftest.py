@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import sd1
+from support.graph import node
 from support.inside import Inside
 from support.server import ComfyServer
 from support.shared import make_once
@@ -84,11 +85,6 @@ def inside(comfy: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     running = Inside(comfy.checkout, tmp_path_factory.mktemp("inside"))
     yield running
     running.stop()
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt in API format."""
-    return {"class_type": kind, "inputs": inputs}
 
 
 @pytest.fixture

@@ -10,16 +10,12 @@ import pytest
 from face2diffusion.f2d.face.alignment import align_face
 from face2diffusion.f2d.face.detection import YuNet
 from face2diffusion.f2d.image import load_photo
+from support.graph import node
 from support.schema import NEWER, core_types
 from support.server import ComfyServer, Result
 
 Prompt = dict[str, Any]
 INPUTS = {"box", "face_landmarks"}
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt in API format."""
-    return {"class_type": kind, "inputs": inputs}
 
 
 @pytest.fixture

@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from face2diffusion.f2d.image import load_photo
+from support.graph import node
 from support.server import ComfyServer, Result
 
 Prompt = dict[str, Any]
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt in API format."""
-    return {"class_type": kind, "inputs": inputs}
 
 
 def crop(image: str, **changes: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from face2diffusion.f2d import FaceEncoder, FaceIdentity
 from face2diffusion.f2d.checkpoint import read
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
+from support.graph import node
 from support.inside import Inside
 from support.official import write_mapper, write_msid
 from support.reference_clip import relative_error
@@ -23,11 +24,6 @@ from transformers import CLIPTokenizer
 
 Prompt = dict[str, Any]
 PLACES = ("models", "face2diffusion", "identities")
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt in API format."""
-    return {"class_type": kind, "inputs": inputs}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from face2diffusion.f2d import FaceIdentity
+from support.graph import node
 from support.inside import Inside
 from support.server import ComfyServer
 
@@ -56,9 +57,6 @@ def test_a_mistake_is_named(refined: dict[str, Any], mistake: str, message: str)
 
 
 def test_a_refined_identity_is_cached_saved_and_injected(pack: ComfyServer, graph: Prompt) -> None:
-    def node(kind: str, **inputs: Any) -> dict[str, Any]:
-        return {"class_type": kind, "inputs": inputs}
-
     graph["refine"] = node(
         "F2DRefineIdentity",
         model=["model", 0],

@@ -19,6 +19,11 @@ UPLOADS = ("image_upload", "animated_image_upload", "video_upload")
 DYNAMIC = re.compile(r"[{}]|//|/\*")  # what the frontend would choose at random or strip from a prompt
 
 
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """Returns one node of a prompt in API format."""
+    return {"class_type": kind, "inputs": inputs}
+
+
 def to_api(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
     """Returns the prompt of a workflow, as graphToPrompt does, given /object_info of its nodes."""
     graph = _Graph(workflow)
