@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ SCRIPTS = REPOSITORY / "tests" / "comfy" / "inside"
 def run_inside(checkout: Path, script: str, argument: Any = None) -> Any:
     """Runs a script in a process of its own and returns the JSON it prints."""
     command = [*_command(checkout, script), *([] if argument is None else [json.dumps(argument)])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, "TMPDIR": folder},
+        )
     if done.returncode:
         raise RuntimeError(f"{script}.py failed in {checkout}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -39,7 +48,8 @@ class Inside:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},  # other threads do not live on in a fork
+                # one thread: others do not live on in a fork
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder.resolve())},
             )
 
     def run(self, script: str, argument: Any = None) -> Any:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 
 CHECKOUT, PACK = (os.path.abspath(path) for path in sys.argv[1:3])
@@ -22,7 +23,10 @@ comfy.options.enable_args_parsing()
 
 from comfy_api.latest import io, ui  # noqa: E402, F401 (ComfyUI's own extra nodes import it before any pack)
 
+import folder_paths  # noqa: E402
 import nodes  # noqa: E402
+
+folder_paths.set_temp_directory(tempfile.gettempdir())  # else previews go into the checkout
 
 
 def load_pack() -> tuple[float, list[str]]:
