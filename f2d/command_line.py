@@ -92,7 +92,7 @@ def run_command(
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail(program, "The memory does not suffice. Use smaller sizes or batches.", 2)
+        return _fail(program, "Out of memory. Use smaller sizes or batches.", 2)
     return 0
 
 

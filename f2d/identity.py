@@ -216,7 +216,7 @@ def _check_weights(weights: Sequence[float], people: int, interpolation: Interpo
     listed = ", ".join(f"{weight:g}" for weight in weights)
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
-            f"There is no interpolation '{interpolation}'. Choose one of {', '.join(INTERPOLATIONS)}."
+            f"The interpolation '{interpolation}' does not exist. Choose one of {', '.join(INTERPOLATIONS)}."
         )
     if not people or people != len(weights):
         raise ValueError(

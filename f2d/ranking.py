@@ -173,7 +173,7 @@ def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Pictures with their scores."""
+    """Images with their scores."""
 
     order: list[int]  # numbers of the images from 0, the best first
     score: Tensor  # (B,) identity x text
@@ -207,7 +207,7 @@ def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
         text: shape (B,), in [0, 1]; None = only identity counts.
 
     Returns:
-        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they
+        The ranking. Images with equal scores (0, without a face) follow each other by the sum, then as they
         came.
     """
     person = harmonic_mean(torch.stack(list(identity), dim=1))

@@ -201,7 +201,7 @@ def _backward(
     if words.grad is None or not words.grad.isfinite().all():
         raise ValueError(
             f"The gradient of step {step + 1} is NaN or infinite: the base model or the photo's latent is "
-            "damaged, or float16 does not suffice. Load the base model in bfloat16 or float32."
+            "damaged, or float16 overflows. Load the base model in bfloat16 or float32."
         )
     return total
 

@@ -145,7 +145,7 @@ class MapperTrainingConfig(TrainingConfig):
     )
     slope: float = option(0.2, "slope of the leaky ReLU below 0; not in the paper, the official mapper's")
     sample_posterior: bool = option(
-        True, "sample the VAE's posterior anew for each latent, instead of its mean; not in the paper"
+        True, "sample the VAE's posterior for each latent, instead of taking its mean; not in the paper"
     )
     steps: int = option(100_000, "training steps (Sec. 4.1)", may_change=True)
     batch_size: int = option(

@@ -141,8 +141,7 @@ def check_encoder_options(options: argparse.Namespace) -> None:
         raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
     if not (options.detector or options.landmarks or options.aligned):
         raise ValueError(
-            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
-            "--aligned."
+            "The face cannot be located. Add --detector with a YuNet .onnx file, --landmarks or --aligned."
         )
 
 
@@ -228,7 +227,7 @@ def read_words(path: str) -> tuple[torch.Tensor, Positional]:
         )
     if positional not in get_args(Positional):
         raise ValueError(
-            f"'{path}' calls its words '{positional}' the position embedding, instead of "
+            f"'{path}' has positional '{positional}', not "
             f"{' or '.join(get_args(Positional))}. Run `f2d encode` again."
         )
     return words, positional

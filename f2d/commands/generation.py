@@ -109,7 +109,7 @@ def _generate(options: argparse.Namespace) -> None:
         save_png(options.out, make_grid([one.image for one in generated]), generated[0].text)
     flagged = [one.parameters["seed"] for one in generated if one.flagged]
     if flagged:
-        log(f"The base model's safety checker has blackened the images with seeds {flagged}.")
+        log(f"The base model's safety checker replaced the images with seeds {flagged} by black ones.")
     log(f"{len(generated)} image(s) -> {options.out}")
 
 

@@ -30,7 +30,7 @@ def check_folder(folder: str | os.PathLike) -> None:
         raise ValueError("No base model is given. Name a Stable Diffusion 1.x folder in diffusers layout.")
     if not index.is_file():
         raise ValueError(
-            f"'{folder}' is no Stable Diffusion folder in diffusers layout: it is without {_INDEX}. "
+            f"'{folder}' is not a Stable Diffusion folder in diffusers layout: it has no {_INDEX}. "
             "Choose the folder that has one."
         )
     name = read_config(index).get("_class_name")

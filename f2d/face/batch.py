@@ -76,7 +76,7 @@ def crop_batch(
             raise ValueError(f"Photo {name} of {len(photos)}: {error}") from error
     if not batch.used:
         raise NoFaceError(
-            f"None of the {len(photos)} photos shows a face with the demanded score; the best candidate has "
+            f"No face in the {len(photos)} photos reaches the minimum score; the best candidate has "
             f"{batch.best_score:.2f}. Lower the minimum score, or use photos with larger, frontal faces.",
             batch.best_score,
         )

@@ -152,7 +152,9 @@ def locate_face(
         ValueError: no usable face, an image that is not square although aligned, or an unknown alignment.
     """
     if alignment not in ALIGNMENTS:
-        raise ValueError(f"There is no alignment '{alignment}'. Choose one of {', '.join(ALIGNMENTS)}.")
+        raise ValueError(
+            f"The alignment '{alignment}' does not exist. Choose one of {', '.join(ALIGNMENTS)}."
+        )
     if alignment == "detect" or choice.landmarks is not None or choice.faces is not None:
         faces, chosen = detect_face(detector, photo, choice)
         landmarks = np.asarray(chosen.landmarks, np.float64)

@@ -182,21 +182,21 @@ def _bounds(quad: np.ndarray) -> tuple[int, int, int, int]:
     return int(left), int(top), int(right), int(bottom)
 
 
-def _pad(picture: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
+def _pad(image: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
     """Mirror (H, W, 3) float at its edges; farther out it is blurred, then of the median color."""
     left, top, right, bottom = (int(amount) for amount in padding)
-    picture = np.pad(picture, ((top, bottom), (left, right), (0, 0)), "reflect")
-    height, width = picture.shape[:2]
+    image = np.pad(image, ((top, bottom), (left, right), (0, 0)), "reflect")
+    height, width = image.shape[:2]
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     inside_x = np.minimum(x / left, (width - 1 - x) / right)
     inside_y = np.minimum(y / top, (height - 1 - y) / bottom)
     # 1 at the edge, 0 where the photo begins, negative inside it
     outside = (1 - np.minimum(inside_x, inside_y))[:, :, None]
     kernel = 2 * int(_BLUR_RADIUS * sigma + 0.5) + 1
-    blurred = cv2.GaussianBlur(picture, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT)
-    picture += (blurred - picture) * (3 * outside + 1).clip(0, 1)
-    picture += (np.median(picture, axis=(0, 1)) - picture) * outside.clip(0, 1)
-    return np.rint(picture).clip(0, 255).astype(np.uint8)
+    blurred = cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT)
+    image += (blurred - image) * (3 * outside + 1).clip(0, 1)
+    image += (np.median(image, axis=(0, 1)) - image) * outside.clip(0, 1)
+    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def _sample(image: Image.Image, quad: np.ndarray, size: int, shrink: Image.Resampling) -> Image.Image:

@@ -54,7 +54,7 @@ def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path
     folder = Path(folder)
     if not (folder / "models").is_dir():
         raise FileNotFoundError(
-            f"'{folder}' is no ComfyUI: it has no folder 'models'. Name the folder that has main.py."
+            f"'{folder}' is not a ComfyUI: it has no folder 'models'. Name the folder that has main.py."
         )
     files = []
     for target, write in _files(folder, weights):

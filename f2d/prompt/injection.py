@@ -62,7 +62,7 @@ class Subject:
     strength: float = 1.0  # 0 = "a person", 1 = S*
     class_ids: tuple[
         int, ...
-    ] = ()  # tokens of "a person", to read class_rows anew where the text encoder is patched
+    ] = ()  # tokens of "a person", to read class_rows again if the text encoder is patched
 
     def __post_init__(self) -> None:
         """Check that the placeholder can be found at all."""
@@ -116,8 +116,8 @@ def check_placeholder(placeholder: str) -> str:
         raise ValueError("The placeholder is empty. Type one, such as 'S*'.")
     if re.search(r"[()\\:\n]", placeholder):
         raise ValueError(
-            f"The placeholder {placeholder!r} cannot stand in a prompt: parentheses, backslashes, colons and "
-            "line breaks have another meaning there. Use 'S*' or 'S1*'."
+            f"The placeholder {placeholder!r} cannot be used in a prompt: parentheses, backslashes, colons "
+            "and line breaks have another meaning there. Use 'S*' or 'S1*'."
         )
     return placeholder
 
@@ -155,7 +155,7 @@ def _refuse_glued(text: str, placeholders: Sequence[str]) -> None:
             for found in re.findall(rf"\w+{re.escape(placeholder)}|{re.escape(placeholder)}[\d_]\w*", text):
                 if found not in placeholders:
                     raise ValueError(
-                        f"'{found}' in the prompt glues '{placeholder}' to another word. "
+                        f"'{found}' in the prompt joins '{placeholder}' to another word. "
                         f"Put spaces around '{placeholder}'."
                     )
 
@@ -175,9 +175,7 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
         ValueError: there is no placeholder in the prompt, or one inside a word, or there are no class words.
     """
     if not class_words.strip():
-        raise ValueError(
-            f"The class words are empty. Type what stands for the person, such as '{CLASS_WORDS}'."
-        )
+        raise ValueError(f"The class words are empty. Type a class for the person, such as '{CLASS_WORDS}'.")
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
     if not names_subject(prompt, placeholders):

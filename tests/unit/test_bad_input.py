@@ -221,28 +221,28 @@ PICTURES = [
         "JPEG that breaks off",
         lambda b: load_photo(b.cut(b.write("b.jpg", b.portrait), "a.jpg")),
         "damaged",
-        "breaks off",
+        "is damaged or truncated",
         "Get it",
     ),
     Case(
         "PNG that breaks off",
         lambda b: load_photo(b.cut(b.write("b.png", b.portrait), "a.png")),
         "damaged",
-        "breaks off",
+        "is damaged or truncated",
         "Get it",
     ),
     Case(
         "WebP that breaks off",
         lambda b: load_photo(b.cut(b.write("b.webp", b.portrait), "a.webp")),
         "damaged",
-        "breaks off",
+        "is damaged or truncated",
         "Get it",
     ),
     Case(
         "PNG with a damaged middle",
         lambda b: load_photo(b.write("a.png", spoil(b.write("b.png", b.portrait)))),
         "damaged",
-        "breaks off",
+        "is damaged or truncated",
         "Get",
     ),
     Case(
@@ -264,28 +264,28 @@ PICTURES = [
         lambda b: load_photo(b.portrait.astype(float)),
         r"must be in \[0, 1\]",
         r"\[0, 255\]",
-        "Divide by 255",
+        "by 255",
     ),
     Case(
         "floats down to -1",
         lambda b: load_photo(b.portrait / 127.5 - 1),
         r"must be in \[0, 1\]",
         r"\[-1, 1\]",
-        "Divide by 255",
+        "by 255",
     ),
     Case(
         "NaN in a photo",
         lambda b: load_photo(np.full((20, 20, 3), np.nan)),
         "values that are",
         "NaN or infinity",
-        "Look at the step",
+        "Check the step",
     ),
     Case(
         "infinity in a photo",
         lambda b: load_photo(np.full((20, 20), np.inf)),
         "values that are",
         "NaN or infinity",
-        "Look at the step",
+        "Check the step",
     ),
     Case(
         "array of whole numbers",
@@ -362,14 +362,14 @@ PICTURES = [
         lambda b: from_comfy(torch.zeros(0, 20, 20, 3)),
         "empty batch",
         "empty batch",
-        "Look at the node",
+        "Check the node",
     ),
     Case(
         "IMAGE with NaN",
         lambda b: from_comfy(torch.full((1, 20, 20, 3), torch.nan)),
         "NaN or infinity",
         "NaN",
-        "Look at the node",
+        "Check the node",
     ),
     Case(
         "IMAGE of 1 pixel",
@@ -691,7 +691,7 @@ FILES = [
     Case(
         "pickle with numbers",
         lambda b: read(b.write("a.pt", {"a": torch.zeros(1), "b": 3})),
-        "tensors only",
+        "more than tensors",
         "'b' has the type int",
         "Choose",
     ),
@@ -1045,14 +1045,14 @@ PROMPTS = [
     Case(
         "letter before S*",
         lambda b: isolate("a photo of xS*", ["S*"]),
-        r"glues 'S\*' to another word",
+        r"joins 'S\*' to another word",
         r"'xS\*'",
         "Put spaces",
     ),
     Case(
         "digit after S*",
         lambda b: isolate("a photo of S*2", ["S*"]),
-        r"glues 'S\*' to another word",
+        r"joins 'S\*' to another word",
         r"'S\*2'",
         "Put spaces",
     ),
@@ -1300,7 +1300,7 @@ def test_textual_inversion_pickle_is_refused(bench: Bench) -> None:
         {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(2, 768)}, "name": "alice"},
     )
     with pytest.raises(
-        ValueError, match="not hold tensors only: 'string_to_token' has the type dict. Choose"
+        ValueError, match="holds more than tensors: 'string_to_token' has the type dict. Choose"
     ):
         load(bench, msid=path)
 
@@ -1400,7 +1400,7 @@ def test_read_only_folder_is_named(bench: Bench) -> None:
     [
         (
             load_photo,
-            "may not be read. Change its permissions",
+            "cannot be read for lack of permission. Change its permissions",
         ),
         (read, "a weight file, cannot be read .Permission denied.. Check its permissions"),
         (

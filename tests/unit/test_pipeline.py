@@ -222,7 +222,7 @@ def test_a_grid_is_as_square_as_it_gets():
     [
         ("A photo of a chef", "'A photo of a chef' does not contain 'S\\*'"),
         ("", "does not contain 'S\\*'"),
-        ("A photo of classS*", "'classS\\*' in the prompt glues"),
+        ("A photo of classS*", "'classS\\*' in the prompt joins"),
         ("S* " + "x " * 80, "82 tokens.*at most 75"),
     ],
 )
@@ -261,7 +261,7 @@ def test_words_of_another_width_are_refused(pipeline):
 
 
 def test_a_taken_placeholder_is_refused(subject, words):
-    with pytest.raises(ValueError, match="'s\\*' already stands for another person"):
+    with pytest.raises(ValueError, match="'s\\*' is already taken by another person"):
         subject.add_subject(words, "s*")
 
 

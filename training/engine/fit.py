@@ -59,8 +59,8 @@ def fit(
 
     Args:
         network: all its parameters are trained.
-        loss_of: computes the loss of a step, which decides alone what is drawn for it, on the network's
-            device.
+        loss_of: computes the loss of a step, on the network's device; its randomness derives from the step's
+            number.
         config: the run.
         log: called with each progress message.
         stop_early: asked after each step, with the number of steps done; True = this was the last one.

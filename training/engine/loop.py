@@ -287,7 +287,7 @@ class TrainingLoop:
             except ConnectionError:
                 raise
             except Exception as error:  # whatever it is, the training is worth more
-                self.progress.note(f"{event.name} failed at step {self.step}, training continues: {error}")
+                self.progress.note(f"{event.name} failed at step {self.step}; training continues: {error}")
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part."""

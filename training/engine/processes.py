@@ -209,6 +209,6 @@ def _check_world(expected: int) -> None:
     found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if found != expected:
         raise ValueError(
-            f"WORLD_SIZE says {expected} process(es), but torch.distributed has {found}. "
+            f"WORLD_SIZE is {expected}, but torch.distributed has {found} process(es). "
             "Start all of them with one torchrun or `accelerate launch`."
         )

@@ -151,7 +151,7 @@ class Run:
         if found:
             raise ValueError(
                 f"All checkpoints in '{self.folder}' are damaged. "
-                "Restore the folder from a copy, or start again with another --out."
+                "Restore the folder from a copy, or start over with another --out."
             )
         self._clean()
         return None

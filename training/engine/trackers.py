@@ -100,7 +100,7 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise ValueError(
-                f"'{name}' of --report-to is not known. Choose from {', '.join(TRACKERS)}, separated "
+                f"--report-to has no tracker '{name}'. Choose from {', '.join(TRACKERS)}, separated "
                 "by commas."
             )
         try:

@@ -46,7 +46,7 @@ class ShardedClassifier(nn.Module):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Draw this process's rows.
+        """Initialize this process's rows of W.
 
         Args:
             classes: K, over all processes.
@@ -54,7 +54,7 @@ class ShardedClassifier(nn.Module):
             scale: s of Eq. 3.
             margin: m of Eq. 3.
             sample_rate: share of the classes in a step's softmax; those of the batch are always in it. The
-                others' rows get no gradient, but go on moving by the optimizer's momentum.
+                others' rows get no gradient, but the optimizer's momentum still moves them.
             seed: of the rows and of the sampling.
             rank: of this process.
             world: number of processes; more than one needs `torch.distributed`.
@@ -64,9 +64,7 @@ class ShardedClassifier(nn.Module):
         """
         super().__init__()
         if classes < 2:
-            raise ValueError(
-                f"With {classes} class(es) there is nothing to tell apart. Train on at least 2 people."
-            )
+            raise ValueError(f"A classifier needs at least 2 people; there are {classes}. Add more.")
         if not 0 < sample_rate <= 1:
             raise ValueError(
                 f"The sample rate {sample_rate} is not above 0 and up to 1. Use 1 for all classes."
@@ -162,7 +160,7 @@ class ClassifierTraining:
 
 
 def _initial_rows(seed: int, first: int, count: int, width: int) -> Tensor:
-    """Draw rows [first, first + count) of the initial W, (count, width), independent of the sharding."""
+    """Return rows [first, first + count) of the initial W, (count, width), independent of the sharding."""
     blocks = [torch.empty(0, width)]
     for block in range(first // _INITIAL_BLOCK, -(-(first + count) // _INITIAL_BLOCK) if count else 0):
         generator = torch.Generator().manual_seed(derive_seed(seed, _ROWS, block))

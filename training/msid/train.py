@@ -251,7 +251,7 @@ class Verification:
         run: Run,
         log: Callable[[str], None],
     ) -> None:
-        """Draw the triplets.
+        """Sample the triplets.
 
         Args:
             config: of the run.

@@ -28,7 +28,7 @@ class SphereFace(FaceRecognizer):
         super().__init__()
         inputs = 3
         for stage, (width, pairs) in enumerate(zip(_WIDTHS, _PAIRS, strict=True), start=1):
-            for number in range(1, 2 + 2 * pairs):  # the first halves the picture
+            for number in range(1, 2 + 2 * pairs):  # the first halves the resolution
                 self.add_module(
                     f"conv{stage}_{number}",
                     nn.Conv2d(inputs, width, 3, stride=2 if number == 1 else 1, padding=1),
