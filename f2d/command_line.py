@@ -12,7 +12,7 @@ from typing import Any
 
 
 def create_parser(program: str, description: str, examples: str) -> tuple[argparse.ArgumentParser, Any]:
-    """Make a program's parser, and the object that `add_command` adds its commands to."""
+    """Create a program's parser, and the object that `add_command` adds its commands to."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -97,7 +97,7 @@ def run_command(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of Python, NumPy or PyTorch means that memory ran out."""
+    """Return whether an error of Python, NumPy or PyTorch means that memory ran out."""
     return isinstance(error, MemoryError) or bool(re.search(r"out of memory|allocate memory", str(error)))
 
 

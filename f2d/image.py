@@ -142,7 +142,7 @@ def _from_pil(image: Image.Image, name: str) -> Photo:
 
 
 def _from_float(gray: np.ndarray) -> np.ndarray:
-    """Bring gray floats of a file, (H, W), to [0, 1]; values over 1 say that the range is [0, 255]."""
+    """Scale gray floats of a file, (H, W), to [0, 1]; values above 1 mean a range of [0, 255]."""
     return gray if not gray.max() > 1 else gray.clip(0, 255) / np.float32(255)
 
 
@@ -181,7 +181,7 @@ def _check_shape(array: np.ndarray, name: str) -> None:
 
 
 def _round(array: np.ndarray, name: str) -> np.ndarray:
-    """Bring floats in [0, 1] to uint8."""
+    """Convert floats in [0, 1] to uint8."""
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has values that are NaN or infinity. Check the step that made it.")
     if array.min() < -1e-3 or array.max() > 1 + 1e-3:
@@ -217,7 +217,7 @@ def check_comfy(images: torch.Tensor) -> torch.Tensor:
 
 
 def from_comfy(images: torch.Tensor) -> list[Photo]:
-    """Take ComfyUI's IMAGE apart.
+    """Split ComfyUI's IMAGE into photos.
 
     Args:
         images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped.
@@ -275,7 +275,7 @@ def save_png(path: str | os.PathLike, image: Photo, text: dict[str, Any] | None 
 
 
 def make_grid(images: Sequence[Photo], gap: int = 8) -> Photo:
-    """Put images of one size side by side, in a grid that is as square as possible.
+    """Arrange images of one size in a grid that is as square as possible.
 
     Args:
         images: each of shape (H, W, 3), uint8.

@@ -5,7 +5,7 @@ photos of a person, as crops (S, S, 3), and where the face is in them
   -> refine_words the words (2, D) that minimize CGDR (Eq. 7) on these photos, near where the mapper put them
 
 Outside M, where training has the prediction for the class words, stands that for the words of the start: M
-need not cover the hair, since what the mapper's words say of it is kept.
+need not cover the hair, since the mapper's words keep it.
 
 No weight changes. What denoises is an argument: diffusers' networks (`diffusion/denoising.py`) or ComfyUI's
 (`nodes/model_denoiser.py`). All randomness of a step derives from the seed and the step's number.

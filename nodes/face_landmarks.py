@@ -98,7 +98,7 @@ class F2DFaceLandmarks(io.ComfyNode):
 
 @lru_cache(maxsize=1)
 def fan() -> "FAN":
-    """Load FAN once; raise an ImportError that says how to get its package."""
+    """Load FAN once; raise an ImportError with the command that installs its package."""
     from ..f2d.face.detection import FAN
 
     return FAN()

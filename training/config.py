@@ -1,4 +1,4 @@
-"""Every number of a training run, as dataclasses: the defaults are the paper's, or say that it gives none."""
+"""Every setting of a training run, as dataclasses. Defaults are the paper's; others are marked."""
 
 from __future__ import annotations
 
@@ -92,16 +92,14 @@ class TrainingConfig:
 
     out: str = option("", "run folder; the same command resumes what is in it", may_change=True)
     batch_size: int = option(32, "images per step, over all processes and accumulated parts")
-    accumulate: int = option(
-        1, "parts of a batch that each process takes one after the other", may_change=True
-    )
+    accumulate: int = option(1, "parts of a batch that each process computes in turn", may_change=True)
     lr: float = option(1e-3, "learning rate")
     weight_decay: float = option(1e-2, "weight decay of AdamW; not in the paper, AdamW's default")
     betas: tuple[float, float] = option((0.9, 0.999), "betas of AdamW; not in the paper, AdamW's default")
     eps: float = option(1e-8, "epsilon of AdamW; not in the paper, AdamW's default")
     clip: float = option(1.0, "highest norm of the gradient, 0 = any; not in the paper")
     ema: float = option(0.0, "decay of the average of the weights, 0 = none; not in the paper")
-    precision: Precision = option("no", "half precision where it is safe; 'no' = float32")
+    precision: Precision = option("no", "half precision where safe; 'no' = float32")
     compile: bool = option(False, "compile the large network with torch.compile", may_change=True)
     device: str = option("", "where to train; by default the best device there is", may_change=True)
     seed: int = option(0, "seed of everything random")
@@ -244,7 +242,7 @@ class MSIDTrainingConfig(TrainingConfig):
     batch_size: int = option(1024, "images per step, over all processes and accumulated parts (Sec. 4.1)")
     accumulate: int = option(
         1,
-        "parts of a batch that each process takes one after the other; the gradient is the entire batch's, "
+        "parts of a batch that each process computes in turn; the gradient is the entire batch's, "
         "but each part is normalized by its own batch statistics",
         may_change=True,
     )
@@ -258,7 +256,7 @@ class MSIDTrainingConfig(TrainingConfig):
     )
     sample_rate: float = option(1.0, "share of the classes in a step's softmax (PartialFC); not in the paper")
     flip: bool = option(True, "mirror half of the faces; Sec. 4.1 names it for the mapper")
-    remap_labels: bool = option(False, "renumber the labels where some have no face")
+    remap_labels: bool = option(False, "renumber the labels if some have no face")
     save_every: int = option(2000, "steps between checkpoints", may_change=True)
 
 
@@ -430,7 +428,7 @@ class MiniatureConfig:
         (), "per-person methods to tune or compare with; by default all", may_change=True
     )
     best_of: int = option(8, "images to choose from, for Fig. 7 on the miniature", may_change=True)
-    bf16: bool = option(True, "train in bfloat16 where it is safe")
+    bf16: bool = option(True, "train in bfloat16 where safe")
     compile: bool = option(
         False, "compile the U-Net's training; on a CPU this needs a C++ compiler", may_change=True
     )

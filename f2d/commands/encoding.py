@@ -155,7 +155,7 @@ def load_encoder(options: argparse.Namespace) -> FaceEncoder:
 
 
 def face_choice(options: argparse.Namespace) -> FaceChoice:
-    """Say which face of a photo the options choose."""
+    """Return the choice of a face that the options describe."""
     return FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
 
 

@@ -192,7 +192,7 @@ def _make_targets(
 
 
 def _choose_batch(denoiser: Any, words: torch.Tensor, target: Target, batch: int) -> int:
-    """Say what memory refining words of shape (2, D) needs, and choose how much of a batch runs at once."""
+    """Log the memory that refining words, (2, D), needs, and choose the part of a batch that runs at once."""
     from ..device import available_memory
     from ..word_refinement import measure_memory
 

@@ -76,7 +76,7 @@ class PromptDenoiser(nn.Module):
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, positional: Positional = "replace") -> PromptDenoiser:
-        """Take the networks of a loaded pipeline, with the paper's prompt.
+        """Use the networks of a loaded pipeline, with the paper's prompt.
 
         Args:
             pipeline: diffusers' StableDiffusionPipeline; its text encoder is brought to float32.

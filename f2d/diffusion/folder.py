@@ -81,7 +81,7 @@ def load_single_file(path: str | os.PathLike, configs: str | os.PathLike) -> Any
 
 
 def build_pipeline(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> Any:
-    """Put loaded parts together as diffusers' StableDiffusionPipeline, without a safety checker."""
+    """Assemble loaded parts as diffusers' StableDiffusionPipeline, without a safety checker."""
     from diffusers import StableDiffusionPipeline
 
     parts = (vae, text_encoder, tokenizer, unet, scheduler, None, None)

@@ -328,7 +328,7 @@ class F2DPipeline:
 
 
 def _to_photos(images: np.ndarray, config: GenerationConfig) -> np.ndarray:
-    """Bring generated images in [0, 1], shape (B, H, W, 3), to uint8."""
+    """Convert generated images in [0, 1], shape (B, H, W, 3), to uint8."""
     if not np.isfinite(images).all():
         raise ValueError(
             f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base "

@@ -104,7 +104,7 @@ class YuNet:
         )
 
     def _refine(self, photo: Photo, face: Face, upright: bool) -> Face:
-        """Look at a face again; outside the upright photo the second look must confirm it."""
+        """Detect a face again; if the photo was rotated, the second detection must confirm it."""
         again = refine_face(self._guess, photo, face)
         if again is None:
             return face if upright else replace(face, score=0.0)
@@ -219,7 +219,7 @@ def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
 
 
 def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
-    """Take one of the sorted faces.
+    """Choose one of the sorted faces.
 
     Args:
         faces: at least one, with landmarks of shape (5, 2).
@@ -240,7 +240,7 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
 
 
 def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Face:
-    """Take the face that a box marks: a box around the face, or around a person.
+    """Choose the face that a box marks: a box around the face, or around a person.
 
     Args:
         faces: at least one.
@@ -266,7 +266,7 @@ def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Fac
 
 
 def require_detector(detector: Detector | None) -> Detector:
-    """Return the detector; raise a ValueError where none is loaded."""
+    """Return the detector; raise a ValueError if none is loaded."""
     if detector is None:
         raise ValueError(
             "No detector is loaded to find faces. Load the encoder with one (a YuNet .onnx file), "
@@ -284,7 +284,7 @@ def find_faces(detector: Detector | None, photo: Photo, min_score: float = 0.6) 
         min_score: in [0, 1].
 
     Returns:
-        The largest first; empty where there is none. Faces that a detector imagines outside the photo are
+        The largest first; empty if there is none. Faces that a detector imagines outside the photo are
         left out.
 
     Raises:

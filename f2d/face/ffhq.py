@@ -37,7 +37,7 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
 
 
 def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
-    """Cut out the upright square around a face as FFHQ does.
+    """Crop the upright square around a face as FFHQ does.
 
     Outside the photo, its blurred mirror image fades to the median color.
 
@@ -82,7 +82,7 @@ def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
 
 
 def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Cut the square of `align_ffhq` out of a mask; outside the photo there is nothing.
+    """Crop the square of `align_ffhq` from a mask, which is empty outside the photo.
 
     Args:
         mask: shape (H, W), bool.
@@ -100,7 +100,7 @@ def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.nd
 
 
 def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
-    """Cut the ArcFace crop out of an image that is already aligned the FFHQ way; no landmarks are needed.
+    """Cut the ArcFace crop from an FFHQ crop, without landmarks.
 
     Where the face lies in such an image follows from FFHQ's own rule, applied to the template.
 
@@ -120,7 +120,7 @@ def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
 
 
 def ffhq_landmarks(side: int) -> np.ndarray:
-    """Where the five landmarks of an average face lie in an image that is aligned the FFHQ way.
+    """Return the five landmarks of an average face in an image that is aligned the FFHQ way.
 
     Args:
         side: of the image, px.
@@ -145,12 +145,12 @@ def ffhq_transform(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_ffhq(photo: Photo, size: int) -> Photo:
-    """Bring an FFHQ crop of shape (S, S, 3), uint8, to shape (size, size, 3) with Lanczos."""
+    """Resize an FFHQ crop of shape (S, S, 3), uint8, to shape (size, size, 3) with Lanczos."""
     return np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def resize_ffhq_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Bring a mask of shape (S, S), bool, to shape (size, size): more than half of the area counts."""
+    """Resize a mask of shape (S, S), bool, to (size, size): a pixel counts if more than half of it is in."""
     return cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.5
 
 

@@ -53,7 +53,7 @@ class LandmarkFrame:
 
 
 def coarse_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Lay a mean face on five landmarks: the best affine map in the least-squares sense.
+    """Fit a mean face to five landmarks: the best affine map in the least-squares sense.
 
     Where the face is, how large, how tilted and roughly how turned is right; the shape of eyes, mouth and jaw
     is not this face's.
@@ -78,7 +78,7 @@ def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0
         min_score: in [0, 1].
 
     Returns:
-        The faces; none where there are none.
+        The faces; none if there are none.
 
     Raises:
         ValueError: there is no detector.
@@ -92,7 +92,7 @@ def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0
 
 
 def read_pose(pose: Any) -> list[LandmarkFrame]:
-    """Take the faces out of POSE_KEYPOINT, the keypoints of OpenPose, DWPose or SDPose nodes.
+    """Read the faces in POSE_KEYPOINT, the keypoints of OpenPose, DWPose or SDPose nodes.
 
     Args:
         pose: one frame or a list of frames, each a dictionary with `people`, `canvas_width` and

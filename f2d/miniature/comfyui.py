@@ -35,7 +35,7 @@ surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy,
 
 
 def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
-    """Put the miniature into a ComfyUI.
+    """Install the miniature into a ComfyUI.
 
     Our own files there are replaced, but an existing workflow is kept, since it may have been edited.
 

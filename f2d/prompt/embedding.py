@@ -72,7 +72,7 @@ def check_name(name: str) -> str:
 
 
 def warn_of_token(name: str, token_count: int) -> str:
-    """Make the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
+    """Build the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
 
     Args:
         name: of the embedding; may begin with subfolders.

@@ -161,7 +161,7 @@ def _refuse_glued(text: str, placeholders: Sequence[str]) -> None:
 
 
 def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
-    """Make the class prompt: every placeholder becomes the class words.
+    """Build the class prompt: every placeholder becomes the class words.
 
     Args:
         prompt: the text.
@@ -184,12 +184,12 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
 
 
 def names_subject(prompt: str, placeholders: Iterable[str]) -> bool:
-    """Tell whether a prompt has a placeholder in it."""
+    """Return whether a prompt has a placeholder in it."""
     return any(match[1] for match in _pattern(list(placeholders)).finditer(prompt))
 
 
 def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
-    """Make the error for a prompt in which nobody is named."""
+    """Build the error for a prompt without a placeholder."""
     names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
     return ValueError(
         f"The prompt '{prompt}' does not contain {names}. "
@@ -282,7 +282,7 @@ def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator
 
 
 def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[Token]]:
-    """Cut a group into what must stay in one chunk: a short group, else single tokens and whole S*."""
+    """Split a group into what must stay in one chunk: a short group, else single tokens and whole S*."""
     if len(original) < _WHOLE_GROUP:
         yield list(group)
         return
@@ -325,5 +325,5 @@ def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[floa
 
 
 def has_rows(chunks: Sequence[Sequence[Token]]) -> bool:
-    """Tell whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
+    """Return whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
     return any(not isinstance(token[0], int) for chunk in chunks for token in chunk)

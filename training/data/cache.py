@@ -46,7 +46,7 @@ _AGAIN = "Rerun the same `f2d-train prepare` to write that shard again."
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """What `cache.json` says."""
+    """The content of `cache.json`."""
 
     format: int = FORMAT
     image_size: int = 512  # px
@@ -101,7 +101,7 @@ def shard_name(number: int) -> str:
 
 
 def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
-    """Write `cache.json`, or check that the one there says the same.
+    """Write `cache.json`, or check that the existing one is equal.
 
     Args:
         folder: the cache; it is made.
@@ -204,7 +204,7 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
         folder: the cache.
 
     Returns:
-        What it says.
+        Its content.
 
     Raises:
         FileNotFoundError: the folder is no cache.

@@ -245,7 +245,7 @@ class RecordFile(FaceSet):
             self.offsets = self.offsets[(keys >= 1) & (keys < end)]
 
     def _may_be_image(self, offset: int) -> bool:
-        """Tell whether a record has something after its labels, or is damaged."""
+        """Return whether a record has something after its labels, or is damaged."""
         try:
             record = self._record(offset)
             return len(record) != _HEAD.size + 4 * _HEAD.unpack_from(record)[0]
@@ -253,7 +253,7 @@ class RecordFile(FaceSet):
             return True
 
     def _report_damaged(self, numbers: np.ndarray) -> None:
-        """Log the records that cannot be read; raise a ValueError where they are more than half."""
+        """Log the records that cannot be read; raise a ValueError if they are more than half."""
         if not len(numbers):
             return
         listed = ", ".join(map(str, numbers[:_LISTED])) + (", ..." if len(numbers) > _LISTED else "")
@@ -461,7 +461,7 @@ class FaceDataset(Dataset):
         self._damaged: set[int] = set()  # reported faces
 
     def index(self, number: int) -> tuple[int, bool]:
-        """Tell which face has a number, and whether it is mirrored."""
+        """Return the face with a number, and whether it is mirrored."""
         epoch, place = divmod(number, len(self.faces))
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _ORDER, epoch))
@@ -486,7 +486,7 @@ class FaceDataset(Dataset):
         raise first
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Make the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
+        """Load the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
         wanted, mirrored = self.index(number)
         index, face = self._load(wanted)
         if mirrored:

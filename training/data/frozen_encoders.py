@@ -105,7 +105,7 @@ class FrozenEncoders:
 
     @torch.inference_mode()
     def start(self, batch: Sequence[Crops]) -> Encoding:
-        """Begin to encode photos and their mirror images; a GPU computes while this process goes on.
+        """Begin to encode photos and their mirror images; a GPU computes while this process continues.
 
         Args:
             batch: B photos.

@@ -1,4 +1,4 @@
-"""The labels of a record file, cached beside it: reading them again touches every page of tens of gigabytes."""
+"""The labels of a record file, cached beside it, as reading them touches all of its tens of gigabytes."""
 
 from __future__ import annotations
 

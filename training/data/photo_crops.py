@@ -62,7 +62,7 @@ class Cutter(Dataset):
         return load_detector(self.config.detector) if self.config.detector else None
 
     def __getitem__(self, name: str) -> Crops | Skipped:
-        """Cut one photo, or say why not.
+        """Crop one photo, or return why it is skipped.
 
         Args:
             name: of the photo in the folder.

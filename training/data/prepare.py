@@ -257,7 +257,7 @@ class _Progress:
         self._bar.update(photos)
 
     def end_shard(self) -> None:
-        """Log a line, where there is no bar."""
+        """Log a line if there is no bar."""
         seconds = time.perf_counter() - self._since
         if self._bar.disable:
             left = timedelta(seconds=round((self.plan.todo - self._done) * seconds / self._done))
@@ -293,7 +293,7 @@ def _fill(
     config: PrepareConfig,
     progress: _Progress,
 ) -> None:
-    """Make all shards of the plan; while one is written, the next one is encoded."""
+    """Write all shards of the plan; while one is written, the next one is encoded."""
     work = [names[number] for photos in plan.shards.values() for number in photos]
     crops = cut_ahead(Cutter(config, encoders.msid.config.image_size), work, config)
     batches = _batches(plan, names, progress.wait_for(crops), config.batch_size)

@@ -43,7 +43,7 @@ _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pi
 
 @dataclass(frozen=True)
 class Commit:
-    """What `checkpoint.json` says."""
+    """The content of `checkpoint.json`."""
 
     step: int
     weights: str  # file name
@@ -267,12 +267,12 @@ class Run:
         return self._trackers
 
     def log(self, step: int, **scalars: float) -> None:
-        """Give numbers to the trackers; process 0 only."""
+        """Log numbers to the trackers; process 0 only."""
         for tracker in self.trackers:
             tracker.log(step, scalars)
 
     def log_image(self, step: int, name: str, image: Photo) -> None:
-        """Give an image (H, W, 3) to the trackers; process 0 only."""
+        """Log an image (H, W, 3) to the trackers; process 0 only."""
         for tracker in self.trackers:
             tracker.log_image(step, name, image)
 

@@ -118,7 +118,7 @@ class ClassifierTraining:
     """A classifier with its optimizer, as the part of a training that is divided among the processes."""
 
     def __init__(self, classifier: ShardedClassifier, config: TrainingConfig) -> None:
-        """Make the optimizer.
+        """Build the optimizer.
 
         Args:
             classifier: on its device.
@@ -134,7 +134,7 @@ class ClassifierTraining:
         return {"classes": self.classifier.classes, "weight": self.classifier.weight.detach(), **state}
 
     def load(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Take the own rows out of the states of all processes that there were, in order.
+        """Extract this process's rows from the states of all former processes, in order.
 
         Args:
             parts: of `state`; tensors of shape (k, C).

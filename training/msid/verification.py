@@ -182,7 +182,7 @@ def _embed(
 
 
 def _load_intact(faces: FaceSet, place: int, size: int) -> torch.Tensor | None:
-    """Load a face, (size, size, 3) uint8; None where it is damaged."""
+    """Load a face, (size, size, 3) uint8; None if it is damaged."""
     try:
         return torch.from_numpy(faces.load(place, size))
     except (ValueError, OSError) as error:

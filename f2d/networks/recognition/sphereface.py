@@ -42,7 +42,7 @@ class SphereFace(FaceRecognizer):
         return align_face(photo, face.landmarks, fit=inverse_similarity_transform)[:, 8:-8]
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Give BGR, (value - 127.5) / 128, shape (B, 3, 112, 96), of RGB crops of shape (B, 112, 96, 3)."""
+        """Convert RGB crops of shape (B, 112, 96, 3) to BGR, (value - 127.5) / 128, shape (B, 3, 112, 96)."""
         return to_signed(crops).flip(1) * (127.5 / 128)
 
     def forward(self, x: Tensor) -> Tensor:
