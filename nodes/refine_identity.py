@@ -114,7 +114,7 @@ def _step_inputs() -> list[Any]:
             min=0.05,
             max=3.0,
             step=0.05,
-            tooltip="Step size in % of the words' size. With large steps the face stays and the prompt goes.",
+            tooltip="Step size in % of the words' size. Large steps keep the face but lose the prompt.",
         ),
         io.Int.Input(
             "seed",

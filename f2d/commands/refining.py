@@ -58,13 +58,11 @@ def add_refine(commands: Any) -> None:
     )
     _add_refinement_options(parser)
     add_encoder_options(parser, required=False)
-    parser.add_argument(
-        "--out", required=True, metavar="S.safetensors", help="where the words go: `words` (2, 768)"
-    )
+    parser.add_argument("--out", required=True, metavar="S.safetensors", help="output: `words` (2, 768)")
     parser.add_argument(
         "--identity",
         metavar="I.safetensors",
-        help="where the refined identity goes, to share or to mix; it holds no photo",
+        help="output: the refined identity, to share or to mix; it holds no photo",
     )
 
 

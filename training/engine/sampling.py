@@ -94,7 +94,7 @@ def start_worker(number: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this loader process when the main one was killed, though it blocks on a pipe that is no longer read."""
+    """End this loader process when the main one was killed, even if it waits to write into a pipe."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
