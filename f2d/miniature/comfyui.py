@@ -21,11 +21,11 @@ _SUBFOLDER = "miniature"  # of models/face2diffusion
 _LIKE = Path(__file__).parents[2] / "workflows" / "one_face.json"
 _ABOUT = """# One face and a prompt, in miniature
 
-The same graph as for Stable Diffusion 1.4, with models for a toy dataset of drawings. It runs on a CPU.
+The same graph as for Stable Diffusion 1.4, with small models trained on synthetic cartoon faces. It runs on a CPU.
 
-1. Load a drawn portrait (`miniature_*.png`). These people are held out of all training.
+1. Load a portrait (`miniature_*.png`). These people are held out of all training.
 2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
-3. Queue.
+3. Press Run.
 
 **What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis
 player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in
