@@ -52,6 +52,7 @@ IN_USE: dict[str, tuple[str, Columns]] = {  # images of help pages: a workflow, 
     "InjectSStar": ("one_face", ((2, 5), (6,), (7,))),
 }
 HELP, README_IMAGE = REPOSITORY / "web" / "docs", REPOSITORY / "docs" / "one_face.jpg"
+RUN_TIMEOUT = 1800  # seconds
 HELP_WIDTH, README_WIDTH = 1120, 1360  # px, at most
 PORTRAIT = 512  # px, in Load Image: the frontend does not enlarge images
 WIDE = SIZE * 3 // 2, SIZE
@@ -136,7 +137,7 @@ def shoot_readme(frontend: Frontend, path: Path) -> Image.Image:
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.load(miniature_workflow("ada"))
     frontend.page.evaluate(REMOVE_OTHERS, sum(README, ()))
-    result = frontend.run(300)
+    result = frontend.run(RUN_TIMEOUT)
     assert result.status == "success", result.message
     return shoot_columns(frontend, path, README, README_WIDTH)
 
@@ -351,7 +352,7 @@ def run_in_miniature(frontend: Frontend, name: str) -> None:
     """Run a help page's graph."""
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.page.evaluate(LOAD_API, [GRAPHS[name].numbered(), name])
-    result = frontend.run(300)
+    result = frontend.run(RUN_TIMEOUT)
     assert result.status == "success", result.message
 
 
@@ -404,7 +405,9 @@ def run_face_nodes(frontend: Frontend, workflow: dict) -> None:
         parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, output]}}
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
-    frontend.page.wait_for_timeout(15_000)
+    while any(frontend.server.get("/queue").values()):
+        frontend.page.wait_for_timeout(500)
+    frontend.page.wait_for_timeout(3000)  # the nodes load their images
 
 
 if __name__ == "__main__":

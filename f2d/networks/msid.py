@@ -52,7 +52,7 @@ class MSIDConfig:
             or not 1 <= self.depths[0] <= self.depths[-1] <= self.depth
         ):
             raise ValueError(
-                f"The depths {self.depths} must increase within 1 to {self.depth}. "
+                f"The depths {self.depths} must increase and be from 1 to {self.depth}. "
                 "Choose depths of this encoder."
             )
         if not set(self.normed) <= set(range(1, self.depth + 1)):

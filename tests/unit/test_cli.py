@@ -415,7 +415,7 @@ BAD_WORDS = {
     "an unknown position": (
         {"words": torch.zeros(2, 768)},
         {"positional": "after"},
-        "'s.safetensors' calls its words 'after' the position embedding, instead of replace or before",
+        "'s.safetensors' has positional 'after', not replace or before",
     ),
     "no words": (
         {"v_id": torch.zeros(2, 768)},
