@@ -96,10 +96,10 @@ class YuNet:
             if faces:
                 return keep_distinct(faces)
         height, width = photo.shape[:2]
-        hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
+        advice = f"; the best candidate has {best:.2f}. Lower the minimum score, or use" if best else ". Use"
         raise NoFaceError(
-            f"No face with score {min_score:.2f} or more is in the {width}x{height} px photo; "
-            f"{hint} a photo with a larger, frontal face.",
+            f"No face in the {width}x{height} px photo scores {min_score:.2f} or more{advice} a photo with a "
+            "larger, frontal face.",
             best,
         )
 

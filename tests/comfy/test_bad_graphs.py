@@ -98,7 +98,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 232589\n"
 
 CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     # what is done: (how, which node complains, what it says)
-    "no face": (photo(NOISE), "identity", "No face with score 0.60"),
+    "no face": (photo(NOISE), "identity", "scores 0.60 or more"),
     "one pixel": (photo(NOISE[:1, :1]), "identity", "has 1x1 px; each side needs at least 16 px"),
     "index too large": (
         value("identity", face_index=3),

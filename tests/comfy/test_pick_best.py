@@ -267,7 +267,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a photo without a face": (
         {"recogniser": RECOGNIZER, "reference_photo": [NAMES[0], 0]},
-        "The reference photo: No face with score",
+        "The reference photo: No face in the",
     ),
     "a mapper as recogniser": (
         {"recogniser": "mapping.pt", "reference_photo": ["photo", 0]},

@@ -155,8 +155,7 @@ def test_every_photo_is_cached_or_listed(whole):
     listed = {photo["photo"]: photo for photo in report["list"]}
     assert listed.keys() == {"broken.jpg", "empty.jpg", "wall.png"}
     assert (
-        "No face with score 0.60" in listed["wall.png"]["message"]
-        and "0 bytes" in listed["empty.jpg"]["message"]
+        "scores 0.60 or more" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
     )
     assert report["passed_over"] == ["notes.txt"]
     assert said.pop(0) == "Ignored 1 files that are not photos: 1 .txt (notes.txt)."
