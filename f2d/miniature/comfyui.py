@@ -21,7 +21,7 @@ _SUBFOLDER = "miniature"  # of models/face2diffusion
 _LIKE = Path(__file__).parents[2] / "workflows" / "one_face.json"
 _ABOUT = """# One face and a prompt, in miniature
 
-The same graph as for Stable Diffusion 1.4, with small models trained on synthetic cartoon faces. It runs on a CPU.
+The same graph as for Stable Diffusion 1.4, with small models of cartoon faces. It runs on a CPU.
 
 1. Load a portrait (`miniature_*.png`). These people are held out of all training.
 2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
