@@ -209,8 +209,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
 
 
 _AVERAGE_LANDMARKS = (
-    "Without --detector the average landmarks of FFHQ cut the faces, about 15 % smaller than generation cuts "
-    "the detected face. Add --detector, unless photos are also encoded as FFHQ crops later "
+    "Without --detector, faces are cropped at FFHQ's average landmarks, about 15 % smaller than generation "
+    "crops a detected face. Add --detector, unless photos will also be encoded as FFHQ crops "
     "(`f2d encode --aligned`)."
 )
 
