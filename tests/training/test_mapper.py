@@ -261,7 +261,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     ("change", "message"),
     [
         ({"cache": "nowhere"}, "nowhere"),
-        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
+        ({"base": "nowhere"}, "'nowhere' is not a Stable Diffusion folder in diffusers layout"),
         ({"out": ""}, "--out is missing"),
         (
             {"batch_size": 3, "accumulate": 2},
