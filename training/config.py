@@ -39,6 +39,13 @@ IDENTITY_CLASSES = (
 )  # fmt: skip
 
 
+# What may follow S* in training with --context-share; none of it is in Table 7, whose prompts evaluate.
+CONTEXTS = (
+    "as a doctor", "as a painter", "as a gardener", "as a musician", "wearing a raincoat", "wearing a suit",
+    "in a kitchen", "on a beach", "in a snowy forest", "at a market", "by a lake", "in an office",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """How `f2d-train prepare` fills a cache."""
@@ -139,6 +146,22 @@ class MapperTrainingConfig(TrainingConfig):
         "replace",
         "how S* stands to the position embedding; not in the paper, the official mapper replaces it",
     )
+    word_length: float = option(
+        0.0,
+        "length of the words of S*, in mean lengths of the class prompt's tokens with their positions; only "
+        "their direction is trained. Not in the paper; 0 = the mapper's own length",
+    )
+    cross_photo: float = option(
+        0.0,
+        "share of the samples whose v_id comes from another photo of the same person, that is, from the same "
+        "folder of photos; expression and target stay those of one photo. Not in the paper",
+    )
+    context_share: float = option(
+        0.0, "share of the samples in which --contexts go on with both prompts, p and p_c; not in the paper"
+    )
+    contexts: tuple[str, ...] = option(
+        CONTEXTS, "what may go on with the prompts; repeat the option for more", repeat=True
+    )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -190,7 +213,8 @@ class MapperTrainingConfig(TrainingConfig):
     sample_detector: str = option("", "weights of YuNet, for the identity metrics", may_change=True)
 
 
-# The rows of Tables 3 to 5. The encoders' rows differ in the cache: prepare it with ArcFace's weights.
+# The rows of Tables 3 to 5, then what goes beyond the paper. The encoders' rows differ in the cache: prepare
+# it with ArcFace's weights.
 PRESETS: dict[str, dict[str, Any]] = {
     "cgdr": {},
     "reconstruction": {"loss": "reconstruction"},
@@ -198,6 +222,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "no-expression": {"expression_guidance": False},
     "arcface": {},
     "arcface-msf": {},
+    # not in the paper, see docs/beyond-the-paper.md
+    "length": {"word_length": 4.0},
+    "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
+    "context": {"context_share": 0.5},
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -412,7 +440,8 @@ class MiniatureConfig:
     verifier_steps: int = option(1_000, "steps of the identity metric, batch 64")
     attribute_steps: int = option(2_500, "steps of the attribute classifier, batch 64")
     photos: int = option(4_000, "images for the mapper, each of another person")
-    mapper_steps: int = option(2_000, "steps of the mapper, batch 32")
+    mapper_steps: int = option(2_000, "steps of the mapper")
+    mapper_batch: int = option(32, "images per step of the mapper")
     validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True
