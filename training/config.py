@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from ..f2d.networks.mapping import Positional
 
 Loss = Literal["cgdr", "reconstruction", "masked"]
+Stage = Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine", "ideas"]
 Precision = Literal["no", "fp16", "bf16"]
 
 
@@ -414,14 +415,16 @@ class MiniatureConfig:
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
         "f2d-train miniature refine --out runs/refine --report-people 24",
+        "f2d-train miniature ideas --out runs/ideas --presets cgdr,length,context --photos 1500 "
+        "--mapper-steps 600",
         "f2d-train miniature baselines --out runs/baselines",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine"] = option(
+    stage: Stage = option(
         "train",
         "train all models, report on them, pack them into the package, start from the packed ones, "
-        "evaluate those on held-out data, tune the per-person methods of other papers, compare with them, or "
-        "measure what refining S* on photos adds",
+        "evaluate those on held-out data, tune the per-person methods of other papers, compare with "
+        "them, measure what refining S* on photos adds, or compare mappers with ideas beyond the paper",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)

@@ -262,6 +262,11 @@ class Miniature:
         _read_finished(weights, config.steps)
         return weights
 
+    def check_presets(self) -> None:
+        """Raise a ValueError if the config names a preset that does not exist."""
+        if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
+            raise ValueError(f"Unknown --presets: {', '.join(unknown)}. Choose from {', '.join(PRESETS)}.")
+
     def train(self) -> Path:
         """Train the base model, the evaluators and the mappers of all presets and seeds.
 
@@ -272,8 +277,7 @@ class Miniature:
             ValueError: an unknown preset.
             InterruptedError: a signal stopped the training; the same call resumes it.
         """
-        if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
-            raise ValueError(f"Unknown --presets: {', '.join(unknown)}. Choose from {', '.join(PRESETS)}.")
+        self.check_presets()
         self.base()
         self.verifier()
         self.attributes()
