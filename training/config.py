@@ -213,6 +213,19 @@ class MapperTrainingConfig(TrainingConfig):
     sample_siglip: str = option("", "folder of SigLIP, likewise", may_change=True)
     sample_detector: str = option("", "weights of YuNet, for the identity metrics", may_change=True)
 
+    def __post_init__(self) -> None:
+        """Check the options that go beyond the paper."""
+        for name in ("cross_photo", "context_share"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {share}. Use a share from 0 to 1.")
+        if self.context_share and not self.contexts:
+            raise ValueError(f"--context-share is {self.context_share} without contexts. Add --contexts.")
+        if self.context_share and self.loss != "cgdr":
+            raise ValueError(
+                f"--context-share needs the class prompt's prediction, which --loss {self.loss} has not. "
+                "Use --loss cgdr."
+            )
+
 
 # The rows of Tables 3 to 5, then what goes beyond the paper. The encoders' rows differ in the cache: prepare
 # it with ArcFace's weights.

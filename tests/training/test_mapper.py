@@ -204,8 +204,20 @@ def test_contexts_are_drawn_for_their_share_of_the_samples(config):
     drawn = [int(samples[number]["context"]) for number in range(200)]
     assert set(drawn) == {0, 1, 2}
     assert 60 < drawn.count(0) < 140
-    with pytest.raises(ValueError, match="--contexts"):
-        MapperDataset(cache, replace(config, context_share=0.5, contexts=()), 1000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"context_share": 0.5, "contexts": ()}, "Add --contexts"),
+        ({"context_share": 0.5, "loss": "masked"}, "--loss cgdr"),
+        ({"context_share": 1.5}, "--context-share is 1.5"),
+        ({"cross_photo": -0.1}, "--cross-photo is -0.1"),
+    ],
+)
+def test_impossible_settings_beyond_the_paper_are_refused(changes, advice):
+    with pytest.raises(ValueError, match=advice):
+        MapperTrainingConfig(**changes)
 
 
 def test_losses_differ(config, tmp_path):

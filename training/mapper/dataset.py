@@ -79,12 +79,8 @@ class MapperDataset(Dataset):
             timesteps: T.
 
         Raises:
-            ValueError: pairs are wanted and no person has two photos, or contexts and there are none.
+            ValueError: pairs are wanted, and no person has two photos.
         """
-        if config.context_share and not config.contexts:
-            raise ValueError(
-                f"--context-share is {config.context_share}, but there are no contexts. Add --contexts."
-            )
         self.cache, self.config, self.timesteps = cache, config, timesteps
         self.faces = split_cache(len(cache), config)[0]
         self._partners = list_partners(cache, self.faces) if config.cross_photo else {}
