@@ -106,14 +106,7 @@ def train_mapper(
     """
     with start_processes(config.device) as processes:
         cache = open_cache(config)
-        diffusion = FrozenDiffusion(
-            config.base,
-            config.prompt,
-            config.class_prompt,
-            config.positional,
-            config.compile,
-            config.contexts if config.context_share else (),
-        )
+        diffusion = _load_diffusion(config)
         length = config.word_length and config.word_length * diffusion.token_length(config.class_prompt)
         mapper = build_mapper(config, cache, diffusion.word_dim, length)
         contents = {
@@ -138,6 +131,12 @@ def train_mapper(
             return TrainingLoop(config, task, run, processes, log).train()
         finally:
             run.close()
+
+
+def _load_diffusion(config: MapperTrainingConfig) -> FrozenDiffusion:
+    contexts = config.contexts if config.context_share else ()
+    prompts = config.prompt, config.class_prompt
+    return FrozenDiffusion(config.base, *prompts, config.positional, config.compile, contexts)
 
 
 def _introduce(
