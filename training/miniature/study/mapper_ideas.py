@@ -30,13 +30,14 @@ from .scores import Variant
 BASELINE = "cgdr"  # the paper's mapper
 _EVERY = 3  # every third prompt of PROMPTS, to keep it affordable
 _PHOTOS = 4  # of each person, for copying
+_COUPLES = 2  # couples per person: they need one image each, and each half of it is right or wrong
 _TASKS = {  # title: the task of `Score`, and the score's value
     "Identity": ("prompt", "identity"),
     "Text": ("prompt", "text"),
     "At rest if none is requested": ("plain", "expression"),
     "References followed": ("reference", "text"),
 }
-_COUPLES = "Couples told apart"
+_TOLD_APART = "Couples told apart"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,13 @@ def measure_mapper(miniature: Miniature, preset: str, seed: int, probe: ScenePro
     """Measure one mapper, or read what an earlier call measured; trains what is missing."""
     config, file = miniature.config, miniature.folder / "ideas" / f"{preset}-{seed}.json"
     mapper = fingerprint(read(miniature.mapper(preset, seed)).tensors)
-    settings = {"mapper": mapper, "people": config.report_people, "every": _EVERY, "photos": _PHOTOS}
+    settings = {
+        "mapper": mapper,
+        "people": config.report_people,
+        "every": _EVERY,
+        "photos": _PHOTOS,
+        "couples": _COUPLES,
+    }
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if content.get("asked") != settings:
         models = Models.from_recipe(miniature, Variant(preset, preset), seed)
@@ -92,7 +99,7 @@ def _score_people(models: Models, people: int, bf16: bool, label: str) -> dict[s
     """Average each person's images, and the couples of each person and the next."""
     plan = EvaluationPlan(people, range(0, len(PROMPTS), _EVERY), plain=False)
     scores = generate_and_score(models, plan, bf16=bf16, label=label)
-    own, other = generate_pairs(models, people, apart=False)
+    own, other = generate_pairs(models, _COUPLES * people, apart=False)
     means = {
         title: [
             float(
@@ -102,7 +109,7 @@ def _score_people(models: Models, people: int, bf16: bool, label: str) -> dict[s
         ]
         for title, (task, value) in _TASKS.items()
     }
-    return {**means, _COUPLES: (own > other).float().mean(0).tolist()}
+    return {**means, _TOLD_APART: (own > other).float().mean(0).tolist()}
 
 
 def _write_page(
@@ -128,7 +135,7 @@ def _write_page(
 
 
 def _people_table(measured: dict[str, list[MapperScores]]) -> Table:
-    titles = (*_TASKS, _COUPLES)
+    titles = (*_TASKS, _TOLD_APART)
     means = {
         preset: {title: _mean_over_seeds(found, title) for title in titles}
         for preset, found in measured.items()
@@ -182,6 +189,6 @@ def _lead(miniature: Miniature) -> str:
         f"Each mapper: {config.mapper_steps} steps of batch {config.mapper_batch} on {config.photos:,} "
         f"photos, seeds {', '.join(map(str, config.seeds or (0,)))}. Measured on {config.report_people} "
         f"held-out people: {len(range(0, len(PROMPTS), _EVERY))} prompts, 4 images of “a photo of S*” and 6 "
-        "expression references each, and each person beside the next in one sentence. Made by `f2d-train "
-        "miniature ideas`."
+        f"expression references each; and {_COUPLES * config.report_people} couples, each in one sentence. "
+        "Made by `f2d-train miniature ideas`."
     )
