@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from ..f2d.networks.mapping import Positional
 
 Loss = Literal["cgdr", "reconstruction", "masked"]
+Stage = Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine", "ideas"]
 Precision = Literal["no", "fp16", "bf16"]
 
 
@@ -36,6 +37,13 @@ def changeable(config: Any) -> set[str]:
 IDENTITY_CLASSES = (
     "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "nose", "mouth", "u_lip",
     "l_lip", "hair",
+)  # fmt: skip
+
+
+# What may follow S* in training with --context-share; none of it is in Table 7, whose prompts evaluate.
+CONTEXTS = (
+    "as a doctor", "as a painter", "as a gardener", "as a musician", "wearing a raincoat", "wearing a suit",
+    "in a kitchen", "on a beach", "in a snowy forest", "at a market", "by a lake", "in an office",
 )  # fmt: skip
 
 
@@ -137,6 +145,22 @@ class MapperTrainingConfig(TrainingConfig):
         "replace",
         "relation of S* to the position embedding; not in the paper, the official mapper replaces it",
     )
+    word_length: float = option(
+        0.0,
+        "length of the words of S*, in mean lengths of the class prompt's tokens with their positions; only "
+        "their direction is trained. Not in the paper; 0 = the mapper's own length",
+    )
+    cross_photo: float = option(
+        0.0,
+        "share of the samples whose v_id comes from another photo of the same person, that is, from the same "
+        "folder of photos; expression and target stay those of one photo. Not in the paper",
+    )
+    context_share: float = option(
+        0.0, "share of the samples in which --contexts go on with both prompts, p and p_c; not in the paper"
+    )
+    contexts: tuple[str, ...] = option(
+        CONTEXTS, "what may go on with the prompts; repeat the option for more", repeat=True
+    )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -187,8 +211,22 @@ class MapperTrainingConfig(TrainingConfig):
     sample_siglip: str = option("", "folder of SigLIP, likewise", may_change=True)
     sample_detector: str = option("", "weights of YuNet, for the identity metrics", may_change=True)
 
+    def __post_init__(self) -> None:
+        """Check the options that go beyond the paper."""
+        for name in ("cross_photo", "context_share"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {share}. Use a share from 0 to 1.")
+        if self.context_share and not self.contexts:
+            raise ValueError(f"--context-share is {self.context_share} without contexts. Add --contexts.")
+        if self.context_share and self.loss != "cgdr":
+            raise ValueError(
+                f"--context-share needs the class prompt's prediction, which --loss {self.loss} has not. "
+                "Use --loss cgdr."
+            )
 
-# The rows of Tables 3 to 5. The encoders' rows differ in the cache: prepare it with ArcFace's weights.
+
+# The rows of Tables 3 to 5, then what goes beyond the paper. The encoders' rows differ in the cache: prepare
+# it with ArcFace's weights.
 PRESETS: dict[str, dict[str, Any]] = {
     "cgdr": {},
     "reconstruction": {"loss": "reconstruction"},
@@ -196,6 +234,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "no-expression": {"expression_guidance": False},
     "arcface": {},
     "arcface-msf": {},
+    # not in the paper, see docs/beyond-the-paper.md
+    "length": {"word_length": 4.0},
+    "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
+    "context": {"context_share": 0.5},
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -384,14 +426,16 @@ class MiniatureConfig:
         "f2d-train miniature report --out runs/miniature",
         "f2d-train miniature exam --out runs/exam",
         "f2d-train miniature refine --out runs/refine --report-people 24",
+        "f2d-train miniature ideas --out runs/ideas --presets cgdr,length,context --photos 1500 "
+        "--mapper-steps 600",
         "f2d-train miniature baselines --out runs/baselines",
     )
 
-    stage: Literal["train", "report", "ship", "unpack", "exam", "tune", "baselines", "refine"] = option(
+    stage: Stage = option(
         "train",
         "train all models, report on them, pack them into the package, start from the packed ones, "
-        "evaluate those on held-out data, tune the per-person methods of other papers, compare with them, or "
-        "measure what refining S* on photos adds",
+        "evaluate those on held-out data, tune the per-person methods of other papers, compare with "
+        "them, measure what refining S* on photos adds, or compare mappers with ideas beyond the paper",
         may_change=True,
     )
     out: str = option("", "folder of the models; the same command resumes", may_change=True)
@@ -410,7 +454,8 @@ class MiniatureConfig:
     verifier_steps: int = option(1_000, "steps of the identity metric, batch 64")
     attribute_steps: int = option(2_500, "steps of the attribute classifier, batch 64")
     photos: int = option(4_000, "images for the mapper, each of another person")
-    mapper_steps: int = option(2_000, "steps of the mapper, batch 32")
+    mapper_steps: int = option(2_000, "steps of the mapper")
+    mapper_batch: int = option(32, "images per step of the mapper")
     validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True
