@@ -197,7 +197,7 @@ class Frontend:
         answer = self.page.request.get(f"{self.server.url}/api/workflow_templates/{pack}/{name}.json")
         if not answer.ok:
             raise FileNotFoundError(
-                f"Expected the template {name} at {answer.url}, got status {answer.status}."
+                f"The template {name} is missing: {answer.url} answers {answer.status}. Check its name."
             )
         return self.load(answer.json())
 

@@ -20,8 +20,8 @@ each photo `00000/00000123.jpg` lie `00000123.npy`, an (H, W) integer map of seg
 with `segments`, each with its `id` in the map and its `coco_label`. The segments are whole objects, so the
 face's person includes clothes: with a parser M is the parser's region inside that person, else the person.
 
-The paper does not specify how M is resized to the latents. Here each latent pixel holds the share of its image
-pixels that belong to M.
+The paper does not specify how M is resized to the latents. Here each latent pixel holds the share of its
+image pixels that belong to M.
 """
 
 from __future__ import annotations
