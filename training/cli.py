@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail(MemoryError("The memory does not suffice. Use smaller sizes or batches."), 2)
+        return _fail(MemoryError("Out of memory. Use smaller sizes or batches."), 2)
     return 0
 
 
@@ -254,6 +254,10 @@ def _miniature(config: MiniatureConfig, preset: str) -> None:
         from .miniature.study.miniature_report import SEEDS, write_miniature_report
 
         _log(f"Page -> {write_miniature_report(miniature, config.seeds or SEEDS)}")
+    elif config.stage == "ideas":
+        from .miniature.study.mapper_ideas import write_ideas_study
+
+        _log(f"Page -> {write_ideas_study(miniature, _log)}")
     elif config.stage == "ship":
         from .miniature.shipping import ship_weights
 

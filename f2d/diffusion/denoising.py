@@ -10,6 +10,7 @@ Dimension letters: B batch, C latent channels, H and W latent sides, D word widt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ class PromptDenoiser(nn.Module):
         prompt: str,
         class_prompt: str,
         positional: Positional = "replace",
+        contexts: Sequence[str] = (),
     ) -> None:
-        """Freeze the networks, and encode the class prompt once.
+        """Freeze the networks, and encode the class prompt once, with each context.
 
         Args:
             tokenizer: CLIP's, of transformers.
@@ -45,10 +47,11 @@ class PromptDenoiser(nn.Module):
             prompt: with S* in it.
             class_prompt: the same with the class words.
             positional: how the words stand to the position embedding.
+            contexts: K, what may go on with both prompts; S* stays at its place.
 
         Raises:
-            ValueError: a model that predicts something else, parts that do not fit together, or a prompt
-                without S*.
+            ValueError: a model that predicts something else, parts that do not fit together, a prompt
+                without S*, or one that is too long.
         """
         super().__init__()
         self.tokenizer, self.schedule = tokenizer, schedule
@@ -58,7 +61,7 @@ class PromptDenoiser(nn.Module):
         self.requires_grad_(False).eval()
         if schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(
-                f'The base model predicts "{schedule.config.prediction_type}", which no loss here is for. '
+                f'The base model predicts "{schedule.config.prediction_type}", which no loss here supports. '
                 f"Use a model that predicts one of {', '.join(_PREDICTED)}."
             )
         if unet.config.cross_attention_dim != self.word_dim:
@@ -69,14 +72,18 @@ class PromptDenoiser(nn.Module):
         self.positional = positional
         prompts = self.prompts
         ids, self.places = _tokenize(prompts, prompt)
-        self.register_buffer("prompt_ids", torch.tensor([ids]), persistent=False)
-        class_ids = torch.tensor([prompts.pad(prompts.content_ids(class_prompt))])
+        rows = [ids, *(_tokenize(prompts, f"{prompt} {context}")[0] for context in contexts)]
+        self.register_buffer("prompt_ids", torch.tensor(rows), persistent=False)  # (1 + K, 77)
+        written = [class_prompt, *(f"{class_prompt} {context}" for context in contexts)]
+        class_ids = torch.tensor([prompts.pad(prompts.content_ids(text)) for text in written])
         with torch.no_grad():
-            self.register_buffer("class_states", prompts.encode(class_ids), persistent=False)
+            self.register_buffer(
+                "class_states", prompts.encode(class_ids), persistent=False
+            )  # (1 + K, 77, D)
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, positional: Positional = "replace") -> PromptDenoiser:
-        """Take the networks of a loaded pipeline, with the paper's prompt.
+        """Use the networks of a loaded pipeline, with the paper's prompt.
 
         Args:
             pipeline: diffusers' StableDiffusionPipeline; its text encoder is brought to float32.
@@ -109,17 +116,19 @@ class PromptDenoiser(nn.Module):
         """T: number of timesteps."""
         return self.schedule.config.num_train_timesteps
 
-    def encode(self, words: Tensor) -> Tensor:
+    def encode(self, words: Tensor, context: Tensor | None = None) -> Tensor:
         """Encode the prompt with the words of S* in it; gradients flow into the words.
 
         Args:
             words: shape (B, 2, D).
+            context: shape (B,), from 0 = none to K; None = none for all.
 
         Returns:
             shape (B, 77, D): tau(p).
         """
         rows = insertion_rows(words, self.prompts.position_embedding[self.places], self.positional)
-        return self.prompts.encode(self.prompt_ids.expand(len(words), -1), (slice(None), self.places), rows)
+        ids = self.prompt_ids[:1].expand(len(words), -1) if context is None else self.prompt_ids[context]
+        return self.prompts.encode(ids, (slice(None), self.places), rows)
 
     def add_noise(self, latent: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Diffuse latents.
@@ -137,23 +146,25 @@ class PromptDenoiser(nn.Module):
             return noisy, self.schedule.get_velocity(latent, noise, time)
         return noisy, noise
 
-    def predict(self, noisy: Tensor, time: Tensor, words: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, words: Tensor, context: Tensor | None = None) -> Tensor:
         """Predict the noise from the prompt with S* (Eq. 5); the U-Net computes in its own dtype.
 
         Args:
             noisy: shape (B, C, H, W).
             time: shape (B,).
             words: shape (B or 1, 2, D); gradients flow into them.
+            context: shape (B,), from 0 = none to K; None = none for all.
 
         Returns:
             shape (B, C, H, W).
         """
-        return self._predict(noisy, time, self.encode(words))
+        return self._predict(noisy, time, self.encode(words, context))
 
     @torch.no_grad()
-    def predict_class(self, noisy: Tensor, time: Tensor) -> Tensor:
+    def predict_class(self, noisy: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
         """Predict the noise from the class prompt, without a graph (Eq. 6); shapes as in `predict`."""
-        return self._predict(noisy, time, self.class_states)
+        states = self.class_states[:1] if context is None else self.class_states[context]
+        return self._predict(noisy, time, states)
 
     def _predict(self, noisy: Tensor, time: Tensor, states: Tensor) -> Tensor:
         dtype = self.unet.dtype
@@ -167,7 +178,7 @@ def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:
     found = [index for index in range(len(content)) if content[index : index + len(word)] == word]
     if len(found) != 1:
         raise ValueError(
-            f"'{PLACEHOLDER}' stands {len(found)} times in the prompt '{prompt}'. Write it once; "
+            f"'{PLACEHOLDER}' occurs {len(found)} times in the prompt '{prompt}'. Write it once; "
             f"the paper's prompt is 'A photo of {PLACEHOLDER}'."
         )
     first = found[0] + 1  # the start token comes before the content

@@ -11,12 +11,14 @@ Dimension letters: B batch, I identity width, E expression width, D word width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..checkpoint import Checkpoint
 from .loading import fill, read_config
@@ -38,6 +40,7 @@ class MapperConfig:
     # "replace": the words stand in place of token embedding + position embedding (the authors'); "before":
     # the text encoder adds its position embedding to them, as to any word.
     positional: Positional = "replace"
+    word_length: float = 0.0  # L2 norm of every word; 0 = the networks' own (the paper)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -45,6 +48,10 @@ class MapperConfig:
             raise ValueError(f"positional is '{self.positional}'. Choose 'replace' or 'before'.")
         if min(self.id_dim, self.hidden_dim, self.hidden_layers, self.word_dim) < 1 or self.exp_dim < 0:
             raise ValueError(f"A size is below 1 in {self}. Choose another file.")
+        if not 0 <= self.word_length < math.inf:
+            raise ValueError(
+                f"word_length is {self.word_length}. Use a length, or 0 for words of any length."
+            )
 
 
 class WordMLP(nn.Module):
@@ -95,7 +102,7 @@ class MappingNetwork(nn.Module):
             keep: shape (B,), 1 or True where v_exp is kept, 0 or False where it is dropped; None = all kept.
 
         Returns:
-            shape (B, 2, D): S1* and S2*.
+            shape (B, 2, D): S1* and S2*, with a fixed word length float32.
 
         Raises:
             ValueError: a width that does not fit, or an expression for a network without expression input.
@@ -114,7 +121,10 @@ class MappingNetwork(nn.Module):
         else:
             null = self.null_exp.expand(len(v_id), -1)  # (B, E)
             x = torch.cat([v_id, _keep_or_drop(v_exp, null, keep)], dim=1)  # (B, I + E)
-        return torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
+        words = torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
+        if not self.config.word_length:
+            return words
+        return self.config.word_length * functional.normalize(words.float(), dim=-1)
 
 
 def _keep_or_drop(v_exp: Tensor | None, null: Tensor, keep: Tensor | None) -> Tensor:

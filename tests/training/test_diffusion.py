@@ -59,6 +59,24 @@ def test_the_class_branch_sees_the_class_prompt(diffusion):
     assert torch.allclose(diffusion.predict_class(noisy, time), expected, atol=1e-5)
 
 
+def test_a_context_goes_on_with_both_prompts(base, words):
+    contexts = ("as a chef", "on a beach at night")
+    diffusion = FrozenDiffusion(base, *PROMPTS, contexts=contexts)
+    pipeline = F2DPipeline.load(base, "cpu")
+    noisy, time = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
+    with torch.no_grad():
+        states = diffusion.encode(words, torch.tensor([2, 0]))
+        class_states = torch.cat(
+            [pipeline.encode(f"{PROMPTS[1]} {contexts[1]}"), pipeline.encode(PROMPTS[1])]
+        )
+        expected = diffusion.unet(noisy, time, class_states).sample
+        for row, prompt in enumerate((f"{PROMPTS[0]} {contexts[1]}", PROMPTS[0])):
+            pipeline.subjects.clear()
+            pipeline.add_subject(words[row], PLACEHOLDER)
+            assert torch.allclose(states[row], pipeline.encode(prompt)[0], atol=1e-6)
+    assert torch.allclose(diffusion.predict_class(noisy, time, torch.tensor([2, 0])), expected, atol=1e-5)
+
+
 def test_v_prediction_has_its_own_target(base, diffusion):
     latent, noise, time = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0, 999])
     _, target = diffusion.add_noise(latent, noise, time)
@@ -79,7 +97,7 @@ def test_the_prompt_needs_s_star_once(base, prompt):
 def test_other_base_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="No base model is given"):
         FrozenDiffusion("", *PROMPTS)
-    with pytest.raises(ValueError, match="without model_index.json"):
+    with pytest.raises(ValueError, match="no model_index.json"):
         FrozenDiffusion(tmp_path, *PROMPTS)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     with pytest.raises(ValueError, match="StableDiffusionXLPipeline.*SD 1.x"):

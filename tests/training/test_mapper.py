@@ -23,6 +23,7 @@ from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
 from face2diffusion.training.data.cache import LatentCache
 from face2diffusion.training.engine.seeds import derive_seed
+from face2diffusion.training.evaluation.sample_scores import load_sample_scorer
 from face2diffusion.training.mapper import sample_sheets
 from face2diffusion.training.mapper import train as training
 from face2diffusion.training.mapper.dataset import MapperDataset
@@ -35,6 +36,7 @@ from support import processes
 from support.cache import write_cache
 from support.official import write_mapper
 from support.random_pipeline import random_pipeline
+from support.recognition import write_siglip
 from support.short_run import short_run, write_inputs
 from support.small_disk import run_on_small_disk
 
@@ -160,6 +162,66 @@ def test_every_preset_trains(config, preset):
     assert ("null_exp" in trained) is config.expression_guidance
 
 
+def test_the_length_is_counted_in_tokens_of_the_base_model(config):
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    embeddings = diffusion.text_encoder.get_input_embeddings().weight
+    ids = diffusion.tokenizer(config.class_prompt).input_ids[1:-1]
+    rows = embeddings[ids] + diffusion.prompts.position_embedding[1 : len(ids) + 1]
+    mapper = load_mapper(read(train_mapper(replace(config, word_length=4.0, steps=1), quiet)))
+    assert mapper.config.word_length == pytest.approx(4 * float(rows.norm(dim=1).mean()))
+    again = replace(config, init=str(next(Path(config.out).glob("*.safetensors"))), out=f"{config.out}-2")
+    assert load_mapper(read(train_mapper(replace(again, steps=1), quiet))).config == mapper.config
+
+
+def test_cross_photo_samples_take_v_id_from_the_persons_other_photos(config, monkeypatch):
+    """Photos 0 to 2 are one person's, 3 and 4 another's, 5 is alone."""
+    cache = LatentCache(config.cache)
+    monkeypatch.setattr(cache, "name", lambda index: f"{'aaabbc'[index]}/{index}.jpg")
+    samples = MapperDataset(cache, replace(config, cross_photo=1.0), 1000)
+    plain = MapperDataset(cache, config, 1000)
+    sources: dict[int, set[int]] = {index: set() for index in range(6)}
+    for number in range(60):
+        sample, same = samples[number], plain[number]
+        found = [
+            other
+            for other in range(6)
+            for flip in (False, True)
+            if torch.equal(cache.load(other, flip)["v_id"], sample["v_id"])
+        ]
+        sources[int(sample["index"])].update(found)
+        assert [name for name in sample if not torch.equal(sample[name], same[name])] in ([], ["v_id"])
+    assert sources == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: {4}, 4: {3}, 5: {5}}
+
+
+def test_cross_photo_needs_two_photos_of_a_person(config, monkeypatch):
+    cache = LatentCache(config.cache)
+    monkeypatch.setattr(cache, "name", lambda index: f"{index}/0.jpg")
+    with pytest.raises(ValueError, match=r"6 folders.*folder per person"):
+        MapperDataset(cache, replace(config, cross_photo=0.5), 1000)
+
+
+def test_contexts_are_drawn_for_their_share_of_the_samples(config):
+    cache = LatentCache(config.cache)
+    samples = MapperDataset(cache, replace(config, context_share=0.5, contexts=("one", "two")), 1000)
+    drawn = [int(samples[number]["context"]) for number in range(200)]
+    assert set(drawn) == {0, 1, 2}
+    assert 60 < drawn.count(0) < 140
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"context_share": 0.5, "contexts": ()}, "Add --contexts"),
+        ({"context_share": 0.5, "loss": "masked"}, "--loss cgdr"),
+        ({"context_share": 1.5}, "--context-share is 1.5"),
+        ({"cross_photo": -0.1}, "--cross-photo is -0.1"),
+    ],
+)
+def test_impossible_settings_beyond_the_paper_are_refused(changes, advice):
+    with pytest.raises(ValueError, match=advice):
+        MapperTrainingConfig(**changes)
+
+
 def test_losses_differ(config, tmp_path):
     runs = [
         weights_of(replace(config, loss=loss, out=str(tmp_path / loss)))
@@ -259,7 +321,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     ("change", "message"),
     [
         ({"cache": "nowhere"}, "nowhere"),
-        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
+        ({"base": "nowhere"}, "'nowhere' is not a Stable Diffusion folder in diffusers layout"),
         ({"out": ""}, "--out is missing"),
         (
             {"batch_size": 3, "accumulate": 2},
@@ -550,6 +612,16 @@ def test_samples_are_scored_against_the_cached_photos(config):
     assert np.array_equal(photos[0], photos[1]) and not np.array_equal(photos[0], photos[-1])
     assert photos[0].shape == images[0].shape
     assert "step 1: samples: AdaFace 0.250" in lines
+
+
+def test_a_run_scores_its_samples_with_the_evaluator_that_it_names(config, tmp_path):
+    """SigLIP of random weights in the published layout."""
+    lines = []
+    weights = str(write_siglip(tmp_path / "siglip"))
+    config = replace(config, steps=1, sample_every=1, sample_steps=1, sample_faces=1, sample_siglip=weights)
+    train_mapper(config, lines.append, load_sample_scorer)
+    (scores,) = [line for line in lines if line.startswith("step 1: samples: SigLIP")]
+    assert 0 < float(scores.rsplit(maxsplit=1)[1]) < 1
 
 
 def start_endless(config: MapperTrainingConfig, world: int) -> processes.Processes:

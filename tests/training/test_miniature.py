@@ -16,17 +16,24 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d import miniature as shipped
-from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.checkpoint import read, save
 from face2diffusion.f2d.diffusion.pipeline import GenerationConfig
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature.evaluators import Attributes, Verifier
 from face2diffusion.f2d.miniature.prompts import SceneAttributes
+from face2diffusion.f2d.miniature.widen import widen_words
+from face2diffusion.f2d.networks.mapping import MapperConfig, MappingNetwork, load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import MINIATURE_SMALL, MapperTrainingConfig, MiniatureConfig
 from face2diffusion.training.engine.fit import FitConfig, fit
 from face2diffusion.training.engine.run_folder import Run
 from face2diffusion.training.miniature.recipe import Miniature
-from face2diffusion.training.miniature.shipping import PEOPLE, ship_weights, unpack_weights
+from face2diffusion.training.miniature.shipping import (
+    PEOPLE,
+    _write_wide_mapper,
+    ship_weights,
+    unpack_weights,
+)
 from face2diffusion.training.miniature.study import averages, measure, miniature_report
 from face2diffusion.training.miniature.study.claims import Claim, check_claims
 from face2diffusion.training.miniature.study.held_out_data import OPENING, held_out_person, write_prompt
@@ -150,6 +157,16 @@ def test_packed_weights_replace_training(small, weights, tmp_path):
     assert other.verifier().embed([np.zeros((128, 128, 3), np.uint8)]).shape == (1, 128)
     trained = {path.name for path in other.folder.iterdir() if (path / "checkpoint.json").exists()}
     assert trained == {"mapper-cgdr-0"}, "everything else is unpacked"
+
+
+@pytest.mark.parametrize("length", [0.0, 6.0])
+def test_a_packed_mapper_gives_the_same_words_widened(tmp_path, length):
+    torch.manual_seed(0)
+    narrow = MappingNetwork(MapperConfig(20, 4, 16, 1, word_dim=192, word_length=length)).eval()
+    save(tmp_path / "narrow.safetensors", narrow.state_dict(), "mapper", narrow.config, msid="", loss="cgdr")
+    _write_wide_mapper(tmp_path / "narrow.safetensors", tmp_path / "wide.safetensors")
+    wide, v_id = load_mapper(read(tmp_path / "wide.safetensors")), torch.randn(2, 20)
+    torch.testing.assert_close(wide(v_id), widen_words(narrow(v_id), 768), rtol=0, atol=2e-3)
 
 
 @pytest.mark.slow

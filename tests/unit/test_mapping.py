@@ -127,6 +127,31 @@ def test_network_without_expression_has_no_null_expression(v_id: torch.Tensor) -
     assert mapper(v_id).shape == (4, 2, 10)
 
 
+def test_words_of_a_fixed_length_keep_their_direction(mapper: MappingNetwork, v_id: torch.Tensor) -> None:
+    fixed = MappingNetwork(replace(SMALL, word_length=6.0)).eval()
+    fixed.load_state_dict(mapper.state_dict())
+    words, free = fixed(v_id), mapper(v_id)
+    torch.testing.assert_close(words.norm(dim=-1), torch.full((4, 2), 6.0))
+    torch.testing.assert_close(words / 6, free / free.norm(dim=-1, keepdim=True))
+
+
+def test_word_length_is_in_the_file_and_older_files_have_none(
+    mapper: MappingNetwork, v_id: torch.Tensor, tmp_path: Path
+) -> None:
+    config = replace(SMALL, word_length=2.5)
+    save(tmp_path / "new.safetensors", mapper.state_dict(), "mapper", config)
+    assert load_mapper(read(tmp_path / "new.safetensors")).config == config
+    older = read(tmp_path / "new.safetensors")
+    del older.config["word_length"]
+    assert torch.equal(load_mapper(older)(v_id), mapper(v_id))
+
+
+@pytest.mark.parametrize("length", [-1.0, float("nan"), float("inf")])
+def test_impossible_word_lengths_are_refused(length: float) -> None:
+    with pytest.raises(ValueError, match="word_length"):
+        replace(SMALL, word_length=length)
+
+
 @pytest.mark.parametrize("sizes", [
     {"id_dim": 384, "exp_dim": 64, "word_dim": 768, "hidden_dim": 100},
     {"id_dim": 1536, "exp_dim": 0, "word_dim": 1024, "hidden_dim": 48},

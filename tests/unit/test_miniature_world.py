@@ -17,6 +17,7 @@ from face2diffusion.f2d.miniature.prompts import (
     text_accuracy,
 )
 from face2diffusion.training.data.parsing import CELEBAMASK_LABELS as LABELS
+from face2diffusion.training.miniature.world.photo_folders import _choose_person, write_photos
 from face2diffusion.training.miniature.world.render import render
 from face2diffusion.training.miniature.world.samples import (
     DIFFUSION_PEOPLE,
@@ -57,6 +58,16 @@ def test_identity_is_independent_of_the_scene():
     people = {render_sample(number, who).people[0] for number in range(8)}
     assert people == {get_person(who)}
     assert len({render_sample(number, who).scene.figures[0].view for number in range(8)}) == 8
+
+
+def test_photos_of_a_person_are_in_a_folder(tmp_path):
+    folder = write_photos(tmp_path / "pairs", 4, per_person=2)
+    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.png"))]
+    assert names == ["000000/000000.png", "000000/000001.png", "000001/000002.png", "000001/000003.png"]
+    assert all((folder / name).with_suffix(".npy").exists() for name in names)
+    people = [_choose_person(place) for place in range(20)]
+    assert len(set(people)) == 20
+    assert all(number in DIFFUSION_PEOPLE for number in people)
 
 
 def test_image_size_follows_the_scene():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -37,6 +41,32 @@ def split_cache(count: int, config: MapperTrainingConfig) -> tuple[list[int], li
     return [index for index in range(count) if index not in held], sorted(held)
 
 
+def list_partners(cache: LatentCache, faces: Sequence[int]) -> dict[int, list[int]]:
+    """List for each face the others of the same person, which are those in the same folder of photos.
+
+    Args:
+        cache: of `f2d-train prepare`, over class folders.
+        faces: indices in the cache.
+
+    Returns:
+        By index, the indices of the others.
+
+    Raises:
+        ValueError: no folder holds two of these faces.
+    """
+    people: dict[PurePosixPath, list[int]] = defaultdict(list)
+    for index in faces:
+        people[PurePosixPath(cache.name(index)).parent].append(index)
+    if len(people) == len(faces):
+        raise ValueError(
+            f"--cross-photo needs two photos of a person, but each of the {len(people)} folders in the cache "
+            f"'{cache.folder}' has one. Prepare a folder that has a folder per person."
+        )
+    return {
+        index: [other for other in photos if other != index] for photos in people.values() for index in photos
+    }
+
+
 class MapperDataset(Dataset):
     """The endless stream of training samples, by number."""
 
@@ -45,11 +75,15 @@ class MapperDataset(Dataset):
 
         Args:
             cache: of `f2d-train prepare`.
-            config: for seed, held-out faces, flip and drop rate.
+            config: for seed, held-out faces, flip, drop rate, cross-photo pairs and contexts.
             timesteps: T.
+
+        Raises:
+            ValueError: pairs are wanted, and no person has two photos.
         """
         self.cache, self.config, self.timesteps = cache, config, timesteps
         self.faces = split_cache(len(cache), config)[0]
+        self._partners = list_partners(cache, self.faces) if config.cross_photo else {}
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
@@ -57,7 +91,7 @@ class MapperDataset(Dataset):
 
         Returns:
             `latent` and `noise` (C, H, W), `time` (), `v_id` (I), `mask` (1, H, W), `index` (),
-            `dropout_seed` (), and with expressions `v_exp` (E) and `keep` ().
+            `dropout_seed` (), with expressions `v_exp` (E) and `keep` (), and with contexts `context` ().
         """
         epoch, place = divmod(number, len(self.faces))
         if self._order[0] != epoch:
@@ -82,4 +116,22 @@ class MapperDataset(Dataset):
         }
         if self.config.expression_guidance:
             sample |= {"v_exp": item["v_exp"].float(), "keep": torch.tensor(keep)}
+        # the draws of what is not in the paper come last, so that the others stay as they are without it
+        if self.config.cross_photo:
+            sample["v_id"] = self._cross_identity(index, flip and self.config.flip, generator, sample["v_id"])
+        if self.config.context_share:
+            sample["context"] = self._draw_context(generator)
         return sample
+
+    def _cross_identity(self, index: int, flip: bool, generator: torch.Generator, own: Tensor) -> Tensor:
+        """Take v_id (I) from another photo of the person, in the configured share of the samples."""
+        others = self._partners[index]
+        if torch.rand((), generator=generator) >= self.config.cross_photo or not others:
+            return own
+        other = others[int(torch.randint(len(others), (), generator=generator))]
+        return self.cache.load(other, flip)["v_id"].float()
+
+    def _draw_context(self, generator: torch.Generator) -> Tensor:
+        """Draw the number of a context from 1, or 0 for none: shape ()."""
+        context = torch.randint(1, 1 + len(self.config.contexts), (), generator=generator)
+        return context * (torch.rand((), generator=generator) < self.config.context_share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ class FrozenDiffusion(PromptDenoiser):
         class_prompt: str,
         positional: Positional = "replace",
         compiled: bool = False,
+        contexts: Sequence[str] = (),
     ) -> None:
         """Load the base model, and encode the class prompt once.
 
@@ -39,9 +41,11 @@ class FrozenDiffusion(PromptDenoiser):
             class_prompt: the same with the class words.
             positional: how the words stand to the position embedding.
             compiled: compile the U-Net.
+            contexts: what may go on with both prompts.
 
         Raises:
-            ValueError: not a folder of SD 1.x or 2.x, or a prompt without S*.
+            ValueError: not a folder of SD 1.x or 2.x, a prompt without S*, or one that is too long with a
+                context.
         """
         check_folder(base)
         super().__init__(
@@ -52,9 +56,17 @@ class FrozenDiffusion(PromptDenoiser):
             prompt,
             class_prompt,
             positional,
+            contexts,
         )
         if compiled:
             self.unet.compile()  # in place, so that tensor names and fingerprint stay
+
+    def token_length(self, text: str) -> float:
+        """Compute the mean L2 norm of a text's tokens as the text encoder sees them, with their positions."""
+        ids = self.prompts.content_ids(text)
+        positions = self.prompts.position_embedding[1 : 1 + len(ids)]  # the start token is 0
+        rows = self.prompts.token_embedding.weight[ids] + positions  # (N, D)
+        return float(rows.norm(dim=1).mean())
 
     def check_prompt(self, prompt: str) -> None:
         """Raise a ValueError unless a prompt has S* in it and fits the text encoder."""

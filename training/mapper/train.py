@@ -13,6 +13,7 @@ does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,8 +69,9 @@ def compute_loss(
     ):
         words = mapper(batch["v_id"], batch.get("v_exp"), batch.get("keep"))
     noisy, target = diffusion.add_noise(batch["latent"], batch["noise"], batch["time"])
-    prediction = diffusion.predict(noisy, batch["time"], words.float())
-    class_prediction = diffusion.predict_class(noisy, batch["time"]) if config.loss == "cgdr" else None
+    time, context = batch["time"], batch.get("context")
+    prediction = diffusion.predict(noisy, time, words.float(), context)
+    class_prediction = diffusion.predict_class(noisy, time, context) if config.loss == "cgdr" else None
     if means is not None:
         errors = region_errors(prediction, target, batch["mask"], class_prediction)
         means.add(with_bins(errors, batch["time"], diffusion.steps))
@@ -104,10 +106,9 @@ def train_mapper(
     """
     with start_processes(config.device) as processes:
         cache = open_cache(config)
-        diffusion = FrozenDiffusion(
-            config.base, config.prompt, config.class_prompt, config.positional, config.compile
-        )
-        mapper = build_mapper(config, cache, diffusion.word_dim)
+        diffusion = _load_diffusion(config)
+        length = config.word_length and config.word_length * diffusion.token_length(config.class_prompt)
+        mapper = build_mapper(config, cache, diffusion.word_dim, length)
         contents = {
             "cache": cache.fingerprint(),
             "base": diffusion.fingerprint(),
@@ -130,6 +131,12 @@ def train_mapper(
             return TrainingLoop(config, task, run, processes, log).train()
         finally:
             run.close()
+
+
+def _load_diffusion(config: MapperTrainingConfig) -> FrozenDiffusion:
+    contexts = config.contexts if config.context_share else ()
+    prompts = config.prompt, config.class_prompt
+    return FrozenDiffusion(config.base, *prompts, config.positional, config.compile, contexts)
 
 
 def _introduce(
@@ -207,13 +214,16 @@ def make_task(
     )
 
 
-def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int) -> MappingNetwork:
+def build_mapper(
+    config: MapperTrainingConfig, cache: LatentCache, word_dim: int, word_length: float = 0.0
+) -> MappingNetwork:
     """Build the mapper for a cache: random, or from the weights that the config names.
 
     Args:
         config: of the run.
         cache: gives the widths of v_id and v_exp.
         word_dim: D of the base model.
+        word_length: norm of each word; 0 = any.
 
     Returns:
         The mapper, in float32.
@@ -229,6 +239,7 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
         dropout=config.dropout,
         slope=config.slope,
         positional=config.positional,
+        word_length=word_length,
     )
     if not config.init:
         with torch.random.fork_rng(devices=[]):
@@ -244,6 +255,7 @@ def build_mapper(config: MapperTrainingConfig, cache: LatentCache, word_dim: int
             f"The mapper '{config.init}' has (identity, expression, word) widths {got}, but cache and base "
             f"model need {wanted}. Use another --init."
         )
+    mapper.config = replace(mapper.config, word_length=word_length or mapper.config.word_length)
     return mapper.requires_grad_(True)
 
 

@@ -6,7 +6,7 @@ out/diffusion, refined, finished
 out/faces, msid, arcface       identity encoders                  -> msid, arcface and arcface-msf.safetensors
 out/expression                 f_exp                              -> expression.safetensors
 out/verifier, attributes       evaluators                         -> verifier and attributes.safetensors
-out/photos, cache-*            `f2d-train prepare`, once per encoder
+out/photos*, cache-*           `f2d-train prepare`, once per encoder; -pairs: two photos of each person
 out/mapper-<preset>-<seed>     `f2d-train mapper`, for every row of Tables 3 to 5
 """
 
@@ -24,6 +24,7 @@ from torch import nn
 from ...f2d.checkpoint import Checkpoint, read, save
 from ...f2d.device import best_device
 from ...f2d.miniature.evaluators import Attributes, Verifier
+from ...f2d.miniature.prompts import JOBS, PLACES
 from ...f2d.networks.expression import ExpressionNetwork
 from ...f2d.networks.msid import load_msid
 from ..config import (
@@ -51,6 +52,9 @@ from .world.samples import ENCODER_PEOPLE
 Log = Callable[[str], None]
 Network = TypeVar("Network", bound=nn.Module)
 MSF_DEPTHS = (3, 6, 9, 12)
+# Half of the jobs and places, alone and together: the other half of the prompts is in no mapper's training.
+_WORK, _THERE = [f"as a {job}" for job in JOBS[::2]], PLACES[::2]
+CONTEXTS = (*_WORK, *_THERE, *(f"{work} {there}" for work, there in zip(_WORK, _THERE, strict=False)))
 _VALIDATIONS = 20  # of a mapper's run, where photos are held out
 
 
@@ -190,12 +194,22 @@ class Miniature:
             "attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.log)
         )
 
-    def cache(self, encoder: str) -> Path:
-        """Run `f2d-train prepare` for an encoder; returns the cache's folder."""
+    def cache(self, encoder: str, pairs: bool = False) -> Path:
+        """Run `f2d-train prepare` for an encoder.
+
+        Args:
+            encoder: as of `encoder`.
+            pairs: as many photos, two of each person instead of one.
+
+        Returns:
+            The cache's folder.
+        """
+        kind, per_person = ("-pairs", 2) if pairs else ("", 1)
+        photos = write_photos(self.folder / f"photos{kind}", self.config.photos, per_person=per_person)
         return prepare(
             PrepareConfig(
-                photos=str(write_photos(self.folder / "photos", self.config.photos)),
-                out=str(self.folder / f"cache-{encoder}"),
+                photos=str(photos),
+                out=str(self.folder / f"cache-{encoder}{kind}"),
                 base=str(self.base()),
                 msid=str(self.encoder(encoder)),
                 expression=str(self.expression()),
@@ -221,13 +235,16 @@ class Miniature:
         Raises:
             InterruptedError: a signal stopped the training; the same call resumes it.
         """
+        changes = PRESETS[preset]
         config = MapperTrainingConfig(
-            cache=str(self.cache(encoder_of(preset))),
+            cache=str(self.cache(encoder_of(preset), pairs="cross_photo" in changes)),
             base=str(self.base()),
             out=str(self.folder / f"mapper-{preset}-{seed}"),
             hidden_dim=512,
             dropout=0.0,
+            contexts=CONTEXTS,
             steps=self.config.mapper_steps,
+            batch_size=self.config.mapper_batch,
             lr=2e-3,
             warmup=50,
             decay=self.config.mapper_steps // 5,
@@ -241,9 +258,14 @@ class Miniature:
             keep=1,
             workers=0,
         )
-        weights = train_mapper(replace(config, **PRESETS[preset]), self.log)
+        weights = train_mapper(replace(config, **changes), self.log)
         _read_finished(weights, config.steps)
         return weights
+
+    def check_presets(self) -> None:
+        """Raise a ValueError if the config names a preset that does not exist."""
+        if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
+            raise ValueError(f"Unknown --presets: {', '.join(unknown)}. Choose from {', '.join(PRESETS)}.")
 
     def train(self) -> Path:
         """Train the base model, the evaluators and the mappers of all presets and seeds.
@@ -255,8 +277,7 @@ class Miniature:
             ValueError: an unknown preset.
             InterruptedError: a signal stopped the training; the same call resumes it.
         """
-        if unknown := [preset for preset in self.config.presets if preset not in PRESETS]:
-            raise ValueError(f"Unknown --presets: {', '.join(unknown)}. Choose from {', '.join(PRESETS)}.")
+        self.check_presets()
         self.base()
         self.verifier()
         self.attributes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -62,7 +63,9 @@ def _write_wide_mapper(weights: Path, out: Path) -> None:
     for word in (mapper.i2t_first, mapper.i2t_last):
         word.fc_out.weight.data = widen_words(word.fc_out.weight.data.T).T
         word.fc_out.bias.data = widen_words(word.fc_out.bias.data)
-    config, metadata = replace(mapper.config, word_dim=TEXT_WIDTH), checkpoint.metadata
+    longer = math.sqrt(TEXT_WIDTH / mapper.config.word_dim)
+    config = replace(mapper.config, word_dim=TEXT_WIDTH, word_length=longer * mapper.config.word_length)
+    metadata = checkpoint.metadata
     save(out, to_half(mapper), "mapper", config, msid=metadata["msid"], loss=metadata["loss"])
 
 

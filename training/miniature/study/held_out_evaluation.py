@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ....f2d.demo import generate_couples
 from ....f2d.files import write_text
+from ....f2d.miniature import widen_words
 from ....f2d.miniature.evaluators import divide
 from ....f2d.miniature.prompts import PROMPTS
 from ...config import MiniatureConfig
@@ -97,18 +99,9 @@ def compare_couples(models: Models, people: int) -> Table:
     Returns:
         The similarity of each half of the images to its own person and to the other one.
     """
-    photos = [render_photo(who) for who in range(people)]
-    encoder, verifier = models.encoder, models.verifier
-    words = [encoder.words(encoder.identify(photo, alignment="FFHQ")) for photo in photos]
-    references, rows = verifier.embed(photos), []
-    neighbors = [(who + 1) % people for who in range(people)]
+    rows = []
     for title, apart in (("A region for each", True), ("One prompt, “a photo of S1* and S2*”", False)):
-        couples = [(words[who], words[neighbor]) for who, neighbor in enumerate(neighbors)]
-        seeds = [_PAIR_SEED + who for who in range(people)]
-        halves = [divide(image) for image in generate_couples(models.pipeline, couples, seeds, apart)]
-        first, second = (verifier.embed([half[side] for half in halves]) for side in (0, 1))
-        own = torch.stack([(first * references).sum(1), (second * references[neighbors]).sum(1)])
-        other = torch.stack([(first * references[neighbors]).sum(1), (second * references).sum(1)])
+        own, other = generate_pairs(models, people, apart)
         columns = [value.numpy().mean(0) for value in (own, other, (own > other).float())]
         means = [bootstrap_mean(column, np.arange(people)) or NO_MEAN for column in columns]
         rows.append(Row((Cell(title), *(Cell(format_interval(mean)) for mean in means)), "measured"))
@@ -119,6 +112,31 @@ def compare_couples(models: Models, people: int) -> Table:
         caption=f"{people} couples, one image each, the verifier on each half; "
         "intervals: 95 %, bootstrap over couples.",
     )
+
+
+def generate_pairs(models: Models, people: int, apart: bool) -> tuple[Tensor, Tensor]:
+    """Generate each person beside the next, and compare the halves of the images with both.
+
+    Args:
+        models: the shipped ones, or a recipe's.
+        people: how many.
+        apart: in a region for each, instead of one prompt.
+
+    Returns:
+        The cosine of the left and right half with the own photo, and that with the other's, both of shape (2,
+        people).
+    """
+    photos = [render_photo(who) for who in range(people)]
+    encoder, verifier = models.encoder, models.verifier
+    words = [widen_words(encoder.words(encoder.identify(photo, alignment="FFHQ"))) for photo in photos]
+    references, neighbors = verifier.embed(photos), [(who + 1) % people for who in range(people)]
+    couples = [(words[who], words[neighbor]) for who, neighbor in enumerate(neighbors)]
+    seeds = [_PAIR_SEED + who for who in range(people)]
+    halves = [divide(image) for image in generate_couples(models.pipeline, couples, seeds, apart)]
+    first, second = (verifier.embed([half[side] for half in halves]) for side in (0, 1))
+    own = torch.stack([(first * references).sum(1), (second * references[neighbors]).sum(1)])
+    other = torch.stack([(first * references[neighbors]).sum(1), (second * references).sum(1)])
+    return own, other
 
 
 def _lead(people: int, prompts: int) -> str:

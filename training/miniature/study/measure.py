@@ -209,7 +209,26 @@ def score_images(
         A score per image.
     """
     references = models.verifier.embed(photos)  # (people, F)
-    settings, scores = replace(SETTINGS, subject_from=subject_from), []
+    scores: list[Score] = []
+    for results in generate_images(models, images, subject_from, bf16, label):
+        batch = images[len(scores) : len(scores) + len(results)]
+        for planned, image in zip(batch, results, strict=True):
+            on_image(planned, image)
+        cosines = (models.verifier.embed(results) @ references.T).cpu().numpy()
+        recognized = models.attributes.recognize(results)
+        scores += [_score(*row) for row in zip(batch, cosines, recognized, strict=True)]
+    return scores
+
+
+def generate_images(
+    models: Models,
+    images: Sequence[PlannedImage],
+    subject_from: float = 0.0,
+    bf16: bool = True,
+    label: str = "",
+) -> Iterator[list[Photo]]:
+    """Generate planned images in their order, batch by batch; arguments as for `score_images`."""
+    settings = replace(SETTINGS, subject_from=subject_from)
     for start in tqdm(
         range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH, disable=None if label else True
     ):
@@ -225,13 +244,7 @@ def score_images(
                 torch.cat(delayed) if delayed else None,
                 progress=False,
             )
-        results = [result.image for result in generated]
-        for planned, image in zip(batch, results, strict=True):
-            on_image(planned, image)
-        cosines = (models.verifier.embed(results) @ references.T).cpu().numpy()
-        recognized = models.attributes.recognize(results)
-        scores += [_score(*row) for row in zip(batch, cosines, recognized, strict=True)]
-    return scores
+        yield [result.image for result in generated]
 
 
 def _score(planned: PlannedImage, cosines: np.ndarray, recognized: SceneAttributes) -> Score:

@@ -21,7 +21,7 @@ from ....f2d.miniature.prompts import SceneAttributes
 from ...config import IDENTITY_CLASSES
 from ...data.parsing import CELEBAMASK_LABELS
 from ...engine.seeds import derive_seed
-from .samples import render_sample
+from .samples import DIFFUSION_PEOPLE, render_sample
 from .scene import sample_attributes
 
 FACE_SIZE = 112  # px
@@ -66,13 +66,20 @@ def write_class_folders(folder: str | os.PathLike, people: Iterable[int], images
     return folder
 
 
-def write_photos(folder: str | os.PathLike, count: int, first: int = 0) -> Path:
-    """Write photos, each of another person, with region maps in the layout of FastComposer's FFHQ.
+def _choose_person(place: int) -> int:
+    """Choose the number of a person with several photos."""
+    people = DIFFUSION_PEOPLE
+    return int(np.random.default_rng(derive_seed(9, place)).integers(people.start, people.stop))
+
+
+def write_photos(folder: str | os.PathLike, count: int, first: int = 0, per_person: int = 1) -> Path:
+    """Write photos with region maps in the layout of FastComposer's FFHQ.
 
     Args:
         folder: where to.
         count: of photos.
-        first: number of the first; other numbers are other people.
+        first: number of the first; other numbers are other photos.
+        per_person: photos of each person; above 1 they are in a folder per person.
 
     Returns:
         The folder, for `f2d-train prepare --layout fastcomposer --aligned`.
@@ -81,8 +88,11 @@ def write_photos(folder: str | os.PathLike, count: int, first: int = 0) -> Path:
     if not (folder / _COMPLETE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         for number in tqdm(range(first, first + count), desc=folder.name, unit="photo"):
-            sample = render_sample(_PHOTO_SAMPLES + number, attributes=_sample_photo_attributes(number))
-            stem = folder / f"{number:06d}"
+            person, attributes = number // per_person, _sample_photo_attributes(number)
+            who = None if per_person == 1 else _choose_person(person)
+            sample = render_sample(_PHOTO_SAMPLES + number, who, attributes)
+            stem = (folder if who is None else folder / f"{person:06d}") / f"{number:06d}"
+            stem.parent.mkdir(exist_ok=True)
             Image.fromarray(sample.rendering.image).save(stem.with_suffix(".png"), compress_level=1)
             np.save(stem.with_suffix(".npy"), np.isin(sample.rendering.labels, _REGION).astype(np.uint8))
             segments = {"segments": [{"id": 1, "coco_label": "person"}]}
