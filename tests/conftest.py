@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import sd1
 from support.browser import Browser, Frontend, MissingBrowser
 from support.official import write_official
@@ -64,9 +65,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def divide_cores(config: pytest.Config) -> None:
-    """Gives each worker its share of the cores: more threads than cores wait for each other."""
+    """Gives each worker, and all that it starts, its share of the cores: threads beyond them only wait.
+
+    torch is imported by now and has read OMP_NUM_THREADS.
+    """
     if workers := getattr(config, "workerinput", {}).get("workercount"):
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        share = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        os.environ.setdefault("OPENCV_FOR_THREADS_NUM", share)
+        torch.set_num_threads(int(share))
 
 
 # --- Tiers ---

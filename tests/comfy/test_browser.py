@@ -49,7 +49,7 @@ SHRINK = """score => {
         Object.entries(values).forEach(([name, value]) => {
             node.widgets.find(widget => widget.name === name).value = value;
         }));
-    set("EmptyLatentImage", {width: 128, height: 128});
+    set("EmptyLatentImage", {width: 64, height: 64});
     set("KSampler", {steps: 2});
     for (const type of ["EncodeFaceIdentity", "F2DFaceLandmarks"])
         set(type, {min_score: score});  // another for each workflow: cached nodes show no pictures
@@ -151,7 +151,7 @@ def test_an_app_is_a_form_that_runs(desk: Frontend, name: str, tmp_path: Path) -
     result = desk.server.follow(sent.value.json(), timeout=300)
     assert result.status == "success", result.message
     assert "A photo of S* in a forest" in sent.value.request.post_data
-    wait_for_width(page.get_by_test_id("linear-center-panel").locator("img").first, 128)
+    wait_for_width(page.get_by_test_id("linear-center-panel").locator("img").first, 64)
     if folder := os.environ.get("F2D_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"app_{name}.png")
     page.evaluate(SHOW_GRAPH)

@@ -45,10 +45,10 @@ def workflow(request: pytest.FixtureRequest) -> Path:
 
 
 def small(workflow: dict[str, Any]) -> dict[str, Any]:
-    """The workflow with 2 steps at 128 px: at 512 px a step on a CPU takes seconds."""
+    """The workflow with 2 steps at 64 px: at 512 px a step on a CPU takes seconds."""
     for node in workflow["nodes"]:
         if node["type"] == "EmptyLatentImage":
-            node["widgets_values"][:2] = [128, 128]
+            node["widgets_values"][:2] = [64, 64]
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 2
     return workflow
@@ -60,7 +60,7 @@ def test_it_runs_to_a_picture_and_the_second_time_from_the_cache(pack: ComfyServ
     assert first.status == "success", first.message
     saves = [name for name, node in prompt.items() if node["class_type"] == "SaveImage"]
     with Image.open(first.files[saves[0]][0]) as image:
-        assert image.size == (128, 128)
+        assert image.size == (64, 64)
         assert np.asarray(image).std() > 1
         stored = json.loads(image.text["prompt"])
     assert {name: node["inputs"] for name, node in stored.items()} == {
