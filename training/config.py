@@ -163,6 +163,13 @@ class MapperTrainingConfig(TrainingConfig):
     contexts: tuple[str, ...] = option(
         CONTEXTS, "what may go on with the prompts; repeat the option for more", repeat=True
     )
+    identity_weight: float = option(
+        0.0,
+        "weight of the identity loss: 1 - cosine of v_id and the features of the face denoised in one step; "
+        "for photos that are FFHQ crops. Not in the paper; 0 = none",
+    )
+    identity_below: int = option(250, "the identity loss is computed at timesteps below this one")
+    identity_msid: str = option("", "weights of the identity encoder, for the identity loss", may_change=True)
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -220,6 +227,10 @@ class MapperTrainingConfig(TrainingConfig):
                 raise ValueError(f"--{name.replace('_', '-')} is {share}. Use a share from 0 to 1.")
         if self.context_share and not self.contexts:
             raise ValueError(f"--context-share is {self.context_share} without contexts. Add --contexts.")
+        if self.identity_weight and not self.identity_msid:
+            raise ValueError(
+                f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
+            )
         if self.context_share and self.loss != "cgdr":
             raise ValueError(
                 f"--context-share needs the class prompt's prediction, which --loss {self.loss} has not. "
@@ -240,6 +251,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "length": {"word_length": 4.0},
     "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
     "context": {"context_share": 0.5},
+    "identity": {"identity_weight": 0.1},  # with --identity-msid
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -243,6 +243,7 @@ class Miniature:
             hidden_dim=512,
             dropout=0.0,
             contexts=CONTEXTS,
+            identity_msid=str(self.encoder(encoder_of(preset))),
             steps=self.config.mapper_steps,
             batch_size=self.config.mapper_batch,
             lr=2e-3,
