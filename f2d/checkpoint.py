@@ -37,7 +37,7 @@ class Checkpoint:
         return describe_content(self.kind, self.tensors)
 
     def expect(self, kind: Kind) -> Checkpoint:
-        """Return self if it is of the given kind, else raise a ValueError that says what it is."""
+        """Return self if it is of the given kind, else raise a ValueError that describes it."""
         if self.kind != kind:
             expected = KIND_NAMES[kind]
             raise ValueError(

@@ -31,11 +31,11 @@ _FOREIGN = {  # other models, by a piece of one tensor's name
 
 
 def detect_kind(names: Collection[str], recorded: str | None = None) -> str | None:
-    """Tell the kind of a file.
+    """Return the kind of a file.
 
     Args:
         names: of its tensors.
-        recorded: what its metadata says; None for the official files.
+        recorded: from its metadata; None for the official files.
 
     Returns:
         A key of `KIND_NAMES`, or None for anything else.

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def create_parser(program: str, description: str, examples: str) -> tuple[argparse.ArgumentParser, Any]:
-    """Make a program's parser, and the object that `add_command` adds its commands to."""
+    """Create a program's parser, and the object that `add_command` adds its commands to."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -92,12 +92,12 @@ def run_command(
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail(program, "The memory does not suffice. Use smaller sizes or batches.", 2)
+        return _fail(program, "Out of memory. Use smaller sizes or batches.", 2)
     return 0
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of Python, NumPy or PyTorch means that memory ran out."""
+    """Return whether an error of Python, NumPy or PyTorch means that memory ran out."""
     return isinstance(error, MemoryError) or bool(re.search(r"out of memory|allocate memory", str(error)))
 
 

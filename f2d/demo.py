@@ -171,7 +171,7 @@ def generate_couples(
 def _arrange(
     images: Sequence[Photo], people: _People, verifier: Verifier, attributes: Attributes
 ) -> list[list[Panel]]:
-    """Put the images in rows, "a person" first, with the evaluators' scores."""
+    """Arrange the images in rows, "a person" first, with the evaluators' scores."""
     scenes = (*_SCENES, _WITH_REFERENCE)
     seen, per_person = attributes.recognize(images), len(scenes)
     top = [

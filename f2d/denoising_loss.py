@@ -1,4 +1,4 @@
-"""The loss that teaches words a face and nothing else: what training a mapper and refining words minimize.
+"""The loss with which words learn a face and nothing else, for training a mapper and refining words.
 
 Dimension letters: B batch, C latent channels, H and W latent sides.
 

@@ -123,7 +123,7 @@ def download(name: str, folder: str | os.PathLike) -> str:
             return _fetch_folder(FOLDERS[name], os.fspath(folder))
     if name not in WEIGHTS:
         names = ", ".join([*WEIGHTS, *FOLDERS, SD_CONFIG])
-        raise ValueError(f"'{name}' is not known. Choose one of {names}.")
+        raise ValueError(f"There is no download '{name}'. Choose one of {names}.")
     weights = WEIGHTS[name]
     target = os.path.join(os.fspath(folder), weights.file)
     if os.path.exists(target):

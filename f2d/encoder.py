@@ -122,9 +122,7 @@ class FaceEncoder:
             device,
             os.path.basename(os.fspath(msid)),
         )
-        trained_with = weights.metadata.get(
-            "msid"
-        )  # in mappers of our training; the official file does not say
+        trained_with = weights.metadata.get("msid")  # the official file has no such entry
         if trained_with is not None and trained_with != encoder.msid_fingerprint:
             raise ValueError(
                 f"'{weights.path}' was trained with the MSID encoder {trained_with[:8]}, "
@@ -133,7 +131,7 @@ class FaceEncoder:
         return encoder
 
     def to_device(self, network: Network) -> Network:
-        """Bring a network to its device before use; a host with its own memory management overrides this."""
+        """Move a network to its device before use; a host with its own memory management overrides this."""
         return network.to(self.device)
 
     @cached_property
@@ -167,13 +165,13 @@ class FaceEncoder:
         return detect_face(self.detector, photo, choice)
 
     def find_faces(self, photo: Photo, min_score: float = 0.6) -> list[Face]:
-        """Find all faces in a photo of shape (H, W, 3), the largest first; none where there are none."""
+        """Find all faces in a photo of shape (H, W, 3), the largest first; none if there are none."""
         return find_faces(self.detector, photo, min_score)
 
     def crop_face(
         self, photo: Photo, alignment: Alignment = "detect", choice: FaceChoice = LARGEST_FACE
     ) -> CroppedFace:
-        """Cut the face out of a photo.
+        """Crop the face from a photo.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -192,7 +190,7 @@ class FaceEncoder:
     def crop_expression(
         self, photo: Photo, alignment: Alignment = "detect", choice: FaceChoice = LARGEST_FACE
     ) -> CroppedFace:
-        """Cut the face out for the expression network, to shape (224, 224, 3); else as `crop_face`."""
+        """Crop the face for the expression network, to shape (224, 224, 3); else as `crop_face`."""
         found = locate_face(self.detector, photo, alignment, choice)
         return CroppedFace(found.align_expression(), found.faces, found.chosen)
 
@@ -378,7 +376,7 @@ class FaceEncoder:
         return words
 
     def refine(self, identity: FaceIdentity, words: torch.Tensor) -> FaceIdentity:
-        """Make the identity whose words are given ones, as of `refine_words`.
+        """Build the identity that has given words, such as those of `refine_words`.
 
         Args:
             identity: of this encoder.

@@ -60,7 +60,7 @@ def check_file(path: str | os.PathLike, what: str) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[str]:
-    """Give a temporary name in the target's folder, and move it over the target when the block succeeds.
+    """Yield a temporary name in the target's folder, and move it over the target when the block succeeds.
 
     The file's bytes are on the disk before the target has its name, and the name before this returns, so that
     files which are written one after the other survive a power failure in that order.

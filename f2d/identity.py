@@ -40,7 +40,7 @@ class FaceIdentity:
     v_id: torch.Tensor  # (I,) float32, CPU; the mean over the photos
     msid: str  # fingerprint of the MSID encoder
     photos: int = 1
-    msid_file: str = ""  # the name of the MSID encoder's file, where it is known, for messages
+    msid_file: str = ""  # the name of the MSID encoder's file, if known, for messages
     refinement: Refinement | None = None  # of `FaceEncoder.refine`; None = the words are the mapper's
 
     @property
@@ -126,7 +126,7 @@ def _read_refinement(checkpoint: Checkpoint) -> Refinement | None:
 
 
 def describe_msid(file: str, fingerprint: str) -> str:
-    """Name an MSID encoder in a message: its file, where that is known, and the fingerprint's beginning."""
+    """Name an MSID encoder in a message: its file, if known, and the beginning of the fingerprint."""
     return ", ".join(part for part in (file, fingerprint[:8]) if part) or "unknown"
 
 
@@ -187,7 +187,7 @@ def mix(
 
 
 def describe_refined_mix(identities: Sequence[FaceIdentity], weights: Sequence[float]) -> str:
-    """Say in one line what becomes of refinements that only some people of a mix have; else nothing."""
+    """Describe in one line what happens to refinements that only some people of a mix have; else ""."""
     used = [identity.refinement for identity, weight in zip(identities, weights, strict=True) if weight]
     refined = sum(one is not None for one in used)
     if refined in (0, len(used)):
@@ -216,7 +216,7 @@ def _check_weights(weights: Sequence[float], people: int, interpolation: Interpo
     listed = ", ".join(f"{weight:g}" for weight in weights)
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
-            f"There is no interpolation '{interpolation}'. Choose one of {', '.join(INTERPOLATIONS)}."
+            f"The interpolation '{interpolation}' does not exist. Choose one of {', '.join(INTERPOLATIONS)}."
         )
     if not people or people != len(weights):
         raise ValueError(
@@ -243,7 +243,7 @@ def _check_one_encoder(identities: Sequence[FaceIdentity], names: Sequence[str])
 
 
 def spherical_mean(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Take the weighted mean of directions on the unit sphere, at the weighted mean length.
+    """Compute the weighted mean of directions on the unit sphere, at the weighted mean length.
 
     The mean direction is where the arcs to all directions, times their weights, add up to nothing (Buss and
     Fillmore, "Spherical Averages and Applications to Spherical Splines and Interpolation", 2001, algorithm

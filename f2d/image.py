@@ -85,9 +85,11 @@ def _read_photo(path: str) -> Photo:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ValueError(f"'{path}' has more than {limit} megapixels. Scale the image down.") from error
     except PermissionError as error:
-        raise ValueError(f"'{path}' may not be read. Change its permissions.") from error
+        raise ValueError(
+            f"'{path}' cannot be read for lack of permission. Change its permissions."
+        ) from error
     except Exception as error:  # a damaged file may raise anything, by its format
-        raise ValueError(f"'{path}' is damaged or breaks off ({error}). Get it again.") from error
+        raise ValueError(f"'{path}' is damaged or truncated ({error}). Copy or download it again.") from error
     return _from_pil(image, f"'{path}'")
 
 
@@ -140,7 +142,7 @@ def _from_pil(image: Image.Image, name: str) -> Photo:
 
 
 def _from_float(gray: np.ndarray) -> np.ndarray:
-    """Bring gray floats of a file, (H, W), to [0, 1]; values over 1 say that the range is [0, 255]."""
+    """Scale gray floats of a file, (H, W), to [0, 1]; values above 1 mean a range of [0, 255]."""
     return gray if not gray.max() > 1 else gray.clip(0, 255) / np.float32(255)
 
 
@@ -179,13 +181,13 @@ def _check_shape(array: np.ndarray, name: str) -> None:
 
 
 def _round(array: np.ndarray, name: str) -> np.ndarray:
-    """Bring floats in [0, 1] to uint8."""
+    """Convert floats in [0, 1] to uint8."""
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has values that are NaN or infinity. Look at the step that made it.")
+        raise ValueError(f"{name} has values that are NaN or infinity. Check the step that made it.")
     if array.min() < -1e-3 or array.max() > 1 + 1e-3:
         raise ValueError(
             f"{name} has float values in [{array.min():g}, {array.max():g}]; they must be in [0, 1]. "
-            "Divide by 255?"
+            "Divide values up to 255 by 255."
         )
     return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
 
@@ -207,15 +209,15 @@ def check_comfy(images: torch.Tensor) -> torch.Tensor:
         got = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
         raise ValueError(f"An IMAGE has the shape (B, H, W, 3); this is {got}. Connect an IMAGE output.")
     if images.shape[0] == 0:
-        raise ValueError("The IMAGE is an empty batch. Look at the node that made it.")
+        raise ValueError("The IMAGE is an empty batch. Check the node that made it.")
     images = images.detach().float()
     if not images.isfinite().all():
-        raise ValueError("The IMAGE has values that are NaN or infinity. Look at the node that made it.")
+        raise ValueError("The IMAGE has values that are NaN or infinity. Check the node that made it.")
     return images[..., :3].clamp(0, 1).expand(-1, -1, -1, 3)
 
 
 def from_comfy(images: torch.Tensor) -> list[Photo]:
-    """Take ComfyUI's IMAGE apart.
+    """Split ComfyUI's IMAGE into photos.
 
     Args:
         images: shape (B, H, W, C) with C = 1, 3 or 4, float; values outside [0, 1] are clipped.
@@ -229,23 +231,23 @@ def from_comfy(images: torch.Tensor) -> list[Photo]:
     return [_from_array(image.cpu().numpy()) for image in check_comfy(images)]
 
 
-def to_comfy(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
+def to_comfy(images: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
     """Stack images of one size, each (H, W, 3) uint8, to ComfyUI's IMAGE: shape (B, H, W, 3), in [0, 1].
 
-    This and the next two also take pictures that are a tensor of shape (B, H, W, 3), uint8, on any device.
+    This and the next two also take images that are a tensor of shape (B, H, W, 3), uint8, on any device.
     """
-    stack = pictures if isinstance(pictures, torch.Tensor) else torch.from_numpy(np.stack(pictures))
+    stack = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.stack(images))
     return stack.float() / 255
 
 
-def to_unit(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [0, 1]."""
-    return to_comfy(pictures).permute(0, 3, 1, 2).contiguous()
+def to_unit(images: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
+    """Stack images of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [0, 1]."""
+    return to_comfy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def to_signed(pictures: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
-    """Stack pictures of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
-    return (to_unit(pictures) - 0.5) / 0.5
+def to_signed(images: Sequence[Photo] | torch.Tensor) -> torch.Tensor:
+    """Stack images of one size, each (H, W, 3) uint8, to shape (B, 3, H, W), float32 in [-1, 1]."""
+    return (to_unit(images) - 0.5) / 0.5
 
 
 def mirror(photo: Photo) -> Photo:
@@ -253,12 +255,12 @@ def mirror(photo: Photo) -> Photo:
     return np.ascontiguousarray(photo[:, ::-1])
 
 
-def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | None = None) -> None:
-    """Write a picture atomically as PNG.
+def save_png(path: str | os.PathLike, image: Photo, text: dict[str, Any] | None = None) -> None:
+    """Write an image atomically as PNG.
 
     Args:
         path: where to; folders are made.
-        picture: shape (H, W, 3), uint8, RGB.
+        image: shape (H, W, 3), uint8, RGB.
         text: entries for the PNG's text chunks; values are written as `str(value)`.
     """
     from PIL.PngImagePlugin import PngInfo
@@ -269,11 +271,11 @@ def save_png(path: str | os.PathLike, picture: Photo, text: dict[str, Any] | Non
     for key, value in (text or {}).items():
         info.add_itxt(key, str(value))
     with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
 
 
 def make_grid(images: Sequence[Photo], gap: int = 8) -> Photo:
-    """Put images of one size side by side, in a grid that is as square as possible.
+    """Arrange images of one size in a grid that is as square as possible.
 
     Args:
         images: each of shape (H, W, 3), uint8.

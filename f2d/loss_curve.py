@@ -1,4 +1,4 @@
-"""The curve of a loss as a picture, for a host that shows previews."""
+"""The curve of a loss as an image, for a host that shows previews."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def draw_losses(losses: Sequence[float], steps: int) -> Image.Image:
 
     Args:
         losses: of the steps so far, at least one.
-        steps: in all; the width of the picture.
+        steps: in all; the width of the image.
 
     Returns:
         480 x 240 px, RGB.
@@ -32,10 +32,10 @@ def draw_losses(losses: Sequence[float], steps: int) -> Image.Image:
         x = _MARGIN + (_WIDTH - 2 * _MARGIN) * step / max(steps - 1, 1)
         return x, _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (value - low) / max(high - low, 1e-12)
 
-    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
-    canvas = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    canvas = ImageDraw.Draw(image)
     for step, value in enumerate(values):
         x, y = place(step, value)
         canvas.ellipse((x - 2, y - 2, x + 2, y + 2), fill="#b9c7d6")
     canvas.line([place(step, mean) for step, mean in enumerate(means)], fill="#1f5fa8", width=3)
-    return picture
+    return image

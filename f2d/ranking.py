@@ -77,7 +77,7 @@ class IdentityEvaluator(Protocol):
     reference: Tensor  # (F,), the person's features
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Cut a face out of a photo of shape (H, W, 3)."""
+        """Crop a face from a photo of shape (H, W, 3)."""
         ...
 
     def embed(self, crops: Sequence[Photo]) -> Tensor:
@@ -89,12 +89,12 @@ class MSIDEvaluator:
     """Compares faces with an identity by the features that S* was made from."""
 
     def __init__(self, encoder: FaceEncoder, identity: FaceIdentity) -> None:
-        """Take an identity; raise a ValueError if it comes from another encoder."""
+        """Set the identity; raise a ValueError if it comes from another encoder."""
         encoder.check_identity(identity)
         self.encoder, self.reference = encoder, identity.v_id
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Cut ArcFace's crop of the encoder's size, shape (S, S, 3), out of a photo of shape (H, W, 3)."""
+        """Cut ArcFace's crop of the encoder's size, shape (S, S, 3), from a photo of shape (H, W, 3)."""
         return align_face(photo, face.landmarks, self.encoder.msid.config.image_size)
 
     def embed(self, crops: Sequence[Photo]) -> Tensor:
@@ -111,7 +111,7 @@ class RecognizerEvaluator:
         self.reference = network.embed([network.crop(photo, face)])[0]
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Cut the network's crop, shape (h, w, 3), out of a photo of shape (H, W, 3)."""
+        """Cut the network's crop, shape (h, w, 3), from a photo of shape (H, W, 3)."""
         return self.network.crop(photo, face)
 
     def embed(self, crops: Sequence[Photo]) -> Tensor:
@@ -173,7 +173,7 @@ def text_likeness(images: Tensor, text: Tensor, projection: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Pictures with their scores."""
+    """Images with their scores."""
 
     order: list[int]  # numbers of the images from 0, the best first
     score: Tensor  # (B,) identity x text
@@ -181,7 +181,7 @@ class Ranking:
     text: Tensor | None  # (B,); None where only identity counts
 
     def describe(self, index: int) -> str:
-        """Give one image's scores in words."""
+        """Format one image's scores."""
         identity = f"identity {self.identity[index]:.3f}"
         return (
             identity
@@ -203,12 +203,11 @@ def rank(identity: Sequence[Tensor], text: Tensor | None) -> Ranking:
     """Rank images by identity x text: the harmonic mean of the two, each image by itself.
 
     Args:
-        identity: of each evaluator, shape (B,), in [0, 1]; several are put together by their harmonic mean.
+        identity: of each evaluator, shape (B,), in [0, 1]; combined by their harmonic mean.
         text: shape (B,), in [0, 1]; None = only identity counts.
 
     Returns:
-        The ranking. Pictures with equal scores (0, without a face) follow each other by the sum, then as they
-        came.
+        The ranking. Images with equal scores (0, without a face) are ordered by the sum, then by number.
     """
     person = harmonic_mean(torch.stack(list(identity), dim=1))
     score = person if text is None else harmonic_mean(torch.stack([person, text], dim=1))

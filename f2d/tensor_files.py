@@ -44,7 +44,9 @@ def read_tensors(
             tensors = {name: file.get_tensor(stored) for name, stored in names.items() if wanted(name)}
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"The .safetensors file '{path}' is damaged ({error}). Get it again.") from error
+        raise ValueError(
+            f"The .safetensors file '{path}' is damaged ({error}). Download it again."
+        ) from error
 
 
 def _read_pickle(path: str) -> Tensors:
@@ -58,7 +60,7 @@ def _read_pickle(path: str) -> Tensors:
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(
-            f"'{path}' is damaged, or no weight file (.pt, .pth or .safetensors). Get it again."
+            f"'{path}' is damaged, or not a weight file (.pt, .pth or .safetensors). Download it again."
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -71,7 +73,7 @@ def _read_pickle(path: str) -> Tensors:
     other = next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None)
     if other is not None:
         raise ValueError(
-            f"'{path}' does not hold tensors only: '{other}' has the type {type(content[other]).__name__}. "
+            f"'{path}' holds more than tensors: '{other}' has the type {type(content[other]).__name__}. "
             "Choose a state dict."
         )
     return {_strip_prefixes(str(name)): value for name, value in content.items()}

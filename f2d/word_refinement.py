@@ -5,7 +5,7 @@ photos of a person, as crops (S, S, 3), and where the face is in them
   -> refine_words the words (2, D) that minimize CGDR (Eq. 7) on these photos, near where the mapper put them
 
 Outside M, where training has the prediction for the class words, stands that for the words of the start: M
-need not cover the hair, since what the mapper's words say of it is kept.
+need not cover the hair, since the mapper's words keep it.
 
 No weight changes. What denoises is an argument: diffusers' networks (`diffusion/denoising.py`) or ComfyUI's
 (`nodes/model_denoiser.py`). All randomness of a step derives from the seed and the step's number.
@@ -201,7 +201,7 @@ def _backward(
     if words.grad is None or not words.grad.isfinite().all():
         raise ValueError(
             f"The gradient of step {step + 1} is NaN or infinite: the base model or the photo's latent is "
-            "damaged, or float16 does not suffice. Load the base model in bfloat16 or float32."
+            "damaged, or float16 overflows. Load the base model in bfloat16 or float32."
         )
     return total
 

@@ -152,7 +152,7 @@ def stack(entries: tuple[Any, ...]) -> list[Any]:
         elif not all(_same(values[0], value) for value in values):
             raise ValueError(
                 f"The conditionings differ in '{key}', not only in the person. "
-                "Put this node right behind the prompt."
+                "Put this node directly after the prompt."
             )
     return [torch.cat([cond for cond, _ in entries]), options]
 

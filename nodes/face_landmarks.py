@@ -92,13 +92,13 @@ class F2DFaceLandmarks(io.ComfyNode):
             for photo in photos:
                 progress.advance()
                 frames.append(find_landmarks(photo, detector, min_score))
-        picture = to_comfy(draw_all(frames, resolution))
-        return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
+        landmarks = to_comfy(draw_all(frames, resolution))
+        return io.NodeOutput(landmarks, ui=ui.PreviewImage(landmarks, cls=cls))
 
 
 @lru_cache(maxsize=1)
 def fan() -> "FAN":
-    """Load FAN once; raise an ImportError that says how to get its package."""
+    """Load FAN once; raise an ImportError with the command that installs its package."""
     from ..f2d.face.detection import FAN
 
     return FAN()

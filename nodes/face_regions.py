@@ -152,7 +152,7 @@ class F2DPasteFaces(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, regions, crops=None, masks=(), **kwargs) -> list[str]:
-        """Ask for crops and masks if there is a face: otherwise no sampler has to run."""
+        """Request crops and masks only if there is a face: otherwise no sampler has to run."""
         needed = {"crops": crops, "masks": masks} if regions else {}
         return [name for name, value in needed.items() if value is None]
 

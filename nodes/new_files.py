@@ -72,7 +72,7 @@ def _numbered(first: str) -> Iterator[str]:
 
 
 def _is_taken(name: str, folder: str) -> bool:
-    """Tell whether a key's folders hold a file of this name; embeddings are found in all subfolders."""
+    """Return whether a key's folders hold a file of this name; embeddings are found in all subfolders."""
     places, endings = folder_paths.folder_names_and_paths[folder]
     if folder == EMBEDDINGS:
         places = [place for root in places for place, *_ in os.walk(root, followlinks=True)]

@@ -19,7 +19,7 @@ def notify(text: str) -> None:
 
 
 class Progress:
-    """The progress of a node that takes images one after the other."""
+    """The progress of a node that processes images in turn."""
 
     def __init__(self, count: int, noun: str) -> None:
         """Start at none of `count`; `noun` is what they are, such as "Photo"."""

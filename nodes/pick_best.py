@@ -144,7 +144,7 @@ class F2DPickBest(io.ComfyNode):
 def _score_identity(
     photos: list, person, min_score: float, recogniser: str, reference_photo: torch.Tensor | None
 ) -> list[torch.Tensor]:
-    """Score identity by MSID, and by the recogniser where one is chosen: shape (B,) each."""
+    """Score identity by MSID, and by the recognizer if one is chosen: shape (B,) each."""
     from ..f2d.ranking import IdentityEvaluator, MSIDEvaluator, likeness
 
     encoder = person.encoder
@@ -160,7 +160,7 @@ def _score_identity(
 
 
 def _recognize(network, encoder, photo: torch.Tensor | None, min_score: float):
-    """Show the recogniser the person's photo."""
+    """Pass the recognizer the person's photo."""
     from ..f2d.image import from_comfy
     from ..f2d.options import FaceChoice
     from ..f2d.ranking import RecognizerEvaluator
@@ -206,7 +206,7 @@ def _score_text(
 
 
 def _encode_text(clip, prompt: str) -> torch.Tensor:
-    """Give CLIP's pooled output before its projection, of the prompt with class words for S*."""
+    """Return CLIP's pooled output before its projection, for the prompt with class words for S*."""
     known = isinstance(check_clip(clip).tokenizer, SubjectTokenizer)
     candidates = clip.tokenizer.placeholders if known else [PLACEHOLDER]
     placeholders = [name for name in candidates if name.lower() in prompt.lower()]

@@ -114,7 +114,7 @@ def _step_inputs() -> list[Any]:
             min=0.05,
             max=3.0,
             step=0.05,
-            tooltip="Step size in % of the words' size. With large steps the face stays and the prompt goes.",
+            tooltip="Step size in % of the words' size. Large steps keep the face but lose the prompt.",
         ),
         io.Int.Input(
             "seed",
@@ -157,7 +157,7 @@ def _crop_inputs() -> list[Any]:
 def _crop(
     encoder: Any, image: torch.Tensor, mask: torch.Tensor | None, alignment: Alignment, choice: Any, size: int
 ) -> list[Any]:
-    """Cut the faces and their masks out of images of shape (B, H, W, 3); masks are (B or 1, H, W)."""
+    """Crop the faces and their masks from images of shape (B, H, W, 3); masks are (B or 1, H, W)."""
     from ..f2d.face.batch import crop_batch
     from ..f2d.face.cropping import locate_face
     from ..f2d.face.identity_region import crop_identity

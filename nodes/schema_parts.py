@@ -82,7 +82,7 @@ def numbering_inputs(order_tooltip: str, index_tooltip: str) -> list[Any]:
 
 
 def min_score_input(note: str) -> io.Float.Input:
-    """Declare the threshold of YuNet's detection score; `note` says what it means for the node."""
+    """Declare the threshold of YuNet's detection score; `note` adds what it means for the node."""
     tooltip = f"Minimum detection score of a face (YuNet). {note}"
     return io.Float.Input("min_score", default=0.6, min=0.1, max=1.0, step=0.05, tooltip=tooltip, **ADVANCED)
 

@@ -150,12 +150,12 @@ class _Vocabulary(dict):
 
 @functools.cache
 def _subclass(base: type, mixin: type) -> type:
-    """Make the subclass of a tokenizer's class: one per class, so that comparisons of types hold."""
+    """Create the subclass of a tokenizer's class: one per class, so that comparisons of types hold."""
     return type(base.__name__, (mixin, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
 def _restore(base: type, attributes: dict[str, Any], mixin: type) -> Any:
-    """Make an object of the subclass, with the attributes of one of the class."""
+    """Create an object of the subclass, with the attributes of one of the class."""
     made: Any = object.__new__(_subclass(base, mixin))
     made.__dict__.update(attributes)
     return made
@@ -211,7 +211,7 @@ def plain_clip(clip: Any) -> Any:
 
 
 def check_clip(clip: Any) -> Any:
-    """Return a CLIP, or raise a ValueError where a checkpoint without one is connected."""
+    """Return a CLIP, or raise a ValueError if a checkpoint without one is connected."""
     if clip is None:
         raise ValueError(
             "The clip input is None: the checkpoint has no CLIP or text encoder. "

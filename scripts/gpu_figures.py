@@ -262,8 +262,8 @@ def measure_prepare(bench: Bench, precision: str) -> Iterator[Row]:
     )
     encoders = FrozenEncoders.load(config, bench.device)
     side = bench.shapes.image
-    picture, face, expression = (np.full((size, size, 3), 90, np.uint8) for size in (side, 112, 224))
-    crops = [Crops(picture, (face, face), (expression, expression), None, {})] * bench.shapes.prepare
+    image, face, expression = (np.full((size, size, 3), 90, np.uint8) for size in (side, 112, 224))
+    crops = [Crops(image, (face, face), (expression, expression), None, {})] * bench.shapes.prepare
 
     def rounds() -> None:
         before = encoders.start(crops)

@@ -1,15 +1,16 @@
-"""Takes the pictures of the README, the workflow gallery and the help pages from a real ComfyUI.
+"""Makes the images of the README, the workflow gallery and the help pages, most of them in a real ComfyUI.
 
 python scripts/make_images.py [CHECKOUT [NAME ...]]
 
-The names are those of workflows and nodes whose images are made; without any, all images are.
+The names are those of workflows and nodes whose images are made, README, and strength; default: all.
 """
 
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -27,6 +28,7 @@ from face2diffusion.f2d.face.regions import FaceRegions, crop_faces, find_region
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.miniature import SIZE
 from face2diffusion.f2d.miniature.comfyui import in_miniature, install
+from face2diffusion.f2d.miniature.comfyui import workflow as miniature_workflow
 from face2diffusion.f2d.miniature.prompts import SceneAttributes, describe, text_accuracy
 from face2diffusion.f2d.miniature.sheet import Panel, draw_sheet
 from face2diffusion.f2d.word_refinement import make_target, refine_words
@@ -41,12 +43,18 @@ from support.server import REPOSITORY, ComfyServer, find_checkouts
 from support.thumbnails import Tile, draw_thumbnail
 
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
-IN_USE = {  # pictures of the help pages: a workflow, those of its nodes that are shown, and the size in px
-    "EncodeFaceIdentity": ("one_face", (3, 4, 5, 13), (1120, 640)),
-    "ExpressionReference": ("expression_reference", (5, 7, 14), (1120, 420)),
-    "F2DFaceLandmarks": ("pose_transfer", (3, 4, 7), (800, 640)),
-    "InjectSStar": ("one_face", (2, 5, 6, 7), (1120, 540)),
+Columns = Sequence[Sequence[int]]  # numbers of nodes, from the left and from the top
+README: Columns = (2, 3, 4), (6, 5), (7, 8, 9, 11), (10, 12)
+IN_USE: dict[str, tuple[str, Columns]] = {  # images of help pages: a workflow, and its nodes that are shown
+    "EncodeFaceIdentity": ("one_face", ((3, 4), (5,), (13,))),
+    "ExpressionReference": ("expression_reference", ((5,), (7,), (14,))),
+    "F2DFaceLandmarks": ("pose_transfer", ((3, 4), (7,))),
+    "InjectSStar": ("one_face", ((2, 5), (6,), (7,))),
 }
+HELP, README_IMAGE = REPOSITORY / "web" / "docs", REPOSITORY / "docs" / "one_face.jpg"
+RUN_TIMEOUT = 1800  # seconds
+HELP_WIDTH, README_WIDTH = 1120, 1360  # px, at most
+PORTRAIT = 512  # px, in Load Image: the frontend does not enlarge images
 WIDE = SIZE * 3 // 2, SIZE
 SHOWN = (  # of one person, in the thumbnail of one_face
     SceneAttributes(job="chef"),
@@ -56,7 +64,7 @@ SHOWN = (  # of one person, in the thumbnail of one_face
 )
 ASKED = SceneAttributes(job="king", place="at the taj mahal in india")
 ROME, REFINED = SceneAttributes(place="in the streets of rome"), ("ada", "bela")
-STYLES = 0.4, 0.7, 1.0  # strengths in the thumbnail of style
+STYLES = 0.5, 1.0  # strengths in the thumbnail of style
 STRENGTHS, STARTS, COUNT = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (0.0, 0.2, 0.5, 0.8), 8
 LOAD_API = (
     "async ([prompt, name]) => { await app.refreshComboInNodes(); await app.loadApiJson(prompt, name); }"
@@ -65,12 +73,16 @@ REMOVE_OTHERS = """kept => app.graph.nodes
     .filter(node => !kept.includes(Number(node.id)))
     .forEach(node => app.graph.remove(node))"""
 SET_IN_COLUMNS = """columns => {
-    const gap = 60, title = 40, small = {CLIPTextEncode: [260, 110], PreviewImage: [230, 270]};
+    const gap = 60, title = 40, sizes = {
+        CLIPTextEncode: [270, 110], PreviewImage: [250, 290], SaveImage: [310, 370], VAEDecode: [270, 50],
+        LoadImage: [290, 340], EncodeFaceIdentity: [290, 470], F2DBatchConditioning: [270, 60],
+        F2DListIdentities: [230, 130], F2DPickBest: [480, 700],
+    };
     let x = 0, bottom = 0;
     for (const column of columns) {
         let y = 0, right = x;
         for (const node of column.map(number => app.graph.getNodeById(number))) {
-            node.setSize(small[node.type] ?? [...node.size]);
+            node.setSize(sizes[node.type] ?? [Math.min(node.size[0], 290), node.size[1]]);
             node.pos = [x, y];
             right = Math.max(right, x + node.size[0]);
             bottom = Math.max(bottom, y + node.size[1]);
@@ -86,42 +98,48 @@ def main() -> None:
     """Make the images that are asked for."""
     checkout = Path(sys.argv[1]) if len(sys.argv) > 1 else find_checkouts()[-1]
     names = set(sys.argv[2:])
-    if not names or "F2DPasteFaces" in names:
-        paste_faces_in_use().save(REPOSITORY / "web" / "docs" / "F2DPasteFaces.jpg", quality=88)
-    if not names or "F2DRefineIdentity" in names:
-        draw_refinement().save(REPOSITORY / "web" / "docs" / "F2DRefineIdentity.jpg", quality=88)
-    if not names:
-        draw_strengths().save(REPOSITORY / "web" / "docs" / "strength.jpg", quality=88)
+    for path, draw in without_comfyui().items():
+        if not names or path.stem in names:
+            draw().save(path, quality=88)
+    if names and names <= {path.stem for path in without_comfyui()}:
+        return
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(checkout, Path(folder))
         place_files(server)
         install(server.base, print)
+        enlarge_portraits(server.input)
         with server, Browser() as browser, browser.open(server) as frontend:
-            for name, draw in thumbnails(server).items():
-                if not names or name in names:
-                    draw().save(REPOSITORY / "workflows" / f"{name}.jpg", quality=90)
-            if not names:
-                shoot_readme(frontend, Path(folder) / "shot.png").save(
-                    REPOSITORY / "docs" / "one_face.jpg", quality=90
-                )
-            for name in (*IN_USE, *GRAPHS):
-                if not names or name in names:
-                    picture = shoot_in_use(frontend, name, Path(folder) / "shot.png")
-                    picture.save(REPOSITORY / "web" / "docs" / f"{name}.jpg", quality=85)
+            for path, make in in_comfyui(server, frontend, Path(folder) / "shot.png").items():
+                if not names or path.stem in names or (path == README_IMAGE and "README" in names):
+                    make().save(path, quality=88)
+
+
+def without_comfyui() -> dict[Path, Callable[[], Image.Image]]:
+    """Return a function for each image that needs no ComfyUI."""
+    return {
+        HELP / "F2DPasteFaces.jpg": paste_faces_in_use,
+        HELP / "F2DRefineIdentity.jpg": draw_refinement,
+        HELP / "strength.jpg": draw_strengths,
+    }
+
+
+def in_comfyui(server: ComfyServer, frontend: Frontend, shot: Path) -> dict[Path, Callable[[], Image.Image]]:
+    """Return a function for each image that comes from a running ComfyUI; `shot` is overwritten."""
+    return {
+        **{REPOSITORY / "workflows" / f"{name}.jpg": draw for name, draw in thumbnails(server).items()},
+        README_IMAGE: partial(shoot_readme, frontend, shot),
+        **{HELP / f"{name}.jpg": partial(shoot_in_use, frontend, name, shot) for name in (*IN_USE, *GRAPHS)},
+    }
 
 
 def shoot_readme(frontend: Frontend, path: Path) -> Image.Image:
-    """Show the workflow one_face after a run."""
+    """Show the miniature's workflow after a run, without its note."""
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
-    frontend.load(
-        in_miniature(
-            bundled("one_face"),
-            ["ada"],
-            lambda text: text.replace("A photo", "a photo").partition(",")[0],
-        )
-    )
-    assert frontend.run(300).status == "success"
-    return shoot(frontend, path, 1800, 640)
+    frontend.load(miniature_workflow("ada"))
+    frontend.page.evaluate(REMOVE_OTHERS, sum(README, ()))
+    result = frontend.run(RUN_TIMEOUT)
+    assert result.status == "success", result.message
+    return shoot_columns(frontend, path, README, README_WIDTH)
 
 
 def bundled(name: str) -> dict:
@@ -159,17 +177,17 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
         ]
         return [load_photo(path) for key in shown for path in files[key]]
 
-    def said(facts: SceneAttributes) -> Callable[[str], str]:
-        return lambda text: describe(facts, "S*") if "S*" in text else text
+    def prompted(scene: SceneAttributes) -> Callable[[str], str]:
+        return lambda text: describe(scene, "S*") if "S*" in text else text
 
     def one_face() -> Image.Image:
-        scenes = [run("one_face", ["ada"], said(facts))[-1] for facts in SHOWN]
-        rows = [scenes[:2], scenes[2:]]
+        images = [run("one_face", ["ada"], prompted(scene))[-1] for scene in SHOWN]
+        rows = [images[:2], images[2:]]
         return draw_thumbnail([Tile(faces["ada"], "photo")], rows, "One photo, any prompt with S*")
 
     def expression_reference() -> Image.Image:
-        winking = run("expression_reference", ["bela", "dora"], said(SceneAttributes()))[-1]
-        shown = [Tile(faces["bela"], "person"), Tile(faces["dora"], "expression")]
+        winking = run("expression_reference", ["ada", "dora"], prompted(SceneAttributes()))[-1]
+        shown = [Tile(faces["ada"], "person"), Tile(faces["dora"], "expression")]
         return draw_thumbnail(shown, [[winking]], "The expression of a second photo")
 
     def two_people() -> Image.Image:
@@ -188,14 +206,14 @@ def thumbnails(server: ComfyServer) -> dict[str, Callable[[], Image.Image]]:
 
     def batch_of_people() -> Image.Image:
         people = ["ada", "bela", "chidi"]
-        images = run("batch_of_people", people, said(SceneAttributes(job="chef")))
+        images = run("batch_of_people", people, prompted(SceneAttributes(job="chef")))
         return draw_thumbnail(
             [Tile(faces[name]) for name in people], [images], "One prompt, one image per person"
         )
 
     def style() -> Image.Image:
-        images = [run("style", ["ada"], said(ASKED), strength=strength)[-1] for strength in STYLES]
-        caption = f"Likeness against style: strength {', '.join(f'{one:g}' for one in STYLES)}"
+        images = [run("style", ["ada"], prompted(ASKED), strength=strength)[-1] for strength in STYLES]
+        caption = f"Likeness against style: strength {' and '.join(f'{one:g}' for one in STYLES)}"
         return draw_thumbnail([Tile(faces["ada"], "photo")], [images], caption)
 
     return {
@@ -291,7 +309,7 @@ def draw_strengths() -> Image.Image:
             }
             panels.append(Panel(images[0], f"strength {strength:g}\nsubject_from {start:g}", scores))
         rows.append(panels)
-    subtitle = f"One of {COUNT} pictures each; scores: means over {COUNT}, by the miniature's judges"
+    subtitle = f"One of {COUNT} images each; scores of the miniature's evaluators: means over {COUNT}"
     return Image.fromarray(draw_sheet(rows, describe(ASKED, "S*"), subtitle))
 
 
@@ -319,29 +337,33 @@ def draw_refinement() -> Image.Image:
 
 
 def shoot_in_use(frontend: Frontend, name: str, path: Path) -> Image.Image:
-    """Draw a node with its neighbors for its help page."""
+    """Show a node with its neighbors for its help page."""
     if name in IN_USE:
-        workflow, shown, size = IN_USE[name]
-        run_what_needs_no_sampling(frontend, bundled(workflow))
-        frontend.page.evaluate(REMOVE_OTHERS, list(shown))
+        workflow, columns = IN_USE[name]
+        run_face_nodes(frontend, bundled(workflow))
     else:
-        size = run_in_miniature(frontend, name)
-    return shoot(frontend, path, *size)
+        columns = GRAPHS[name].shown()
+        run_in_miniature(frontend, name)
+    frontend.page.evaluate(REMOVE_OTHERS, [number for column in columns for number in column])
+    return shoot_columns(frontend, path, columns, HELP_WIDTH)
 
 
-def run_in_miniature(frontend: Frontend, name: str) -> tuple[int, int]:
-    """Run a help page's graph, and leave the nodes that are shown; returns the size of their picture."""
-    found = GRAPHS[name]
+def run_in_miniature(frontend: Frontend, name: str) -> None:
+    """Run a help page's graph."""
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
-    frontend.page.evaluate(LOAD_API, [found.numbered(), name])
-    result = frontend.run(300)
+    frontend.page.evaluate(LOAD_API, [GRAPHS[name].numbered(), name])
+    result = frontend.run(RUN_TIMEOUT)
     assert result.status == "success", result.message
-    frontend.page.evaluate(REMOVE_OTHERS, sum(found.shown(), []))
+
+
+def shoot_columns(frontend: Frontend, path: Path, columns: Columns, widest: int) -> Image.Image:
+    """Set the nodes in columns and take a screenshot of them, at most `widest` px wide."""
     frontend.page.evaluate(FIT, 20)
-    frontend.page.wait_for_timeout(2000)  # nodes grow with their pictures, where they are in sight
-    width, height = frontend.page.evaluate(SET_IN_COLUMNS, found.shown())
-    scale = min((1120 - 40) / width, 1)
-    return round(width * scale) + 40, round(height * scale) + 40
+    frontend.page.wait_for_timeout(2000)  # nodes grow with their images while they are in sight
+    width, height = frontend.page.evaluate(SET_IN_COLUMNS, columns)
+    scale = min((widest - 40) / width, 1)
+    size = round(width * scale) + 40, round(height * scale) + 40
+    return Image.open(frontend.screenshot(path, *size)).convert("RGB")
 
 
 def place_files(server: ComfyServer) -> None:
@@ -358,8 +380,14 @@ def place_files(server: ComfyServer) -> None:
     Image.fromarray(astronaut()).save(server.base / "input" / "example.png")
 
 
-def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
-    """Show what the face nodes show; the drawn picture would be noise without real weights."""
+def enlarge_portraits(folder: Path) -> None:
+    """Enlarge the miniature's portraits, so that they fill the nodes that show them."""
+    for path in folder.glob("miniature_*.png"):
+        Image.open(path).resize((PORTRAIT, PORTRAIT), Image.Resampling.BICUBIC).save(path)
+
+
+def run_face_nodes(frontend: Frontend, workflow: dict) -> None:
+    """Run the face nodes only: without real weights the generated image would be noise."""
     prompt = frontend.load(workflow).prompt
     face = (
         "LoadFaceEncoder",
@@ -377,12 +405,9 @@ def run_what_needs_no_sampling(frontend: Frontend, workflow: dict) -> None:
         parts[f"run {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, output]}}
     frontend.server.post("/free", {"free_memory": True})  # what is cached is not shown again
     frontend.page.evaluate("(output) => app.api.queuePrompt(0, {output, workflow: {}})", parts)
-    frontend.page.wait_for_timeout(15_000)
-
-
-def shoot(frontend: Frontend, path: Path, width: int, height: int) -> Image.Image:
-    """Take one picture of the graph."""
-    return Image.open(frontend.screenshot(path, width, height)).convert("RGB")
+    while any(frontend.server.get("/queue").values()):
+        frontend.page.wait_for_timeout(500)
+    frontend.page.wait_for_timeout(3000)  # the nodes load their images
 
 
 if __name__ == "__main__":

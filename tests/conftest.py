@@ -25,14 +25,15 @@ from support.shared import make_once
 TESTS = Path(__file__).resolve().parent
 DETECTOR = REPOSITORY.parent / "shared" / "models" / "face_detection_yunet_2026may.onnx"
 CHECKOUTS = find_checkouts()
-LONGEST = (
-    "training/test_mistakes.py",
-    "training/test_miniature.py",
-    "comfy/test_fuzz.py",
-    "training/test_mapper.py",
-    "unit/test_demo.py",
+FUZZ = TESTS / "comfy" / "test_fuzz.py"  # has servers of its own
+LONGEST = (  # the order in which files are dealt out to the workers; all others come after them
+    TESTS / "comfy",
+    FUZZ,
+    TESTS / "training" / "test_miniature.py",
+    TESTS / "training" / "test_mistakes.py",
+    TESTS / "training" / "test_mapper.py",
+    TESTS / "unit" / "test_demo.py",
 )
-SHORT = ("comfy/test_miniature.py", "comfy/test_archive.py")  # fill the end
 
 
 # --- Several processes (pytest -n auto) ---
@@ -46,18 +47,18 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps the tests of one file, or of one ComfyUI, in one worker, which then makes their fixtures once."""
+    """Keeps the tests of one file, or of one running ComfyUI, in one worker, which makes fixtures once."""
     from xdist.scheduler import LoadScopeScheduling
 
-    config.option.loadscopereorder = False  # what takes longest comes first; short files fill the end
+    config.option.loadscopereorder = False  # the order is that of LONGEST
     versions = {checkout_version(path) for path in CHECKOUTS}
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
             version = next((part for part in re.split(r"[][-]", test) if part in versions), "")
-            apart = file.endswith((*LONGEST, *SHORT))  # even if that takes another server
-            return f"{file}[{version}]" if apart or not version else version
+            alone = file.endswith(FUZZ.name)
+            return f"{file}[{version}]" if alone or not version else version
 
     return Scheduling(config, log)
 
@@ -84,8 +85,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Marks tests in ComfyUI with `comfy`, those that also need Chromium with `browser`, and the benchmarks.
 
-    Once `-m` has selected by the marks, the longest files go to the front and short ones to the end, for all
-    workers to end together.
+    Once `-m` has selected by the marks, what takes longest goes to the front: the short files at the end let
+    all workers end together.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -96,9 +97,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         if TESTS / "benchmarks" in item.path.parents:
             item.add_marker(pytest.mark.benchmark)
     yield
-    order = (*LONGEST, "all others", *SHORT)
-    places = {TESTS / name: number for number, name in enumerate(order)}
-    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+    items.sort(key=lambda item: rank(item.path))
+
+
+def rank(path: Path) -> int:
+    """Gives a file's place in LONGEST: its own, else its folder's, else the last."""
+    return next((LONGEST.index(one) for one in (path, path.parent) if one in LONGEST), len(LONGEST))
 
 
 # --- ComfyUI, its frontend and model files ---

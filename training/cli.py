@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _fail(MemoryError("The memory does not suffice. Use smaller sizes or batches."), 2)
+        return _fail(MemoryError("Out of memory. Use smaller sizes or batches."), 2)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Every number of a training run, as dataclasses: the defaults are the paper's, or say that it gives none."""
+"""Every setting of a training run, as dataclasses. Defaults are the paper's; others are marked."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PrepareConfig:
     image_size: int = option(512, "side of the crops in px; Stable Diffusion 1.4 has 512")
     classes: tuple[str, ...] = option(
         IDENTITY_CLASSES,
-        "face-parsing classes of the identity region M; not in the paper, which does not say whether hair "
+        "face-parsing classes of the identity region M; not in the paper, which leaves open whether hair "
         "belongs to M",
     )
     precision: Literal["no", "bf16"] = option(
@@ -89,30 +89,28 @@ class PrepareConfig:
     )
     shard_size: int = option(512, "photos per file of the cache")
     batch_size: int = option(8, "photos encoded at once")
-    min_score: float = option(0.6, "lowest score at which the detector's faces count")
+    min_score: float = option(0.6, "minimum detection score of a face")
     workers: int = option(4, "processes that read and crop photos; 0 = none")
-    device: str = option("", "where the networks run; by default the best device there is")
+    device: str = option("", "device of the networks; by default the best available")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """What every training has; the engine reads nothing else of a config."""
 
-    out: str = option("", "run folder; the same command resumes what is in it", may_change=True)
+    out: str = option("", "run folder; rerun the command to resume", may_change=True)
     batch_size: int = option(32, "images per step, over all processes and accumulated parts")
-    accumulate: int = option(
-        1, "parts of a batch that each process takes one after the other", may_change=True
-    )
+    accumulate: int = option(1, "parts of a batch that each process computes in turn", may_change=True)
     lr: float = option(1e-3, "learning rate")
     weight_decay: float = option(1e-2, "weight decay of AdamW; not in the paper, AdamW's default")
     betas: tuple[float, float] = option((0.9, 0.999), "betas of AdamW; not in the paper, AdamW's default")
     eps: float = option(1e-8, "epsilon of AdamW; not in the paper, AdamW's default")
-    clip: float = option(1.0, "highest norm of the gradient, 0 = any; not in the paper")
+    clip: float = option(1.0, "maximum norm of the gradient, 0 = no clipping; not in the paper")
     ema: float = option(0.0, "decay of the average of the weights, 0 = none; not in the paper")
-    precision: Precision = option("no", "half precision where it is safe; 'no' = float32")
+    precision: Precision = option("no", "half precision where safe; 'no' = float32")
     compile: bool = option(False, "compile the large network with torch.compile", may_change=True)
-    device: str = option("", "where to train; by default the best device there is", may_change=True)
-    seed: int = option(0, "seed of everything random")
+    device: str = option("", "device to train on; by default the best available", may_change=True)
+    seed: int = option(0, "random seed")
     save_every: int = option(1000, "steps between checkpoints", may_change=True)
     keep: int = option(3, "weight files that are kept", may_change=True)
     log_every: int = option(50, "steps whose means are logged together", may_change=True)
@@ -133,7 +131,7 @@ class MapperTrainingConfig(TrainingConfig):
         "--out runs/cgdr",
     )
 
-    cache: str = option("", "folder that `f2d-train prepare` made", may_change=True)
+    cache: str = option("", "cache folder of `f2d-train prepare`", may_change=True)
     base: str = option("", "Stable Diffusion: a folder in diffusers layout", may_change=True)
     init: str = option("", "weights of a mapper to start from; by default random ones", may_change=True)
     loss: Loss = option("cgdr", "Eq. 7; 'reconstruction' is Eq. 1, 'masked' Eq. 8 (Table 5)")
@@ -145,7 +143,7 @@ class MapperTrainingConfig(TrainingConfig):
     class_prompt: str = option("A photo of a person", "class prompt p_c (Sec. 3.4)")
     positional: Positional = option(
         "replace",
-        "how S* stands to the position embedding; not in the paper, the official mapper replaces it",
+        "relation of S* to the position embedding; not in the paper, the official mapper replaces it",
     )
     word_length: float = option(
         0.0,
@@ -176,7 +174,7 @@ class MapperTrainingConfig(TrainingConfig):
     )
     slope: float = option(0.2, "slope of the leaky ReLU below 0; not in the paper, the official mapper's")
     sample_posterior: bool = option(
-        True, "sample the VAE's posterior anew for each latent, instead of its mean; not in the paper"
+        True, "sample the VAE's posterior for each latent, instead of taking its mean; not in the paper"
     )
     steps: int = option(100_000, "training steps (Sec. 4.1)", may_change=True)
     batch_size: int = option(
@@ -294,11 +292,11 @@ class MSIDTrainingConfig(TrainingConfig):
         "rate at which the deepest layer is skipped, rising linearly from 0 at the first; not in the paper, "
         "insightface's ViT recipe has 0.05",
     )
-    epochs: int = option(30, "times that each face is seen (Sec. 4.1)", may_change=True)
+    epochs: int = option(30, "passes over all faces (Sec. 4.1)", may_change=True)
     batch_size: int = option(1024, "images per step, over all processes and accumulated parts (Sec. 4.1)")
     accumulate: int = option(
         1,
-        "parts of a batch that each process takes one after the other; the gradient is the entire batch's, "
+        "parts of a batch that each process computes in turn; the gradient is the entire batch's, "
         "but each part is normalized by its own batch statistics",
         may_change=True,
     )
@@ -308,11 +306,11 @@ class MSIDTrainingConfig(TrainingConfig):
         3.0, "epochs over which the learning rate rises; not in the paper, insightface's ViT recipe"
     )
     clip: float = option(
-        5.0, "highest norm of the encoder's gradient, 0 = any; not in the paper, insightface's"
+        5.0, "maximum norm of the encoder's gradient, 0 = no clipping; not in the paper, insightface's"
     )
     sample_rate: float = option(1.0, "share of the classes in a step's softmax (PartialFC); not in the paper")
     flip: bool = option(True, "mirror half of the faces; Sec. 4.1 names it for the mapper")
-    remap_labels: bool = option(False, "renumber the labels where some have no face")
+    remap_labels: bool = option(False, "renumber the labels if some have no face")
     save_every: int = option(2000, "steps between checkpoints", may_change=True)
 
 
@@ -337,7 +335,7 @@ class EvaluateConfig:
         "--images eval/f2d --out eval/f2d.json ...",
     )
 
-    method: str = option("", "its name in the report; names of presets are rows of Tables 3 to 5")
+    method: str = option("", "name in the report; names of presets are rows of Tables 3 to 5")
     images: str = option(
         "",
         "folder of images, identity/prompt_index/seed.png; missing ones are generated if --base is given",
@@ -350,13 +348,13 @@ class EvaluateConfig:
     # --- faces ---
     aligned: bool = option(False, "the faces are FFHQ crops")
     crops: str = option("", "folder for the FFHQ crops; by default 'faces' beside the results")
-    identities: int = option(100, "most identities to evaluate, chosen at random; 0 = all")
-    frame: float = option(0.5, "frame of a video, as a share of its length; the paper says only 'a frame'")
+    identities: int = option(100, "maximum number of identities, chosen at random; 0 = all")
+    frame: float = option(0.5, "frame of a video, as a share of its length; the paper has 'a frame'")
     face_size: int = option(512, "side of the crops in px")
     detector: str = option(
         "", "weights of YuNet, for faces that are not aligned, for the encoder and for the identity metrics"
     )
-    min_score: float = option(0.6, "lowest score at which the detector's faces count")
+    min_score: float = option(0.6, "minimum detection score of a face")
     # --- images ---
     prompts: tuple[int, ...] = option(tuple(range(40)), "indices of the prompts in Table 7")
     images_per_prompt: int = option(4, "images per identity and prompt")
@@ -375,7 +373,7 @@ class EvaluateConfig:
     models: str = option(
         "", "instead of msid and mapper: folder of fine-tuned models, LoRAs or adapters, one per identity"
     )
-    subject: str = option("", "for --models: what stands for the person, such as 'sks person'")
+    subject: str = option("", "for --models: the person's name in prompts, such as 'sks person'")
     steps: int = option(30, "denoising steps, Euler ancestral")
     cfg: float = option(7.0, "classifier-free guidance scale")
     subject_from: float = option(
@@ -401,7 +399,7 @@ class EvaluateConfig:
     )
     encoding_seconds: float = option(0.0, "seconds per face, for Table 2; measured where the mapper is given")
     seed: int = option(0, "seed of the choice of identities")
-    device: str = option("", "where the networks run; by default the best device there is")
+    device: str = option("", "device of the networks; by default the best available")
 
 
 # What `--base miniature` stands for besides the base.
@@ -412,7 +410,7 @@ MINIATURE_EVALUATION: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """How `f2d-train report` makes the pages of one or more evaluations."""
+    """How `f2d-train report` writes the pages of one or more evaluations."""
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train report --results eval/f2d.json,eval/elite.json --out eval/report",
@@ -433,7 +431,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MiniatureConfig:
-    """How `f2d-train miniature` makes its models; the defaults are those of the shipped weights."""
+    """How `f2d-train miniature` trains its models; the defaults are those of the shipped weights."""
 
     examples: ClassVar[tuple[str, ...]] = (
         "f2d-train miniature --out runs/miniature",
@@ -487,7 +485,7 @@ class MiniatureConfig:
         (), "per-person methods to tune or compare with; by default all", may_change=True
     )
     best_of: int = option(8, "images to choose from, for Fig. 7 on the miniature", may_change=True)
-    bf16: bool = option(True, "train in bfloat16 where it is safe")
+    bf16: bool = option(True, "train in bfloat16 where safe")
     compile: bool = option(
         False, "compile the U-Net's training; on a CPU this needs a C++ compiler", may_change=True
     )

@@ -66,7 +66,7 @@ def arcface_loss(
         scale: s.
         margin: m, radians, below pi / 2. Where theta + m exceeds pi, cos(theta + m) would grow again, so that
             features could flee from their own class and end with a small loss; as in ArcFace's first code,
-            cos(theta) - m * sin(m) stands there, which goes on falling.
+            cos(theta) - m * sin(m) is used, which keeps falling.
         cross_entropy: takes logits (B, K) and labels (B,); over all shards where K is only this process's
             share of the classes.
 

@@ -25,7 +25,7 @@ def integer(text: str) -> int:
 def seed(text: str) -> int:
     """Parse a seed, in ComfyUI's range."""
     if not 0 <= int(text) < SEEDS:
-        raise argparse.ArgumentTypeError(f"{text} is no seed; use one from 0 to {SEEDS - 1}")
+        raise argparse.ArgumentTypeError(f"{text} is not a seed; use one from 0 to {SEEDS - 1}")
     return int(text)
 
 

@@ -43,16 +43,14 @@ def add_encode(commands: Any) -> None:
         "photo", nargs="+", metavar="PHOTO", help="a photo; several of one person are averaged"
     )
     add_encoder_options(parser, required=True)
+    parser.add_argument("--out", required=True, metavar="S.safetensors", help="output: `words` (2, 768)")
     parser.add_argument(
-        "--out", required=True, metavar="S.safetensors", help="where the words go: `words` (2, 768)"
-    )
-    parser.add_argument(
-        "--features", metavar="F.safetensors", help="where `face` (112, 112, 3) and `v_id` (1536) go"
+        "--features", metavar="F.safetensors", help="output: `face` (112, 112, 3) and `v_id` (1536)"
     )
     parser.add_argument(
         "--identity",
         metavar="I.safetensors",
-        help="where the identity goes, to share or to mix; it holds no photo",
+        help="output: the identity, to share or to mix; it holds no photo",
     )
 
 
@@ -82,18 +80,21 @@ def add_encoder_options(parser: argparse.ArgumentParser, required: bool) -> None
         help="the photo is a 112 px crop, or an FFHQ one",
     )
     group.add_argument(
-        "--face-order", default="largest", choices=ORDERS, help="how faces are counted (default: largest)"
+        "--face-order",
+        default="largest",
+        choices=ORDERS,
+        help="order in which faces are numbered (default: largest)",
     )
-    group.add_argument("--face-index", type=int, default=0, help="which face, from 0")
-    group.add_argument("--min-score", type=finite, default=0.6, help="of the detector (default: 0.6)")
-    group.add_argument("--expression-from", metavar="PHOTO", help="take the expression from this photo")
+    group.add_argument("--face-index", type=int, default=0, help="number of the face, from 0")
+    group.add_argument("--min-score", type=finite, default=0.6, help="minimum detection score (default: 0.6)")
+    group.add_argument("--expression-from", metavar="PHOTO", help="photo to copy the expression from")
     group.add_argument("--expression", metavar="E", help="expression network: epoch_20.pth or .safetensors")
     group.add_argument("--expression-strength", type=finite, default=1.0, help="from 0 to 1 (default: 1)")
     group.add_argument(
         "--expression-landmarks",
         type=landmarks,
         metavar='"x,y ..."',
-        help="instead of detection in that photo",
+        help="landmarks in that photo, instead of detection",
     )
 
 
@@ -141,8 +142,7 @@ def check_encoder_options(options: argparse.Namespace) -> None:
         raise ValueError("--expression-from needs --expression. Name Deep3DFaceRecon's epoch_20.pth.")
     if not (options.detector or options.landmarks or options.aligned):
         raise ValueError(
-            "Nothing says where the face is. Add --detector with a YuNet .onnx file, --landmarks or "
-            "--aligned."
+            "The face cannot be located. Add --detector with a YuNet .onnx file, --landmarks or --aligned."
         )
 
 
@@ -156,7 +156,7 @@ def load_encoder(options: argparse.Namespace) -> FaceEncoder:
 
 
 def face_choice(options: argparse.Namespace) -> FaceChoice:
-    """Say which face of a photo the options choose."""
+    """Return the choice of a face that the options describe."""
     return FaceChoice(options.face_order, options.face_index, options.min_score, options.landmarks)
 
 
@@ -228,7 +228,7 @@ def read_words(path: str) -> tuple[torch.Tensor, Positional]:
         )
     if positional not in get_args(Positional):
         raise ValueError(
-            f"'{path}' calls its words '{positional}' the position embedding, instead of "
+            f"'{path}' has positional '{positional}', not "
             f"{' or '.join(get_args(Positional))}. Run `f2d encode` again."
         )
     return words, positional

@@ -52,17 +52,17 @@ def add_generate(commands: Any) -> None:
 
 def _add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--placeholder", default="S*", help="what stands for the person in the prompt (default: S*)"
+        "--placeholder", default="S*", help="the word for the person in the prompt (default: S*)"
     )
     parser.add_argument("--strength", type=finite, default=1.0, help='from 0 ("a person") to 1 (S*)')
     parser.add_argument(
         "--negative", default="", metavar="PROMPT", help="negative prompt (default: none, as the authors)"
     )
     parser.add_argument(
-        "--seed", type=seed, default=0, help="of the first image; the others count on (default: 0)"
+        "--seed", type=seed, default=0, help="seed of the first image; the others follow (default: 0)"
     )
-    parser.add_argument("--count", type=positive, default=1, help="how many images (default: 1)")
-    parser.add_argument("--batch", type=positive, default=1, help="how many at once (default: 1)")
+    parser.add_argument("--count", type=positive, default=1, help="number of images (default: 1)")
+    parser.add_argument("--batch", type=positive, default=1, help="batch size (default: 1)")
     parser.add_argument(
         "--steps", type=positive, default=30, help="denoising steps, Euler ancestral (default: 30)"
     )
@@ -76,7 +76,7 @@ def _add_generation_options(parser: argparse.ArgumentParser) -> None:
         "--subject-from",
         type=finite,
         default=0.0,
-        help="share of the denoising before the face comes in; 0.2 = the paper's DSC",
+        help="share of the steps before S* is used; 0.2 = the paper's DSC",
     )
 
 
@@ -109,7 +109,7 @@ def _generate(options: argparse.Namespace) -> None:
         save_png(options.out, make_grid([one.image for one in generated]), generated[0].text)
     flagged = [one.parameters["seed"] for one in generated if one.flagged]
     if flagged:
-        log(f"The base model's safety checker has blackened the images with seeds {flagged}.")
+        log(f"The base model's safety checker replaced the images with seeds {flagged} by black ones.")
     log(f"{len(generated)} image(s) -> {options.out}")
 
 
@@ -135,14 +135,12 @@ def add_demo(commands: Any) -> None:
         "--out demo.png",
         run=_demo,
     )
-    parser.add_argument(
-        "--out", default="demo.png", metavar="PNG", help="where the sheet goes (default: demo.png)"
-    )
+    parser.add_argument("--out", default="demo.png", metavar="PNG", help="output file (default: demo.png)")
     parser.add_argument("--seed", type=seed, default=0, help="of the images (default: 0)")
     parser.add_argument(
         "--comfyui",
         metavar="DIR",
-        help="instead: put checkpoint, encoder files, portraits and a workflow into a ComfyUI",
+        help="instead, install checkpoint, encoder files, portraits and a workflow into a ComfyUI",
     )
 
 

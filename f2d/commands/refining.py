@@ -58,13 +58,11 @@ def add_refine(commands: Any) -> None:
     )
     _add_refinement_options(parser)
     add_encoder_options(parser, required=False)
-    parser.add_argument(
-        "--out", required=True, metavar="S.safetensors", help="where the words go: `words` (2, 768)"
-    )
+    parser.add_argument("--out", required=True, metavar="S.safetensors", help="output: `words` (2, 768)")
     parser.add_argument(
         "--identity",
         metavar="I.safetensors",
-        help="where the refined identity goes, to share or to mix; it holds no photo",
+        help="output: the refined identity, to share or to mix; it holds no photo",
     )
 
 
@@ -192,7 +190,7 @@ def _make_targets(
 
 
 def _choose_batch(denoiser: Any, words: torch.Tensor, target: Target, batch: int) -> int:
-    """Say what memory refining words of shape (2, D) needs, and choose how much of a batch runs at once."""
+    """Log the memory that refining words, (2, D), needs, and choose the part of a batch that runs at once."""
     from ..device import available_memory
     from ..word_refinement import measure_memory
 

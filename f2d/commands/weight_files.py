@@ -24,7 +24,7 @@ def add_convert(commands: Any) -> None:
         run=_convert,
     )
     parser.add_argument(
-        "source", metavar="IN", help="msid.pt, mapping.pt, epoch_20.pth, or a .safetensors of ours"
+        "source", metavar="IN", help="msid.pt, mapping.pt, epoch_20.pth, or a .safetensors of this project"
     )
     parser.add_argument("target", metavar="OUT", help=".safetensors, or .pt/.pth in the official layout")
     parser.add_argument(
@@ -33,7 +33,7 @@ def add_convert(commands: Any) -> None:
     parser.add_argument(
         "--positional",
         choices=["replace", "before"],
-        help="mapper: the words' relation to the position embedding",
+        help="mapper: relation of the words to the position embedding",
     )
 
 
@@ -138,8 +138,8 @@ def add_download(commands: Any) -> None:
         "yunet --to ComfyUI/models/face2diffusion",
         run=_download,
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="which; without it all are listed")
-    parser.add_argument("--to", default=".", metavar="DIR", help="folder (default: this one)")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="file to download; omit it to list all")
+    parser.add_argument("--to", default=".", metavar="DIR", help="target folder (default: the current one)")
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ class PromptDenoiser(nn.Module):
         self.requires_grad_(False).eval()
         if schedule.config.prediction_type not in _PREDICTED:
             raise ValueError(
-                f'The base model predicts "{schedule.config.prediction_type}", which no loss here is for. '
+                f'The base model predicts "{schedule.config.prediction_type}", which no loss here supports. '
                 f"Use a model that predicts one of {', '.join(_PREDICTED)}."
             )
         if unet.config.cross_attention_dim != self.word_dim:
@@ -83,7 +83,7 @@ class PromptDenoiser(nn.Module):
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, positional: Positional = "replace") -> PromptDenoiser:
-        """Take the networks of a loaded pipeline, with the paper's prompt.
+        """Use the networks of a loaded pipeline, with the paper's prompt.
 
         Args:
             pipeline: diffusers' StableDiffusionPipeline; its text encoder is brought to float32.
@@ -178,7 +178,7 @@ def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:
     found = [index for index in range(len(content)) if content[index : index + len(word)] == word]
     if len(found) != 1:
         raise ValueError(
-            f"'{PLACEHOLDER}' stands {len(found)} times in the prompt '{prompt}'. Write it once; "
+            f"'{PLACEHOLDER}' occurs {len(found)} times in the prompt '{prompt}'. Write it once; "
             f"the paper's prompt is 'A photo of {PLACEHOLDER}'."
         )
     first = found[0] + 1  # the start token comes before the content

@@ -30,7 +30,7 @@ def check_folder(folder: str | os.PathLike) -> None:
         raise ValueError("No base model is given. Name a Stable Diffusion 1.x folder in diffusers layout.")
     if not index.is_file():
         raise ValueError(
-            f"'{folder}' is no Stable Diffusion folder in diffusers layout: it is without {_INDEX}. "
+            f"'{folder}' is not a Stable Diffusion folder in diffusers layout: it has no {_INDEX}. "
             "Choose the folder that has one."
         )
     name = read_config(index).get("_class_name")
@@ -81,7 +81,7 @@ def load_single_file(path: str | os.PathLike, configs: str | os.PathLike) -> Any
 
 
 def build_pipeline(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> Any:
-    """Put loaded parts together as diffusers' StableDiffusionPipeline, without a safety checker."""
+    """Assemble loaded parts as diffusers' StableDiffusionPipeline, without a safety checker."""
     from diffusers import StableDiffusionPipeline
 
     parts = (vae, text_encoder, tokenizer, unet, scheduler, None, None)

@@ -59,7 +59,7 @@ class GenerationConfig:
             )
         if not 0 <= self.subject_from < 1:
             raise ValueError(
-                f"The subject cannot come in at {self.subject_from} of the denoising. Use a share from 0 to "
+                f"subject_from {self.subject_from} is out of range. Use a share of the steps from 0 to "
                 "below 1; the paper's DSC uses 0.2."
             )
 
@@ -70,7 +70,7 @@ class GeneratedImage:
 
     image: Photo  # (H, W, 3) uint8
     parameters: dict[str, Any]  # all that is needed to generate it again
-    flagged: bool = False  # the base model's own safety checker has blackened it
+    flagged: bool = False  # the base model's own safety checker replaced it by a black image
 
     @property
     def text(self) -> dict[str, str]:
@@ -176,7 +176,7 @@ class F2DPipeline:
         ids = tuple(prompts.content_ids(placeholder))
         if any(subject.token_ids == ids for subject in self.subjects):
             raise ValueError(
-                f"The placeholder '{placeholder}' already stands for another person. Use 'S1*' and 'S2*'."
+                f"The placeholder '{placeholder}' is already taken by another person. Use 'S1*' and 'S2*'."
             )
         class_ids = prompts.content_ids(CLASS_WORDS)[:2]
         class_rows = prompts.token_embedding.weight.detach()[class_ids].float().cpu()
@@ -328,7 +328,7 @@ class F2DPipeline:
 
 
 def _to_photos(images: np.ndarray, config: GenerationConfig) -> np.ndarray:
-    """Bring generated images in [0, 1], shape (B, H, W, 3), to uint8."""
+    """Convert generated images in [0, 1], shape (B, H, W, 3), to uint8."""
     if not np.isfinite(images).all():
         raise ValueError(
             f"The images have NaN or infinity: the CFG scale {config.cfg:g} is too large, or the base "

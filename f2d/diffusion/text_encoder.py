@@ -44,7 +44,7 @@ class PromptEncoder:
         return list(self.tokenizer(text).input_ids[1:-1])
 
     def pad(self, content: list[int]) -> list[int]:
-        """Make a tokenized prompt as long as the text encoder needs it.
+        """Pad a tokenized prompt to the length that the text encoder needs.
 
         Args:
             content: at most N - 2 token ids, of `content_ids`.
@@ -126,7 +126,7 @@ def text_embeddings(text_encoder: Any) -> Any:
 
 
 def prompt_too_long(count: int, limit: int) -> ValueError:
-    """Make the error for a prompt that does not fit into the text encoder."""
+    """Build the error for a prompt that is too long for the text encoder."""
     return ValueError(
         f"The prompt has {count} tokens; the text encoder takes at most {limit}. Shorten it, or use ComfyUI, "
         "which takes longer ones."

@@ -82,7 +82,7 @@ def expression_landmarks(landmarks: np.ndarray) -> np.ndarray:
 
 
 def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
-    """Give the landmarks of the mirrored photo: left and right change their names too.
+    """Return the landmarks of the mirrored photo: left and right change their names too.
 
     Args:
         landmarks: shape (5, 2), px.
@@ -204,7 +204,7 @@ def warp(photo: Photo, transform: np.ndarray, size: int) -> Photo:
 
 
 def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
-    """Bring an image that already is an ArcFace crop to the encoder's size.
+    """Resize an ArcFace crop to the encoder's size.
 
     Args:
         photo: shape (S, S, 3), uint8, RGB.
@@ -223,7 +223,7 @@ def crop_aligned(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
 
 
 def square_side(photo: Photo) -> int:
-    """Give the side of an aligned image of shape (S, S, 3), px; raise a ValueError if it is not square."""
+    """Return the side of an aligned image of shape (S, S, 3), px; raise a ValueError if it is not square."""
     height, width = photo.shape[:2]
     if height != width:
         raise ValueError(

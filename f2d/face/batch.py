@@ -28,7 +28,7 @@ class CroppedBatch(Generic[Crop]):
 
     @property
     def report(self) -> str:
-        """Which photos were skipped, in one line; empty where all have a face."""
+        """Which photos were skipped, in one line; empty if all have a face."""
         if not self.skipped:
             return ""
         return (
@@ -43,11 +43,11 @@ def crop_batch(
     names: Iterable[str] | None = None,
     first_only: bool = False,
 ) -> CroppedBatch[Crop]:
-    """Cut the face out of each photo, and skip photos without one.
+    """Crop the face from each photo, and skip photos without one.
 
     Args:
         photos: one or more, read one after the other.
-        crop: cuts one; raises a NoFaceError where there is no face.
+        crop: cuts one; raises a NoFaceError if there is no face.
         names: of the photos, for the messages; default: 1, 2, ...
         first_only: stop at the first photo with a face.
 
@@ -56,7 +56,7 @@ def crop_batch(
 
     Raises:
         NoFaceError: there is no face in any; it has the best score.
-        ValueError: a photo is not usable for another reason; the message names it where there are several.
+        ValueError: a photo is not usable for another reason; the message names it if there are several.
     """
     photos = list(photos)
     names = [str(number) for number in range(1, len(photos) + 1)] if names is None else list(names)
@@ -76,7 +76,7 @@ def crop_batch(
             raise ValueError(f"Photo {name} of {len(photos)}: {error}") from error
     if not batch.used:
         raise NoFaceError(
-            f"None of the {len(photos)} photos shows a face with the demanded score; the best candidate has "
+            f"No face in the {len(photos)} photos reaches the minimum score; the best candidate has "
             f"{batch.best_score:.2f}. Lower the minimum score, or use photos with larger, frontal faces.",
             batch.best_score,
         )

@@ -53,7 +53,7 @@ class LocatedFace:
     chosen: Face | None = None
 
     def align_face(self, size: int = TEMPLATE_SIZE) -> Photo:
-        """Cut ArcFace's crop, shape (size, size, 3); raise a ValueError where the face lies outside."""
+        """Cut ArcFace's crop, shape (size, size, 3); raise a ValueError if the face is outside."""
         if self.alignment == "FFHQ":
             return crop_ffhq(self.photo, size)
         if self.alignment == "112 px":
@@ -61,7 +61,7 @@ class LocatedFace:
         return align_face(self.photo, self.landmarks, size)
 
     def align_expression(self) -> Photo:
-        """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError where the face lies outside.
+        """Cut Deep3DFaceRecon's crop, shape (224, 224, 3); raise a ValueError if the face is outside.
 
         The crop keeps the face's roll, as the network expects, but a face that lies on its side or upside
         down is set upright first.
@@ -69,13 +69,13 @@ class LocatedFace:
         return align_expression(*set_upright(self.photo, self.expression_landmarks))
 
     def align_ffhq(self, size: int) -> Photo:
-        """Cut FFHQ's crop, shape (size, size, 3); raise a ValueError where the face lies outside."""
+        """Cut FFHQ's crop, shape (size, size, 3); raise a ValueError if the face is outside."""
         if self.alignment == "FFHQ":
             return resize_ffhq(self.photo, size)
         return align_ffhq(self.photo, self.landmarks, size)
 
     def face_in_ffhq(self, size: int) -> Face:
-        """Tell where the chosen face lies in its FFHQ crop, so that it need not be detected there again.
+        """Return the chosen face's position in its FFHQ crop, where it need not be detected again.
 
         Raises:
             ValueError: no face was chosen, because the image is already aligned.
@@ -85,7 +85,7 @@ class LocatedFace:
         return self.chosen.moved(ffhq_transform(self.landmarks, size))
 
     def mirrored(self) -> LocatedFace:
-        """Give the same face in the mirror image, where left and right have changed places."""
+        """Return the same face in the mirror image, with left and right swapped."""
         width = self.photo.shape[1]
         return LocatedFace(
             mirror(self.photo),
@@ -136,7 +136,7 @@ def locate_face(
     alignment: Alignment = "detect",
     choice: FaceChoice = LARGEST_FACE,
 ) -> LocatedFace:
-    """Find out where the chosen face lies in a photo.
+    """Locate the chosen face in a photo.
 
     Args:
         detector: what finds faces; not needed for given landmarks and aligned images.
@@ -152,7 +152,9 @@ def locate_face(
         ValueError: no usable face, an image that is not square although aligned, or an unknown alignment.
     """
     if alignment not in ALIGNMENTS:
-        raise ValueError(f"There is no alignment '{alignment}'. Choose one of {', '.join(ALIGNMENTS)}.")
+        raise ValueError(
+            f"The alignment '{alignment}' does not exist. Choose one of {', '.join(ALIGNMENTS)}."
+        )
     if alignment == "detect" or choice.landmarks is not None or choice.faces is not None:
         faces, chosen = detect_face(detector, photo, choice)
         landmarks = np.asarray(chosen.landmarks, np.float64)

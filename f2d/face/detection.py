@@ -24,7 +24,7 @@ _CANDIDATE_SCORE = 0.1  # below the threshold faces are still collected, to tell
 
 
 class NoFaceError(ValueError):
-    """No face with the demanded score is in the photo."""
+    """No face in the photo reaches the minimum score."""
 
     def __init__(self, message: str, best_score: float = 0.0) -> None:
         """Keep the score of the best candidate, in [0, 1]; 0 = there is none."""
@@ -96,32 +96,32 @@ class YuNet:
             if faces:
                 return keep_distinct(faces)
         height, width = photo.shape[:2]
-        hint = f"the best candidate has {best:.2f}: lower the minimum score, or use" if best else "use"
+        advice = f"; the best candidate has {best:.2f}. Lower the minimum score, or use" if best else ". Use"
         raise NoFaceError(
-            f"No face with score {min_score:.2f} or more is in the {width}x{height} px photo; "
-            f"{hint} a photo with a larger, frontal face.",
+            f"No face in the {width}x{height} px photo scores {min_score:.2f} or more{advice} a photo with a "
+            "larger, frontal face.",
             best,
         )
 
     def _refine(self, photo: Photo, face: Face, upright: bool) -> Face:
-        """Look at a face again; outside the upright photo the second look must confirm it."""
+        """Detect a face again; if the photo was rotated, the second detection must confirm it."""
         again = refine_face(self._guess, photo, face)
         if again is None:
             return face if upright else replace(face, score=0.0)
         return replace(again, score=max(again.score, face.score)) if upright else again
 
-    def _look(self, picture: Photo) -> list[Face]:
+    def _look(self, image: Photo) -> list[Face]:
         """Run the network once, on an image as it is; give each face once."""
-        return self._run(picture, _MAX_OVERLAP)
+        return self._run(image, _MAX_OVERLAP)
 
-    def _guess(self, picture: Photo) -> list[Face]:
+    def _guess(self, image: Photo) -> list[Face]:
         """Run the network once; give what each cell of its grid guesses, several for each face."""
-        return self._run(picture, 1.0)
+        return self._run(image, 1.0)
 
-    def _run(self, picture: Photo, max_overlap: float) -> list[Face]:
-        self._net.setInputSize(picture.shape[1::-1])
+    def _run(self, image: Photo, max_overlap: float) -> list[Face]:
+        self._net.setInputSize(image.shape[1::-1])
         self._net.setNMSThreshold(max_overlap)
-        found = self._net.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        found = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         rows = (
             np.empty((0, 15)) if found is None else found[np.isfinite(found).all(axis=1)].astype(np.float64)
         )
@@ -215,11 +215,11 @@ def sort_faces(faces: Sequence[Face], order: Order = "largest") -> list[Face]:
         return sorted(faces, key=lambda face: -float(face.box[2] * face.box[3]))
     if order == "left to right":
         return sorted(faces, key=lambda face: float(face.box[0] + face.box[2] / 2))
-    raise ValueError(f"There is no face order '{order}'. Choose one of {', '.join(ORDERS)}.")
+    raise ValueError(f"The face order '{order}' does not exist. Choose one of {', '.join(ORDERS)}.")
 
 
 def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
-    """Take one of the sorted faces.
+    """Choose one of the sorted faces.
 
     Args:
         faces: at least one, with landmarks of shape (5, 2).
@@ -233,14 +233,14 @@ def choose_face(faces: Sequence[Face], index: int = 0) -> Face:
     """
     if not 0 <= index < len(faces):
         raise ValueError(
-            f"There is no face {index}: the photo shows {len(faces)} face(s) with the demanded score. "
+            f"There is no face {index}: {len(faces)} face(s) in the photo reach the minimum score. "
             f"Choose an index from 0 to {len(faces) - 1}, or lower the minimum score."
         )
     return faces[index]
 
 
 def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Face:
-    """Take the face that a box marks: a box around the face, or around a person.
+    """Choose the face that a box marks: a box around the face, or around a person.
 
     Args:
         faces: at least one.
@@ -266,7 +266,7 @@ def face_in_box(faces: Sequence[Face], box: np.ndarray | Sequence[float]) -> Fac
 
 
 def require_detector(detector: Detector | None) -> Detector:
-    """Return the detector; raise a ValueError where none is loaded."""
+    """Return the detector; raise a ValueError if none is loaded."""
     if detector is None:
         raise ValueError(
             "No detector is loaded to find faces. Load the encoder with one (a YuNet .onnx file), "
@@ -284,7 +284,7 @@ def find_faces(detector: Detector | None, photo: Photo, min_score: float = 0.6) 
         min_score: in [0, 1].
 
     Returns:
-        The largest first; empty where there is none. Faces that a detector imagines outside the photo are
+        The largest first; empty if there is none. Faces that a detector imagines outside the photo are
         left out.
 
     Raises:
@@ -329,20 +329,20 @@ def draw_faces(photo: Photo, faces: Sequence[Face], chosen: Face | None = None) 
     Returns:
         shape (H, W, 3), uint8, RGB.
     """
-    picture = photo.copy()
+    image = photo.copy()
     unit = max(1, round(max(photo.shape[:2]) / 512))
     for index, face in enumerate(faces):
         color = (40, 220, 90) if face is chosen else (255, 150, 30)
         x, y, width, height = (int(value) for value in np.rint(face.box))
-        cv2.rectangle(picture, (x, y), (x + width, y + height), color, 2 * unit)
+        cv2.rectangle(image, (x, y), (x + width, y + height), color, 2 * unit)
         label, font, size = f"{index}: {face.score:.2f}", cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit
         (text_width, text_height), _ = cv2.getTextSize(label, font, size, unit)
         top = max(y - text_height - 4 * unit, 0)
         cv2.rectangle(
-            picture, (x, top), (x + text_width + 4 * unit, top + text_height + 4 * unit), color, cv2.FILLED
+            image, (x, top), (x + text_width + 4 * unit, top + text_height + 4 * unit), color, cv2.FILLED
         )
         cv2.putText(
-            picture,
+            image,
             label,
             (x + 2 * unit, top + text_height + 2 * unit),
             font,
@@ -352,5 +352,5 @@ def draw_faces(photo: Photo, faces: Sequence[Face], chosen: Face | None = None) 
             cv2.LINE_AA,
         )
         for px, py in np.rint(face.landmarks).astype(int):
-            cv2.circle(picture, (int(px), int(py)), 2 * unit, color, cv2.FILLED)
-    return picture
+            cv2.circle(image, (int(px), int(py)), 2 * unit, color, cv2.FILLED)
+    return image

@@ -1,4 +1,4 @@
-"""One face in a photo: where it is, and how sure the detector was."""
+"""One face in a photo: its position, and the detector's score."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Face:
 
     @classmethod
     def from_json(cls, text: str) -> Face:
-        """Read what `to_json` wrote; raise a ValueError or KeyError where it is damaged."""
+        """Read what `to_json` wrote; raise a ValueError or KeyError if it is damaged."""
         values = json.loads(text)
         fine = values["landmarks68"]
         return cls(

@@ -37,7 +37,7 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
 
 
 def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
-    """Cut out the upright square around a face as FFHQ does.
+    """Crop the upright square around a face as FFHQ does.
 
     Outside the photo, its blurred mirror image fades to the median color.
 
@@ -82,7 +82,7 @@ def align_ffhq(photo: Photo, landmarks: np.ndarray, size: int) -> Photo:
 
 
 def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Cut the square of `align_ffhq` out of a mask; outside the photo there is nothing.
+    """Crop the square of `align_ffhq` from a mask, which is empty outside the photo.
 
     Args:
         mask: shape (H, W), bool.
@@ -100,7 +100,7 @@ def align_ffhq_mask(mask: np.ndarray, landmarks: np.ndarray, size: int) -> np.nd
 
 
 def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
-    """Cut the ArcFace crop out of an image that is already aligned the FFHQ way; no landmarks are needed.
+    """Cut the ArcFace crop from an FFHQ crop, without landmarks.
 
     Where the face lies in such an image follows from FFHQ's own rule, applied to the template.
 
@@ -120,7 +120,7 @@ def crop_ffhq(photo: Photo, size: int = TEMPLATE_SIZE) -> Photo:
 
 
 def ffhq_landmarks(side: int) -> np.ndarray:
-    """Where the five landmarks of an average face lie in an image that is aligned the FFHQ way.
+    """Return the five landmarks of an average face in an image that is aligned the FFHQ way.
 
     Args:
         side: of the image, px.
@@ -145,12 +145,12 @@ def ffhq_transform(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_ffhq(photo: Photo, size: int) -> Photo:
-    """Bring an FFHQ crop of shape (S, S, 3), uint8, to shape (size, size, 3) with Lanczos."""
+    """Resize an FFHQ crop of shape (S, S, 3), uint8, to shape (size, size, 3) with Lanczos."""
     return np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def resize_ffhq_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Bring a mask of shape (S, S), bool, to shape (size, size): more than half of the area counts."""
+    """Resize a mask of shape (S, S), bool, to (size, size): a pixel counts if more than half of it is in."""
     return cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA) > 0.5
 
 
@@ -182,21 +182,21 @@ def _bounds(quad: np.ndarray) -> tuple[int, int, int, int]:
     return int(left), int(top), int(right), int(bottom)
 
 
-def _pad(picture: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
+def _pad(image: np.ndarray, padding: np.ndarray, sigma: float) -> Photo:
     """Mirror (H, W, 3) float at its edges; farther out it is blurred, then of the median color."""
     left, top, right, bottom = (int(amount) for amount in padding)
-    picture = np.pad(picture, ((top, bottom), (left, right), (0, 0)), "reflect")
-    height, width = picture.shape[:2]
+    image = np.pad(image, ((top, bottom), (left, right), (0, 0)), "reflect")
+    height, width = image.shape[:2]
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     inside_x = np.minimum(x / left, (width - 1 - x) / right)
     inside_y = np.minimum(y / top, (height - 1 - y) / bottom)
     # 1 at the edge, 0 where the photo begins, negative inside it
     outside = (1 - np.minimum(inside_x, inside_y))[:, :, None]
     kernel = 2 * int(_BLUR_RADIUS * sigma + 0.5) + 1
-    blurred = cv2.GaussianBlur(picture, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT)
-    picture += (blurred - picture) * (3 * outside + 1).clip(0, 1)
-    picture += (np.median(picture, axis=(0, 1)) - picture) * outside.clip(0, 1)
-    return np.rint(picture).clip(0, 255).astype(np.uint8)
+    blurred = cv2.GaussianBlur(image, (kernel, kernel), sigma, borderType=cv2.BORDER_REFLECT)
+    image += (blurred - image) * (3 * outside + 1).clip(0, 1)
+    image += (np.median(image, axis=(0, 1)) - image) * outside.clip(0, 1)
+    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def _sample(image: Image.Image, quad: np.ndarray, size: int, shrink: Image.Resampling) -> Image.Image:

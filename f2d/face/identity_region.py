@@ -33,7 +33,7 @@ class IdentityCrop:
 
 
 def crop_identity(located: LocatedFace, size: int, mask: np.ndarray | None = None) -> IdentityCrop:
-    """Cut a face out as FFHQ does, with its mask.
+    """Crop a face as FFHQ does, with its mask.
 
     Args:
         located: the face.

@@ -1,6 +1,6 @@
 """The condition image of the face-landmark ControlNet: white discs at 68 landmarks of every face, on black.
 
-The format is that of Georgefwt/Face-Landmark-ControlNet: discs of radius 2.5 px in a picture whose short side
+The format is that of Georgefwt/Face-Landmark-ControlNet: discs of radius 2.5 px in an image whose short side
 is about 512 px and whose sides are multiples of 64; no lines, and no order among the discs. Landmarks come
 from OpenPose keypoints (as most pose preprocessors give them), from FAN, or, coarsely, from a mean face laid
 on YuNet's five points.
@@ -25,7 +25,7 @@ _MULTIPLE = 64  # px
 _LONGEST = 4096  # px
 _LANDMARKS = 68  # OpenPose adds two pupils
 _MIN_CONFIDENCE = 0.3  # of a keypoint; what preprocessors themselves draw
-_NORMALIZED = 2.0  # coordinates up to this are shares of the picture; a face of 2 px has no landmarks
+_NORMALIZED = 2.0  # coordinates up to this are shares of the image; a face of 2 px has no landmarks
 
 _AXIS = 55.95  # px
 # A mean face in the 112 px ArcFace crop, drawn by hand: what lies left of the axis, then what lies on it.
@@ -45,7 +45,7 @@ _MEAN_FACE = np.array([*_LEFT, *((2 * _AXIS - x, y) for x, y in _LEFT), *_MIDDLE
 
 @dataclass(frozen=True, eq=False)
 class LandmarkFrame:
-    """The faces in one picture."""
+    """The faces in one image."""
 
     width: int  # px
     height: int  # px
@@ -53,7 +53,7 @@ class LandmarkFrame:
 
 
 def coarse_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Lay a mean face on five landmarks: the best affine map in the least-squares sense.
+    """Fit a mean face to five landmarks: the best affine map in the least-squares sense.
 
     Where the face is, how large, how tilted and roughly how turned is right; the shape of eyes, mouth and jaw
     is not this face's.
@@ -78,7 +78,7 @@ def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0
         min_score: in [0, 1].
 
     Returns:
-        The faces; none where there are none.
+        The faces; none if there are none.
 
     Raises:
         ValueError: there is no detector.
@@ -92,7 +92,7 @@ def find_landmarks(photo: Photo, detector: Detector | None, min_score: float = 0
 
 
 def read_pose(pose: Any) -> list[LandmarkFrame]:
-    """Take the faces out of POSE_KEYPOINT, the keypoints of OpenPose, DWPose or SDPose nodes.
+    """Read the faces in POSE_KEYPOINT, the keypoints of OpenPose, DWPose or SDPose nodes.
 
     Args:
         pose: one frame or a list of frames, each a dictionary with `people`, `canvas_width` and
@@ -149,17 +149,17 @@ def _not_a_pose(got: str) -> ValueError:
 
 
 def draw_landmarks(frame: LandmarkFrame, resolution: int = RESOLUTION) -> Photo:
-    """Draw the condition picture.
+    """Draw the ControlNet's input image.
 
     Args:
         frame: the faces, each of shape (N, 2).
-        resolution: short side of the picture in px.
+        resolution: short side of the image in px.
 
     Returns:
         shape (H, W, 3), uint8; each side is the nearest multiple of 64 px.
 
     Raises:
-        ValueError: a picture so long that no model draws it.
+        ValueError: the image would be longer than 4096 px.
     """
     scale = resolution / min(frame.width, frame.height)
     sides = [max(round(side * scale / _MULTIPLE), 1) * _MULTIPLE for side in (frame.width, frame.height)]
@@ -168,27 +168,27 @@ def draw_landmarks(frame: LandmarkFrame, resolution: int = RESOLUTION) -> Photo:
             f"The image would be {sides[0]}x{sides[1]} px; at most {_LONGEST} px are possible. "
             "Crop it, or lower the resolution."
         )
-    picture = Image.new("RGB", (sides[0], sides[1]))
-    canvas = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (sides[0], sides[1]))
+    canvas = ImageDraw.Draw(image)
     for face in frame.faces:
         for x, y in face * (sides[0] / frame.width, sides[1] / frame.height):
             canvas.ellipse((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS), fill="white")
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def draw_all(frames: Sequence[LandmarkFrame], resolution: int = RESOLUTION) -> list[Photo]:
-    """Draw the condition pictures of a batch; a picture without a face stays black if another one has a face.
+    """Draw the input images of a batch; an image without a face stays black if another one has a face.
 
     Args:
-        frames: B pictures.
+        frames: B images.
         resolution: short side in px.
 
     Returns:
-        B pictures of one size, each of shape (H, W, 3), uint8.
+        B images of one size, each of shape (H, W, 3), uint8.
 
     Raises:
         NoFaceError: there is no face in any.
-        ValueError: pictures of different sizes, or too long.
+        ValueError: images of different sizes, or too long.
     """
     if not any(frame.faces for frame in frames):
         raise NoFaceError(
@@ -196,11 +196,11 @@ def draw_all(frames: Sequence[LandmarkFrame], resolution: int = RESOLUTION) -> l
             "Use a photo with a larger, frontal face, lower the minimum score, "
             "or let the pose preprocessor look for faces."
         )
-    pictures = [draw_landmarks(frame, resolution) for frame in frames]
-    sizes = sorted({picture.shape[1::-1] for picture in pictures})
+    images = [draw_landmarks(frame, resolution) for frame in frames]
+    sizes = sorted({image.shape[1::-1] for image in images})
     if len(sizes) > 1:
         raise ValueError(
             f"The images have different sizes: {' and '.join(f'{w}x{h}' for w, h in sizes)} px. "
             "Process them one by one."
         )
-    return pictures
+    return images

@@ -47,7 +47,7 @@ def refine_face(look: Look, photo: Photo, face: Face) -> Face | None:
         face: as detected, at any turn.
 
     Returns:
-        The face with the mean landmarks and the best score of the aligned looks; None where there is no such
+        The face with the mean landmarks and the best score of the aligned looks; None if there is no such
         look, because the face is not found again.
     """
     photo, transform = _reduce(photo, face)
@@ -66,7 +66,7 @@ def refine_face(look: Look, photo: Photo, face: Face) -> Face | None:
 
 
 def _reduce(photo: Photo, face: Face) -> tuple[Photo, np.ndarray]:
-    """Cut out and reduce the surroundings of a large face; also give the (2, 3) transform to them."""
+    """Crop and reduce the surroundings of a large face; also return the (2, 3) transform to them."""
     longer = float(face.box[2:].max())
     if longer <= _LARGE_FACE:
         return photo, np.eye(2, 3)
@@ -76,12 +76,12 @@ def _reduce(photo: Photo, face: Face) -> tuple[Photo, np.ndarray]:
 
 
 def _center(face: Face, zoom: float, side: int) -> np.ndarray:
-    """Give the (2, 3) transform that brings a face to the middle of a square image."""
+    """Return the (2, 3) transform that brings a face to the middle of a square image."""
     return np.column_stack([np.eye(2) * zoom, (side - 1) / 2 - face.center * zoom])
 
 
 def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:
-    """Look at a face's surroundings in eight turns; None where no turn shows a face."""
+    """Detect in a face's surroundings at eight rotations; None if no rotation shows a face."""
     room = round(_TURN_SIDE * 2**0.5)
     transform = _center(face, _TURN_FACE / max(float(face.box[2:].max()), 1.0), room)
     crop = cut_region(photo, transform, room)
@@ -99,7 +99,7 @@ def _best_turn(look: Look, photo: Photo, face: Face) -> Face | None:
 
 
 def _look_aligned(look: Look, photo: Photo, face: Face, size: int, side: int, mirrored: bool) -> Face | None:
-    """Look at a face upright and at one size; None where it is not found again."""
+    """Detect a face again, upright and at one size; None if it is not found."""
     target = (ARCFACE_TEMPLATE - TEMPLATE_SIZE / 2) * (size / _TEMPLATE_FACE) + (side - 1) / 2
     try:
         transform = similarity_transform(face.landmarks, target)
@@ -133,7 +133,7 @@ def _merge_central(guesses: list[Face], side: int, size: int, max_shift: float) 
 
 
 def _mirror_face(face: Face, width: int) -> Face:
-    """Give the face in the mirror image."""
+    """Return the face in the mirror image."""
     x, y, *size = face.box
     return Face(
         np.array([width - x - size[0], y, *size]), mirror_landmarks(face.landmarks, width), face.score

@@ -105,7 +105,7 @@ def _place(middle: float, side: int, length: int) -> int:
 
 
 def crop_faces(images: np.ndarray, regions: FaceRegions, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut all regions out of a batch.
+    """Crop all regions from a batch.
 
     Args:
         images: shape (B, H, W, 3), float32 in [0, 1].
@@ -182,7 +182,7 @@ def _check_paste(images: np.ndarray, crops: np.ndarray, regions: FaceRegions) ->
 
 
 def _check_masks(masks: np.ndarray, count: int) -> np.ndarray:
-    """Bring masks to shape (count, M, M), float32 in [0, 1]."""
+    """Resize masks to shape (count, M, M), float32 in [0, 1]."""
     masks = masks[None] if masks.ndim == 2 else masks
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or len(masks) not in (1, count):
         raise ValueError(
@@ -194,7 +194,7 @@ def _check_masks(masks: np.ndarray, count: int) -> np.ndarray:
 
 
 def crop_region(image: np.ndarray, region: FaceRegion, size: int) -> np.ndarray:
-    """Cut a region out of an image of shape (H, W, 3), float32.
+    """Crop a region from an image of shape (H, W, 3), float32.
 
     Args:
         image: the image with the face.
@@ -251,7 +251,7 @@ def paste_region(
 
 
 def match_colors(image: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Give an image the mean and standard deviation of another one, per channel.
+    """Match the mean and standard deviation of an image to those of another, per channel.
 
     Args:
         image: shape (H, W, 3), float32 in [0, 1].

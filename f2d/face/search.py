@@ -22,7 +22,7 @@ _MAX_TILED = 6144  # px, long side; larger photos are reduced, which bounds the 
 
 
 def search_faces(look: Look, photo: Photo) -> Iterator[tuple[list[Face], bool]]:
-    """Look for faces with one method after the other.
+    """Search for faces with one method after the other.
 
     Args:
         look: detects faces in an image.
@@ -48,7 +48,7 @@ def search_faces(look: Look, photo: Photo) -> Iterator[tuple[list[Face], bool]]:
 
 
 def _look_resized(look: Look, photo: Photo, long_side: int, border: float) -> list[Face]:
-    """Look at a photo at one size, with its edges continued by a share of the long side."""
+    """Search a photo at one size, with its edges continued by a share of the long side."""
     # Without a border nothing is enlarged: enlarged images show faces where there are none.
     image, back = _resize(photo, long_side, enlarge=bool(border))
     size = image.shape[1::-1]
@@ -59,7 +59,7 @@ def _look_resized(look: Look, photo: Photo, long_side: int, border: float) -> li
 
 
 def _look_at_tiles(look: Look, photo: Photo) -> list[Face]:
-    """Look at overlapping tiles at full size."""
+    """Search overlapping tiles at full size."""
     image, back = _resize(photo, _MAX_TILED)
     height, width = image.shape[:2]
     step = _TILE - _TILE_OVERLAP
@@ -84,7 +84,7 @@ def _resize(photo: Photo, long_side: int, enlarge: bool = False) -> tuple[Photo,
 
 
 def _turn_back(shape: tuple[int, ...], quarter: int) -> np.ndarray:
-    """Give the (2, 3) transform from `np.rot90(photo, quarter)` back to a photo of shape (H, W, 3)."""
+    """Return the (2, 3) transform from `np.rot90(photo, quarter)` back to a photo of shape (H, W, 3)."""
     height, width = shape[:2]
     return np.array(
         [

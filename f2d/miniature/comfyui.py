@@ -21,11 +21,11 @@ _SUBFOLDER = "miniature"  # of models/face2diffusion
 _LIKE = Path(__file__).parents[2] / "workflows" / "one_face.json"
 _ABOUT = """# One face and a prompt, in miniature
 
-The same graph as for Stable Diffusion 1.4, with models for a toy dataset of drawings. It runs on a CPU.
+The same graph as for Stable Diffusion 1.4, with small models of cartoon faces. It runs on a CPU.
 
-1. Load a drawn portrait (`miniature_*.png`). These people are held out of all training.
+1. Load a portrait (`miniature_*.png`). These people are held out of all training.
 2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
-3. Queue.
+3. Press Run.
 
 **What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis
 player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in
@@ -35,7 +35,7 @@ surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy,
 
 
 def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path = WEIGHTS) -> list[Path]:
-    """Put the miniature into a ComfyUI.
+    """Install the miniature into a ComfyUI.
 
     Our own files there are replaced, but an existing workflow is kept, since it may have been edited.
 
@@ -54,7 +54,7 @@ def install(folder: str | os.PathLike, log: Callable[[str], None], weights: Path
     folder = Path(folder)
     if not (folder / "models").is_dir():
         raise FileNotFoundError(
-            f"'{folder}' is no ComfyUI: it has no folder 'models'. Name the folder that has main.py."
+            f"'{folder}' is not a ComfyUI: it has no folder 'models'. Name the folder that has main.py."
         )
     files = []
     for target, write in _files(folder, weights):

@@ -23,7 +23,7 @@ PAIR_CENTERS = (0.39, 1.11)  # of the heads in an image of two people, in image 
 
 
 def divide(image: Photo) -> list[Photo]:
-    """Cut an image of two people into one of each, with the head in the middle.
+    """Split an image of two people into one of each, with the head in the middle.
 
     Args:
         image: shape (128, 192, 3), uint8; it is continued beyond its sides by its border.

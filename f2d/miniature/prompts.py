@@ -48,7 +48,7 @@ NEUTRAL = "neutral"
 
 @dataclass(frozen=True)
 class SceneAttributes:
-    """What a prompt asks for, or an image shows; "" or "neutral" where that is nothing."""
+    """What a prompt asks for, or an image shows; "" or "neutral" if that is nothing."""
 
     expression: str = NEUTRAL
     job: str = ""

@@ -47,7 +47,7 @@ def load_pipeline(folder: Path = WEIGHTS) -> F2DPipeline:
 
 
 def narrow(words: torch.Tensor, width: int = 192) -> torch.Tensor:
-    """Bring S*, shape (2, 768), to the narrow text encoder, shape (2, width): drop the repeated entries."""
+    """Narrow S*, shape (2, 768), to the text encoder's (2, width): drop the repeated entries."""
     return words[:, :: words.shape[1] // width]
 
 

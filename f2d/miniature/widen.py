@@ -41,7 +41,7 @@ def widen_words(words: Tensor, width: int = TEXT_WIDTH) -> Tensor:
 
 
 def widen_text_encoder(tensors: Mapping[str, Tensor], heads: int, clip_ids: list[int]) -> Tensors:
-    """Give a narrow CLIP text encoder CLIP-L's shapes.
+    """Widen a narrow CLIP text encoder to CLIP-L's shapes.
 
     Args:
         tensors: of transformers' CLIPTextModel, D wide, keys with or without "text_model.".
@@ -149,7 +149,7 @@ def _original_name(name: str) -> str:
 
 
 def widen_unet(tensors: Mapping[str, Tensor], heads: int) -> Tensors:
-    """Give the miniature's U-Net SD 1.x's widths and names.
+    """Widen the miniature's U-Net to SD 1.x's widths, with its names.
 
     Args:
         tensors: of diffusers' UNet2DConditionModel, as `training.miniature.models.text_to_image` builds it.

@@ -51,7 +51,7 @@ def load_strictly(
 
 
 def build_config(config_class: type, values: Mapping[str, Any], path: str) -> Any:
-    """Make a config dataclass of a file's metadata.
+    """Build a config dataclass from a file's metadata.
 
     Args:
         config_class: a dataclass whose sequence fields are tuples, with a default for each field.

@@ -52,7 +52,7 @@ class MSIDConfig:
             or not 1 <= self.depths[0] <= self.depths[-1] <= self.depth
         ):
             raise ValueError(
-                f"The depths {self.depths} do not rise from 1 to {self.depth} at most. "
+                f"The depths {self.depths} must increase and be from 1 to {self.depth}. "
                 "Choose depths of this encoder."
             )
         if not set(self.normed) <= set(range(1, self.depth + 1)):
@@ -84,7 +84,7 @@ class MSIDEncoder(VisionTransformer):
 
         Args:
             config: sizes; the paper's where left out.
-            initialize: draw them as timm does; takes half a second that weights from a file do not need.
+            initialize: as timm does, which takes half a second; False if weights are loaded from a file.
         """
         config = config or MSIDConfig()
         super().__init__(

@@ -43,7 +43,7 @@ def embedding_rows(
             "model."
         )
     if not 1 <= position <= last:
-        raise ValueError(f"S* cannot stand at token position {position}. Use one from 1 to {last}.")
+        raise ValueError(f"The token position {position} is out of range. Use one from 1 to {last}.")
     return insertion_rows(words, position_embedding[position : position + 2], positional)
 
 
@@ -61,18 +61,18 @@ def check_name(name: str) -> str:
     """
     if not re.fullmatch(r"[\w./\\-]+", name):
         raise ValueError(
-            f"A prompt cannot hold the name {name!r}. Use letters, digits and the signs _ - . / only."
+            f"The name {name!r} cannot be used in a prompt. Use letters, digits and the signs _ - . / only."
         )
     if name == "__metadata__":
         raise ValueError(
-            "An embedding cannot be named '__metadata__', which .safetensors files keep for themselves. "
+            "An embedding cannot be named '__metadata__', which .safetensors files reserve. "
             "Choose another name."
         )
     return name
 
 
 def warn_of_token(name: str, token_count: int) -> str:
-    """Make the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
+    """Build the warning for a name that CLIP has as one token: diffusers refuses it, A1111 hides the word.
 
     Args:
         name: of the embedding; may begin with subfolders.
@@ -101,7 +101,7 @@ def save_embedding(path: str | os.PathLike, rows: Tensor) -> str:
         The name of the embedding.
 
     Raises:
-        ValueError: prompts cannot hold the name.
+        ValueError: the name cannot be used in a prompt.
         OSError: the folder cannot be written to.
     """
     name = check_name(Path(path).stem)

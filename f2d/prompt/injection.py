@@ -62,7 +62,7 @@ class Subject:
     strength: float = 1.0  # 0 = "a person", 1 = S*
     class_ids: tuple[
         int, ...
-    ] = ()  # tokens of "a person", to read class_rows anew where the text encoder is patched
+    ] = ()  # tokens of "a person", to read class_rows again if the text encoder is patched
 
     def __post_init__(self) -> None:
         """Check that the placeholder can be found at all."""
@@ -116,8 +116,8 @@ def check_placeholder(placeholder: str) -> str:
         raise ValueError("The placeholder is empty. Type one, such as 'S*'.")
     if re.search(r"[()\\:\n]", placeholder):
         raise ValueError(
-            f"The placeholder {placeholder!r} cannot stand in a prompt: parentheses, backslashes, colons and "
-            "line breaks have another meaning there. Use 'S*' or 'S1*'."
+            f"The placeholder {placeholder!r} cannot be used in a prompt: parentheses, backslashes, colons "
+            "and line breaks have another meaning there. Use 'S*' or 'S1*'."
         )
     return placeholder
 
@@ -155,13 +155,13 @@ def _refuse_glued(text: str, placeholders: Sequence[str]) -> None:
             for found in re.findall(rf"\w+{re.escape(placeholder)}|{re.escape(placeholder)}[\d_]\w*", text):
                 if found not in placeholders:
                     raise ValueError(
-                        f"'{found}' in the prompt glues '{placeholder}' to another word. "
+                        f"'{found}' in the prompt joins '{placeholder}' to another word. "
                         f"Put spaces around '{placeholder}'."
                     )
 
 
 def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: str = CLASS_WORDS) -> str:
-    """Make the class prompt: every placeholder becomes the class words.
+    """Build the class prompt: every placeholder becomes the class words.
 
     Args:
         prompt: the text.
@@ -175,9 +175,7 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
         ValueError: there is no placeholder in the prompt, or one inside a word, or there are no class words.
     """
     if not class_words.strip():
-        raise ValueError(
-            f"The class words are empty. Type what stands for the person, such as '{CLASS_WORDS}'."
-        )
+        raise ValueError(f"The class words are empty. Type a class for the person, such as '{CLASS_WORDS}'.")
     placeholders = list(placeholders)
     isolate(prompt, placeholders)
     if not names_subject(prompt, placeholders):
@@ -186,12 +184,12 @@ def replace_placeholders(prompt: str, placeholders: Iterable[str], class_words: 
 
 
 def names_subject(prompt: str, placeholders: Iterable[str]) -> bool:
-    """Tell whether a prompt has a placeholder in it."""
+    """Return whether a prompt has a placeholder in it."""
     return any(match[1] for match in _pattern(list(placeholders)).finditer(prompt))
 
 
 def missing_placeholder(prompt: str, placeholders: Iterable[str]) -> ValueError:
-    """Make the error for a prompt in which nobody is named."""
+    """Build the error for a prompt without a placeholder."""
     names = " or ".join(f"'{placeholder}'" for placeholder in placeholders)
     return ValueError(
         f"The prompt '{prompt}' does not contain {names}. "
@@ -284,7 +282,7 @@ def _substitute(group: Sequence[Token], subjects: Sequence[Subject]) -> Iterator
 
 
 def _units(original: Sequence[Token], group: Sequence[Token]) -> Iterator[list[Token]]:
-    """Cut a group into what must stay in one chunk: a short group, else single tokens and whole S*."""
+    """Split a group into what must stay in one chunk: a short group, else single tokens and whole S*."""
     if len(original) < _WHOLE_GROUP:
         yield list(group)
         return
@@ -327,5 +325,5 @@ def delayed_ranges(subject_from: float) -> tuple[tuple[float, float], tuple[floa
 
 
 def has_rows(chunks: Sequence[Sequence[Token]]) -> bool:
-    """Tell whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
+    """Return whether `inject_tokens` has found a placeholder; embeddings of the user's own count too."""
     return any(not isinstance(token[0], int) for chunk in chunks for token in chunk)

@@ -42,7 +42,7 @@ def _pieces(text: str, weight: float) -> Iterator[tuple[str, float]]:
 
 
 def _read_weight(inside: str, outside: float) -> tuple[str, float]:
-    """Take the weight off what stands in parentheses."""
+    """Strip the weight from a text in parentheses."""
     text, colon, number = inside.rpartition(":")
     try:
         weight = float(number)
@@ -54,7 +54,7 @@ def _read_weight(inside: str, outside: float) -> tuple[str, float]:
 
 
 def _groups(text: str) -> Iterator[str]:
-    """Cut a text before and behind its outer parentheses."""
+    """Split a text at its outer parentheses."""
     start = depth = 0
     for place, sign in enumerate(text):
         if sign == "(":

@@ -62,7 +62,7 @@ class WordToken(Tensor):
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        """Keep the word through moves and reshapes, and give its row where it is put into a sequence."""
+        """Keep the word through moves and reshapes, and return its row when it is put into a sequence."""
         if function is torch.cat:
             args = (_place(*args[:2], **(kwargs or {})), *args[1:])
             kwargs = {name: value for name, value in (kwargs or {}).items() if name != "tensors"}
@@ -116,7 +116,7 @@ class WordToken(Tensor):
         return _plain(self).__reduce_ex__(protocol)
 
     def same_word(self, other: WordToken) -> bool:
-        """Tell whether two tokens are the same word of the same subject, wherever they stand."""
+        """Return whether two tokens are the same word of the same subject, at any position."""
         return self.subject is other.subject and self.number == other.number
 
     def row(self, place: int) -> Tensor:

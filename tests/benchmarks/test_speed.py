@@ -91,6 +91,29 @@ def test_second_looks_at_a_face_cost_less_than_the_first(detector_file, monkeypa
     assert pair.ratio < 2
 
 
+def test_a_photo_to_words_is_20_times_faster_than_the_detector_of_the_authors(files, detector_file):
+    """The whole way from 3 megapixels to S*, against the networks of S3FD and FAN alone (random weights)."""
+    pytest.importorskip("face_alignment", reason="needs face_alignment: pip install face-alignment")
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+    from face_alignment.models import FAN
+
+    encoder = FaceEncoder.load(*files, detector=detector_file)
+    photo = cv2.resize(astronaut(), (2000, 1500), interpolation=cv2.INTER_CUBIC)
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    find, align = s3fd().eval(), FAN(4).eval()
+    with torch.no_grad():
+        pair = time_in_turn(
+            lambda: encoder.words(encoder.identify(photo)),
+            lambda: (find(pixels), align(pixels[..., :256, :256] / 255)),
+            rounds=3,
+        )
+    print(
+        f"3 megapixels: photo to words {pair.first * 1e3:.0f} ms, S3FD and FAN {pair.second * 1e3:.0f} ms, "
+        f"ratio {pair.ratio:.3f}"
+    )
+    assert pair.ratio < 1 / 20
+
+
 @pytest.mark.parametrize(
     "checkout", find_checkouts() or [None], ids=lambda path: checkout_version(path) if path else "no-comfyui"
 )

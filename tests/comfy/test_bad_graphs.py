@@ -98,7 +98,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 232589\n"
 
 CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     # what is done: (how, which node complains, what it says)
-    "no face": (photo(NOISE), "identity", "No face with score 0.60"),
+    "no face": (photo(NOISE), "identity", "scores 0.60 or more"),
     "one pixel": (photo(NOISE[:1, :1]), "identity", "has 1x1 px; each side needs at least 16 px"),
     "index too large": (
         value("identity", face_index=3),
@@ -159,13 +159,13 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
         "inject",
         "The placeholder is empty",
     ),
-    "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "cannot stand in a"),
+    "a placeholder with parentheses": (value("inject", placeholder="(S*)"), "inject", "cannot be used in a"),
     "one placeholder for two": (twice, "inject", "'S*' is already taken by another person"),
     "an expression without its network": (reference, "look", "No expression network is loaded"),
     "S* inside a word": (
         conditioning(prompt="A photo of classS*"),
         "f2d",
-        "'classS*' in the prompt glues 'S*' to another word",
+        "'classS*' in the prompt joins 'S*' to another word",
     ),
     "F2D without S*": (
         conditioning(prompt="A photo of a chef"),
@@ -201,7 +201,7 @@ BEFORE_THE_QUEUE: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, st
     "a missing MSID file": (value("encoder", msid="gone.pt"), "encoder", "There is no file 'gone.pt' in "),
     "a missing detector": (value("encoder", detector="gone.onnx"), "encoder", "no file 'gone.onnx'"),
     "an empty placeholder": (value("inject", placeholder=""), "inject", "The placeholder is empty"),
-    "a placeholder with a colon": (value("inject", placeholder="S:"), "inject", "cannot stand in a prompt"),
+    "a placeholder with a colon": (value("inject", placeholder="S:"), "inject", "cannot be used in a"),
     "a missing identity": (
         lambda p, g: g.update(
             identity={

@@ -601,10 +601,10 @@ def test_an_embedding_and_a_placeholder_may_have_one_name(pack: ComfyServer, peo
     [
         (
             {"filename": "my friend"},
-            "A prompt cannot hold the name 'my friend'",
+            "The name 'my friend' cannot be used in a prompt",
         ),
         ({"filename": "../alice"}, "'../alice' cannot be the name of a file"),
-        ({"filename": "(alice)"}, "cannot hold the name"),
+        ({"filename": "(alice)"}, "cannot be used in a prompt"),
         ({"filename": "friends/__metadata__"}, "named '__metadata__'"),
         ({"place": 75}, "75"),
         ({"place": 0}, "0"),

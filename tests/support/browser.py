@@ -31,6 +31,7 @@ TIMEOUT_MS = 60_000
 # What a user who has seen the first-run dialogs has, an empty start and a bare canvas. The two about the
 # mouse are defaults; frontend 1.27 fails on starting where they are not stored.
 SETTINGS = {
+    "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
     "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
     "Comfy.Notification.ShowVersionUpdates": False,
@@ -147,9 +148,9 @@ class Browser:
         self._chromium.close()
         self._playwright.stop()
 
-    def open(self, server: ComfyServer, locale: str = "en") -> Frontend:
+    def open(self, server: ComfyServer) -> Frontend:
         """Opens a server's frontend in a fresh profile and waits until it is ready."""
-        server.post("/settings", {**SETTINGS, "Comfy.Locale": locale})
+        server.post("/settings", SETTINGS)
         return Frontend(self._chromium.new_context().new_page(), server)
 
 

@@ -65,8 +65,8 @@ def _person(name: str) -> Prompt:
     }
 
 
-def _pictures(identity: str, text: str, count: Any = 1, positive: str = "text") -> Prompt:
-    """From an identity to pictures."""
+def _images(identity: str, text: str, count: Any = 1, positive: str = "text") -> Prompt:
+    """From an identity to images."""
     return {
         "model": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "inject": _node(
@@ -89,7 +89,7 @@ def _pictures(identity: str, text: str, count: Any = 1, positive: str = "text") 
             denoise=1.0,
         ),
         "decoded": _node("VAEDecode", samples=["sampler", 0], vae=["model", 2]),
-        "picture": _node("PreviewImage", images=["decoded", 0]),
+        "images": _node("PreviewImage", images=["decoded", 0]),
     }
 
 
@@ -109,7 +109,7 @@ GRAPHS = {
             "face": _node("PreviewImage", images=["ada", 1]),
             "measured": _node("PreviewImage", images=["expression", 1]),
         },
-        (("encoder",), ("photo ada", "photo dora"), ("ada", "expression"), ("face", "measured")),
+        (("encoder", "photo ada", "photo dora"), ("ada", "expression"), ("face", "measured")),
     ),
     "F2DSaveIdentity": HelpGraph(
         {
@@ -123,9 +123,9 @@ GRAPHS = {
         {
             **_encoder(),
             "load": _node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="friends/ada.safetensors"),
-            **_pictures("load", "a photo of S* as a chef"),
+            **_images("load", "a photo of S* as a chef", 4),
         },
-        (("encoder",), ("load",), ("inject",), ("text",), ("picture",)),
+        (("encoder",), ("load",), ("inject",), ("text",), ("images",)),
     ),
     "F2DMixIdentities": HelpGraph(
         {
@@ -139,9 +139,9 @@ GRAPHS = {
                 interpolation="spherical",
                 **{f"weight_{number}": 1.0 for number in range(1, 7)},
             ),
-            **_pictures("mix", "a photo of S* in the streets of rome"),
+            **_images("mix", "a photo of S* in the streets of rome", 4),
         },
-        (("ada", "fay"), ("mix",), ("inject", "text"), ("picture",)),
+        (("ada", "fay"), ("mix", "inject"), ("text", "images")),
     ),
     "F2DListIdentities": HelpGraph(
         {
@@ -149,9 +149,9 @@ GRAPHS = {
             **_person("ada"),
             **_person("bela"),
             "list": _node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
-            **_pictures("list", "a photo of S* as a king"),
+            **_images("list", "a photo of S* as a king"),
         },
-        (("ada", "bela"), ("list", "inject"), ("text",), ("picture",)),
+        (("ada", "bela"), ("list", "inject"), ("text", "images")),
     ),
     "F2DBatchConditioning": HelpGraph(
         {
@@ -160,9 +160,9 @@ GRAPHS = {
             **_person("bela"),
             "list": _node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
             "batch": _node("F2DBatchConditioning", conditioning=["text", 0]),
-            **_pictures("list", "a photo of S* as a king", ["batch", 1], "batch"),
+            **_images("list", "a photo of S* as a king", ["batch", 1], "batch"),
         },
-        (("list", "inject"), ("text", "batch"), ("latent",), ("picture",)),
+        (("list", "inject"), ("text", "batch", "latent"), ("images",)),
     ),
     "F2DExportEmbedding": HelpGraph(
         {
@@ -178,13 +178,13 @@ GRAPHS = {
                 overwrite=True,
             ),
         },
-        (("photo ada", "model"), ("ada",), ("export",)),
+        (("photo ada",), ("ada",), ("export", "model")),
     ),
     "F2DPickBest": HelpGraph(
         {
             **_encoder("face_detection_yunet_2023mar.onnx"),
             **_person("ada"),
-            **_pictures("ada", "a photo of S*", 6),
+            **_images("ada", "a photo of S*", 6),
             "best": _node(
                 "F2DPickBest",
                 images=["decoded", 0],
@@ -203,7 +203,7 @@ GRAPHS = {
         {
             **_encoder("face_detection_yunet_2023mar.onnx"),
             **_person("ada"),
-            **_pictures("ada", "a photo of S* as a chef"),
+            **_images("ada", "a photo of S* as a chef"),
             "crop": _node(
                 "F2DCropFaces",
                 encoder=["encoder", 0],
@@ -217,6 +217,6 @@ GRAPHS = {
             ),
             "crops": _node("PreviewImage", images=["crop", 0]),
         },
-        (("picture",), ("crop",), ("crops",)),
+        (("images",), ("crop",), ("crops",)),
     ),
 }

@@ -1,4 +1,4 @@
-"""The gallery's thumbnails: what goes into a workflow on the left, what comes out on the right."""
+"""The gallery's thumbnails: a workflow's inputs on the left, its images on the right."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _PAPER, _INK, _GRAY = (32, 33, 38), (240, 240, 244), (150, 152, 162)
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A picture, and a few words below it."""
+    """An image with a caption."""
 
     image: np.ndarray  # (H, W, 3) uint8
-    words: str = ""
+    caption: str = ""
 
 
 def draw_thumbnail(given: Sequence[Tile], made: Sequence[Sequence[np.ndarray]], prompt: str) -> Image.Image:
     """Draws a thumbnail.
 
     Args:
-        given: the inputs, in a column, or in a row where nothing is made of them.
-        made: the pictures that come out, in rows; none where the models to draw them are not at hand.
+        given: the inputs, in a column; in a row if there are no outputs.
+        made: the generated images, in rows; none if the models that generate them are missing.
         prompt: at the bottom.
 
     Returns:
@@ -37,7 +37,7 @@ def draw_thumbnail(given: Sequence[Tile], made: Sequence[Sequence[np.ndarray]], 
     bottom = SIZE[1] - _MARGIN - _LINE
     right = SIZE[0] - _MARGIN
     if made:
-        right = _place_column(sheet, pen, given, bottom)
+        right = _place_column(sheet, pen, given, bottom, 120 if len(made[0]) > len(made) else 190)
         _draw_arrow(pen, right + _ARROW // 2, bottom // 2 + _MARGIN // 2)
         _place_rows(sheet, made, (right + _ARROW, _MARGIN, SIZE[0] - _MARGIN, bottom))
     else:
@@ -46,9 +46,11 @@ def draw_thumbnail(given: Sequence[Tile], made: Sequence[Sequence[np.ndarray]], 
     return sheet
 
 
-def _place_column(sheet: Image.Image, pen: ImageDraw.ImageDraw, tiles: Sequence[Tile], bottom: int) -> int:
-    """Sets tiles one below the other; returns the right end."""
-    side = min((bottom - _MARGIN - _GAP * (len(tiles) - 1)) // len(tiles) - 20, 190)
+def _place_column(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, tiles: Sequence[Tile], bottom: int, largest: int
+) -> int:
+    """Sets tiles of at most `largest` px one below the other; returns the right end."""
+    side = min((bottom - _MARGIN - _GAP * (len(tiles) - 1)) // len(tiles) - 20, largest)
     y = _MARGIN + (bottom - _MARGIN - len(tiles) * (side + 20) - _GAP * (len(tiles) - 1)) // 2
     for tile in tiles:
         _place(sheet, pen, tile, (_MARGIN, y, side))
@@ -67,13 +69,13 @@ def _place_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, tiles: Sequence[Til
 def _place(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, where: tuple[int, int, int]) -> None:
     x, y, side = where
     sheet.paste(Image.fromarray(tile.image).resize((side, side), Image.Resampling.LANCZOS), (x, y))
-    pen.text((x + side // 2, y + side + 16), tile.words, _GRAY, ImageFont.load_default(14), anchor="ms")
+    pen.text((x + side // 2, y + side + 16), tile.caption, _GRAY, ImageFont.load_default(14), anchor="ms")
 
 
 def _place_rows(
     sheet: Image.Image, rows: Sequence[Sequence[np.ndarray]], area: tuple[int, int, int, int]
 ) -> None:
-    """Sets pictures of one size into an area, as large as they go."""
+    """Sets images of one size into an area, as large as they fit."""
     left, top, right, bottom = area
     height, width = rows[0][0].shape[:2]
     columns = max(map(len, rows))
@@ -84,9 +86,9 @@ def _place_rows(
     size = int(width * scale), int(height * scale)
     x0 = left + (right - left - columns * size[0] - _GAP * (columns - 1)) // 2
     y0 = top + (bottom - top - len(rows) * size[1] - _GAP * (len(rows) - 1)) // 2
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            shown = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
             sheet.paste(shown, (x0 + column * (size[0] + _GAP), y0 + row * (size[1] + _GAP)))
 
 

@@ -23,6 +23,7 @@ from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
 from face2diffusion.training.data.cache import LatentCache
 from face2diffusion.training.engine.seeds import derive_seed
+from face2diffusion.training.evaluation.sample_scores import load_sample_scorer
 from face2diffusion.training.mapper import sample_sheets
 from face2diffusion.training.mapper import train as training
 from face2diffusion.training.mapper.dataset import MapperDataset
@@ -35,6 +36,7 @@ from support import processes
 from support.cache import write_cache
 from support.official import write_mapper, write_msid
 from support.random_pipeline import random_pipeline
+from support.recognition import write_siglip
 from support.short_run import short_run, write_inputs
 from support.small_disk import run_on_small_disk
 
@@ -327,7 +329,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, monkeypatch):
     ("change", "message"),
     [
         ({"cache": "nowhere"}, "nowhere"),
-        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
+        ({"base": "nowhere"}, "'nowhere' is not a Stable Diffusion folder in diffusers layout"),
         ({"out": ""}, "--out is missing"),
         (
             {"batch_size": 3, "accumulate": 2},
@@ -618,6 +620,16 @@ def test_samples_are_scored_against_the_cached_photos(config):
     assert np.array_equal(photos[0], photos[1]) and not np.array_equal(photos[0], photos[-1])
     assert photos[0].shape == images[0].shape
     assert "step 1: samples: AdaFace 0.250" in lines
+
+
+def test_a_run_scores_its_samples_with_the_evaluator_that_it_names(config, tmp_path):
+    """SigLIP of random weights in the published layout."""
+    lines = []
+    weights = str(write_siglip(tmp_path / "siglip"))
+    config = replace(config, steps=1, sample_every=1, sample_steps=1, sample_faces=1, sample_siglip=weights)
+    train_mapper(config, lines.append, load_sample_scorer)
+    (scores,) = [line for line in lines if line.startswith("step 1: samples: SigLIP")]
+    assert 0 < float(scores.rsplit(maxsplit=1)[1]) < 1
 
 
 def start_endless(config: MapperTrainingConfig, world: int) -> processes.Processes:

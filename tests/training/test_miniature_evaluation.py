@@ -80,7 +80,7 @@ def test_the_reports_of_two_benchmarks_are_apart(tmp_path: Path, capsys: pytest.
     (tmp_path / "paper.json").write_text(json.dumps(content))
     both = f"--results={tmp_path / 'f2d.json'},{tmp_path / 'paper.json'}"
     assert main(["report", both, out]) == 2
-    assert "Report them apart" in capsys.readouterr().err
+    assert "Report them separately" in capsys.readouterr().err
 
 
 @pytest.mark.slow

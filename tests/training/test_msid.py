@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
 def test_bad_input_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch size 1 .*at least 2 images"):
         train(data, tmp_path / "run", batch_size=1)
-    with pytest.raises(ValueError, match=r"depths \(1, 3\) do not rise from 1 to 2"):
+    with pytest.raises(ValueError, match=r"depths \(1, 3\) must increase and be from 1 to 2"):
         train(data, tmp_path / "run", depths=(1, 3))
     with pytest.raises(ValueError, match="only the identity 'person-000'"):
         train(write_folders(tmp_path / "one", identities=1), tmp_path / "run")

@@ -155,11 +155,10 @@ def test_every_photo_is_cached_or_listed(whole):
     listed = {photo["photo"]: photo for photo in report["list"]}
     assert listed.keys() == {"broken.jpg", "empty.jpg", "wall.png"}
     assert (
-        "No face with score 0.60" in listed["wall.png"]["message"]
-        and "0 bytes" in listed["empty.jpg"]["message"]
+        "scores 0.60 or more" in listed["wall.png"]["message"] and "0 bytes" in listed["empty.jpg"]["message"]
     )
     assert report["passed_over"] == ["notes.txt"]
-    assert said.pop(0) == "Passed over 1 files that are not photos: 1 .txt (notes.txt)."
+    assert said.pop(0) == "Ignored 1 files that are not photos: 1 .txt (notes.txt)."
     assert said[0].startswith("Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before.")
     assert [line.split()[1] for line in said if line.startswith("prepare:")] == ["3/7", "6/7", "7/7"]
     assert said[-2] == "Cached 4 of 7 photos."
@@ -359,10 +358,10 @@ def test_with_a_detector_ffhq_crops_are_cut_as_inference_cuts(config, crops, wei
     cache, encoder = LatentCache(prepare(config, lines.append)), encoder_of(config, weights)
     crop, photo = Cutter(config, 112)["00000.png"], load_photo(crops / "00000.png")
     assert np.array_equal(crop.faces[0], encoder.crop_face(photo).crop)
-    assert np.array_equal(crop.picture, resize_ffhq(photo, 64))
+    assert np.array_equal(crop.image, resize_ffhq(photo, 64))
     average = Cutter(replace(config, detector=""), 112)["00000.png"]
     assert not np.array_equal(crop.faces[0], average.faces[0])
-    assert np.array_equal(crop.picture, average.picture)
+    assert np.array_equal(crop.image, average.image)
     assert not any("--detector" in line for line in lines)
     without = replace(config, detector="", out=f"{config.out}-average")
     prepare(without, lines.append)
@@ -642,7 +641,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
         ),
         ({"photos": ""}, "--photos is missing"),
         ({"out": ""}, "--out is missing"),
-        ({"base": "nowhere"}, "'nowhere' is no Stable Diffusion folder in diffusers layout"),
+        ({"base": "nowhere"}, "'nowhere' is not a Stable Diffusion folder in diffusers layout"),
         ({"msid": "nowhere.pt"}, "nowhere.pt"),
         ({"parser": ""}, "--parser is missing.*face-parsing weights"),
         ({"detector": ""}, "--detector is missing.*YuNet's .onnx file, or add --aligned"),

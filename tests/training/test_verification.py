@@ -99,7 +99,7 @@ def test_triplets_with_a_damaged_face_are_left_out(tmp_path: Path, caplog: pytes
     for depth, similarities in found.items():
         np.testing.assert_allclose(similarities.positive, whole[depth].positive[kept], atol=1e-6)
         np.testing.assert_allclose(similarities.negative, whole[depth].negative[kept], atol=1e-6)
-    assert f"Left out face {bad}" in caplog.text
+    assert f"Skipped face {bad}" in caplog.text
     for file in faces.files:
         Path(file).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="None of the 5 triplets"):

@@ -379,7 +379,7 @@ def test_bad_input_ends_with_status_2_and_one_line(files, tmp_path, monkeypatch,
             ["convert", "x.pt", "y.onnx"],
             "'y.onnx' cannot be written: its name must end with .safetensors, .pt or .pth",
         ),
-        (["download", "everything"], "'everything' is not known. Choose one of msid, mapping"),
+        (["download", "everything"], "There is no download 'everything'. Choose one of msid, mapping"),
         (["demo", "--out", "demo.gif"], "must end with .png"),
     ],
 )
@@ -415,7 +415,7 @@ BAD_WORDS = {
     "an unknown position": (
         {"words": torch.zeros(2, 768)},
         {"positional": "after"},
-        "'s.safetensors' calls its words 'after' the position embedding, instead of replace or before",
+        "'s.safetensors' has positional 'after', not replace or before",
     ),
     "no words": (
         {"v_id": torch.zeros(2, 768)},
@@ -454,7 +454,7 @@ def test_damaged_words_end_with_status_2_and_one_line(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my friend", "A prompt cannot hold the name 'my friend'"),
+        ("my friend", "The name 'my friend' cannot be used in a prompt"),
         ("__metadata__", "named '__metadata__'"),
     ],
 )

@@ -220,12 +220,12 @@ def test_photos_without_a_face_are_skipped_and_reported() -> None:
 def test_the_first_photo_with_a_face_is_enough_where_only_one_is_needed() -> None:
     batch = crop_batch([-30, 3, 1000], crop_number, first_only=True)
     assert batch.used == [3] and batch.report == "1 of 3 photos skipped: 1; best score 0.30"
-    with pytest.raises(NoFaceError, match=r"None of the 2 photos.*0\.41"):
+    with pytest.raises(NoFaceError, match=r"in the 2 photos.*0\.41"):
         crop_batch([-30, -41], crop_number, first_only=True)
 
 
 def test_a_batch_without_any_face_is_refused_with_the_best_score() -> None:
-    with pytest.raises(NoFaceError, match=r"None of the 3 photos.*0\.41.*Lower") as refused:
+    with pytest.raises(NoFaceError, match=r"in the 3 photos.*0\.41.*Lower") as refused:
         crop_batch([-30, -41, -2], crop_number)
     assert refused.value.best_score == 0.41
     with pytest.raises(NoFaceError, match="^no face$"):

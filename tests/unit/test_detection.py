@@ -154,7 +154,7 @@ def test_the_score_of_the_best_candidate_is_named_where_none_suffices(
     yunet: YuNet, portrait: np.ndarray
 ) -> None:
     with pytest.raises(
-        NoFaceError, match=r"score 0\.99 or more .* best candidate has 0\.9\d: lower the minimum score"
+        NoFaceError, match=r"scores 0\.99 or more.* best candidate has 0\.9\d\. Lower the minimum score"
     ) as refused:
         yunet.detect(portrait, min_score=0.99)
     assert 0.9 < refused.value.best_score < 0.99

@@ -409,7 +409,7 @@ def test_placeholder_inside_the_name_of_an_embedding_is_no_error() -> None:
 
 @pytest.mark.parametrize("prompt", ["xS*", "S*2", "a photo of S*_2", "PS*", "S* and xS*"])
 def test_placeholder_glued_to_a_word_is_an_error(prompt: str) -> None:
-    with pytest.raises(ValueError, match=r"'[xP]?S\*\w*' in the prompt glues 'S\*'.*Put spaces around 'S\*'"):
+    with pytest.raises(ValueError, match=r"'[xP]?S\*\w*' in the prompt joins 'S\*'.*Put spaces around 'S\*'"):
         isolate(prompt, ["S*"])
 
 

@@ -41,12 +41,12 @@ from ...f2d.files import hash_file, write_bytes, write_json
 FORMAT = 1
 MANIFEST, REPORT = "cache.json", "report.json"
 _INDEX_ENTRY = 96  # bytes of a photo in a shard's index
-_AGAIN = "Run the same `f2d-train prepare` again: it makes that shard anew."
+_AGAIN = "Rerun the same `f2d-train prepare` to write that shard again."
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """What `cache.json` says."""
+    """The content of `cache.json`."""
 
     format: int = FORMAT
     image_size: int = 512  # px
@@ -101,14 +101,14 @@ def shard_name(number: int) -> str:
 
 
 def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
-    """Write `cache.json`, or check that the one there says the same.
+    """Write `cache.json`, or check that the existing one is equal.
 
     Args:
         folder: the cache; it is made.
         info: what makes it now.
 
     Raises:
-        ValueError: the cache was begun with other weights, settings or photos; the message names them.
+        ValueError: the cache was started with other weights, settings or photos; the message names them.
         OSError: the folder cannot be written to.
     """
     folder = Path(folder)
@@ -123,7 +123,7 @@ def begin_cache(folder: str | os.PathLike, info: CacheInfo) -> None:
     ]
     if changed:
         raise ValueError(
-            f"The cache '{folder}' was begun with other inputs ({'; '.join(changed)}). "
+            f"The cache '{folder}' was started with other inputs ({'; '.join(changed)}). "
             "Use another --out, or the same weights, photos and settings."
         )
 
@@ -204,7 +204,7 @@ def read_info(folder: str | os.PathLike) -> CacheInfo:
         folder: the cache.
 
     Returns:
-        What it says.
+        Its content.
 
     Raises:
         FileNotFoundError: the folder is no cache.
@@ -258,7 +258,7 @@ def read_index(folder: str | os.PathLike, number: int) -> dict[str, Any]:
     size = path.stat().st_size
     if size != found["size"]:
         raise ValueError(
-            f"'{path}' breaks off or was changed: it has {size:,} bytes instead of {found['size']:,}. "
+            f"'{path}' is truncated or was changed: it has {size:,} bytes instead of {found['size']:,}. "
             f"{_AGAIN}"
         )
     return found
@@ -300,7 +300,7 @@ class LatentCache:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures, px."""
+        """Side of the images, px."""
         return self.info.image_size
 
     @property

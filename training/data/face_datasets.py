@@ -7,7 +7,7 @@
 A record file is a row of parts, each padded to 4 bytes: magic (uint32), kind and length (uint32: 3 and 29
 bits), payload. Kind 0 is a whole record; 1, 2 and 3 are the start, middle and end of one that held the magic
 number, which belongs between its parts. A record is a head of 24 bytes (flag, label, id, id2), `flag` more
-labels, and a JPEG. Record 0 tells which keys are pictures. A record that cannot be read keeps its number.
+labels, and a JPEG. Record 0 tells which keys are images. A record that cannot be read keeps its number.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .label_index import read_labels_once
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAGIC = 0xCED7230A
 _HEAD = struct.Struct("<IfQQ")  # flag, label, id, id2
 _PART = struct.Struct("<II")  # magic, kind << 29 | length
@@ -89,30 +89,30 @@ class FaceSet(ABC):
 
         Args:
             index: in [0, N).
-            size: side, px; other square pictures are scaled.
+            size: side, px; other square images are scaled.
 
         Returns:
             shape (size, size, 3), uint8, RGB.
 
         Raises:
-            ValueError: not a picture, or not a square one.
+            ValueError: not an image, or not a square one.
         """
         data, place = self.encoded(index)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if picture is None:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if image is None:
             raise ValueError(f"The {len(data)} bytes at {place} are not an image. Get the face again.")
-        if picture.shape[0] != picture.shape[1]:
+        if image.shape[0] != image.shape[1]:
             raise ValueError(
-                f"The face at {place} has {picture.shape[1]}x{picture.shape[0]} px, which is not square. "
+                f"The face at {place} has {image.shape[1]}x{image.shape[0]} px, which is not square. "
                 "Align the faces to 112x112 px first."
             )
-        if len(picture) != size:
-            picture = cv2.resize(
-                picture,
+        if len(image) != size:
+            image = cv2.resize(
+                image,
                 (size, size),
-                interpolation=cv2.INTER_AREA if len(picture) > size else cv2.INTER_LINEAR,
+                interpolation=cv2.INTER_AREA if len(image) > size else cv2.INTER_LINEAR,
             )
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def _number(self, found: np.ndarray, remap: bool) -> None:
         """Check labels as they stand in a file, and set `labels` and `classes`."""
@@ -132,12 +132,10 @@ class FaceSet(ABC):
             raise ValueError(
                 f"{missing} of the labels 0 to {used[-1]} in '{self.path}' have no face (the first is "
                 f"{first}). "
-                "Add the missing part of the data, or use --remap-labels to number the others anew."
+                "Add the missing part of the data, or use --remap-labels to renumber the others."
             )
         elif missing:
-            logger.warning(
-                "Numbered %d labels of '%s' anew, as %d had no face.", len(used), self.path, missing
-            )
+            logger.warning("Renumbered %d labels of '%s': %d had no face.", len(used), self.path, missing)
         self.labels = np.full(len(found), _UNKNOWN, np.int64)
         self.labels[~damaged] = labels.reshape(-1)
         self.classes = [str(label) for label in used]
@@ -151,28 +149,28 @@ class FaceSet(ABC):
         if len(self.classes) < 2:
             raise ValueError(
                 f"'{self.path}' has only the identity '{''.join(self.classes)}'. "
-                "Add faces of others: identities are told apart by training on many."
+                "Add faces of others: MSID learns to tell many people apart."
             )
 
 
 class ClassFolders(FaceSet):
-    """A folder with a folder of pictures for each identity."""
+    """A folder with a folder of images for each identity."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        """List the pictures.
+        """List the images.
 
         Args:
             path: the folder of folders.
 
         Raises:
-            ValueError: no pictures, or one identity only.
+            ValueError: no images, or one identity only.
         """
         super().__init__(path)
         self.files: list[str] = []
         self.classes, labels = [], []
         for folder in sorted(entry.path for entry in os.scandir(self.path) if entry.is_dir()):
             files = sorted(
-                entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(PICTURES)
+                entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)
             )
             if files:
                 labels += [len(self.classes)] * len(files)
@@ -195,7 +193,7 @@ class RecordFile(FaceSet):
 
         Args:
             path: train.rec; train.idx lies beside it.
-            remap: number the labels anew where some have no face.
+            remap: renumber the labels if some have no face.
 
         Raises:
             FileNotFoundError: there is no train.idx.
@@ -223,7 +221,7 @@ class RecordFile(FaceSet):
                 f"'{path}' ends before {int(beyond.sum())} of its {len(table)} records. Get it again."
             )
         keys, self.offsets = table[:, 0], table[:, 1]
-        self._keep_pictures(keys)
+        self._keep_images(keys)
         labels = read_labels_once(Path(path), self._read_labels)
         self._report_damaged(np.flatnonzero(labels == _DAMAGED))
         self._number(labels, remap)
@@ -232,22 +230,22 @@ class RecordFile(FaceSet):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
 
-    def _keep_pictures(self, keys: np.ndarray) -> None:
-        """Keep the offsets of pictures; the first record may be about the others and name their keys."""
+    def _keep_images(self, keys: np.ndarray) -> None:
+        """Keep the offsets of images; the first record may be about the others and name their keys."""
         try:
             first = self._record(int(self.offsets[0]))
             flag = _HEAD.unpack_from(first)[0]
         except (ValueError, struct.error):
-            pictures = np.array([self._may_be_picture(int(offset)) for offset in self.offsets])
-            if not pictures.all():  # the others are about identities, so the first one was about all of them
-                self.offsets = self.offsets[1:][pictures[1:]]
+            images = np.array([self._may_be_image(int(offset)) for offset in self.offsets])
+            if not images.all():  # the others are about identities, so the first one was about all of them
+                self.offsets = self.offsets[1:][images[1:]]
             return
-        if flag > 0 and len(first) == _HEAD.size + 4 * flag:  # no picture in it: 1 to label - 1 are pictures
+        if flag > 0 and len(first) == _HEAD.size + 4 * flag:  # no image in it: 1 to label - 1 are images
             end = int(struct.unpack_from("<f", first, _HEAD.size)[0])
             self.offsets = self.offsets[(keys >= 1) & (keys < end)]
 
-    def _may_be_picture(self, offset: int) -> bool:
-        """Tell whether a record has something after its labels, or is damaged."""
+    def _may_be_image(self, offset: int) -> bool:
+        """Return whether a record has something after its labels, or is damaged."""
         try:
             record = self._record(offset)
             return len(record) != _HEAD.size + 4 * _HEAD.unpack_from(record)[0]
@@ -255,7 +253,7 @@ class RecordFile(FaceSet):
             return True
 
     def _report_damaged(self, numbers: np.ndarray) -> None:
-        """Log the records that cannot be read; raise a ValueError where they are more than half."""
+        """Log the records that cannot be read; raise a ValueError if they are more than half."""
         if not len(numbers):
             return
         listed = ", ".join(map(str, numbers[:_LISTED])) + (", ..." if len(numbers) > _LISTED else "")
@@ -297,7 +295,7 @@ class RecordFile(FaceSet):
             offset += -(-length // 4) * 4
 
     def _read_labels(self) -> np.ndarray:
-        """Read the label of each record, (N,), without its picture; `_DAMAGED` where it cannot be read."""
+        """Read the label of each record, (N,), without its image; `_DAMAGED` where it cannot be read."""
         data = np.memmap(self.path, np.uint8, "r")
         wanted = np.arange(_PART.size + _HEAD.size + 4)
         labels = [np.empty(0, np.float32)]
@@ -344,7 +342,7 @@ class TarShards(FaceSet):
         Args:
             path: where they lie.
             shards: tar files, not compressed.
-            remap: number the labels anew where some have no face.
+            remap: renumber the labels if some have no face.
 
         Raises:
             ValueError: a damaged or truncated shard, a face without label or the reverse, labels with gaps,
@@ -354,15 +352,15 @@ class TarShards(FaceSet):
         self.shards = list(shards)
         places, labels = [], []
         for number, shard in enumerate(self.shards):
-            pictures, classes = _index_tar(shard)
-            odd = sorted(pictures.keys() ^ classes.keys())
+            images, classes = _index_tar(shard)
+            odd = sorted(images.keys() ^ classes.keys())
             if odd:
                 raise ValueError(
-                    f"'{shard}' has a picture without a .cls, or the reverse, for '{odd[0]}'. "
+                    f"'{shard}' has an image without a .cls, or the reverse, for '{odd[0]}'. "
                     "Write the shard again."
                 )
-            places += [(number, *pictures[key]) for key in pictures]
-            labels += [classes[key] for key in pictures]
+            places += [(number, *images[key]) for key in images]
+            labels += [classes[key] for key in images]
         self.places = np.array(places, np.int64).reshape(-1, 3)  # (N, 3): shard, offset, length
         self._files: dict[int, Any] = {}
         self._number(np.array(labels, np.float64), remap)
@@ -388,8 +386,8 @@ class _Mapped:
 
 
 def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """Find the pictures (offset and length) and the labels in a shard, by key."""
-    pictures: dict[str, tuple[int, int]] = {}
+    """Find the images (offset and length) and the labels in a shard, by key."""
+    images: dict[str, tuple[int, int]] = {}
     classes: dict[str, int] = {}
     end, size = 0, os.path.getsize(shard)
     try:
@@ -401,8 +399,8 @@ def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
                 key = f"{folder}/{key}"
                 if not member.isfile():
                     continue
-                if f".{ending.lower()}" in PICTURES:
-                    pictures[key] = member.offset_data, member.size
+                if f".{ending.lower()}" in IMAGE_SUFFIXES:
+                    images[key] = member.offset_data, member.size
                 elif ending.lower() == "cls":
                     classes[key] = int(tar.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError) as error:
@@ -414,8 +412,8 @@ def _index_tar(shard: str) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
             f"'{shard}' has a .cls that is not a whole number ({error}). Write the shard again."
         ) from error
     if size < end + _TAR_END:
-        raise ValueError(f"The shard '{shard}' breaks off after {size} bytes. Get it again.")
-    return pictures, classes
+        raise ValueError(f"The shard '{shard}' is truncated after {size} bytes. Get it again.")
+    return images, classes
 
 
 def open_faces(path: str | os.PathLike, remap: bool = False) -> FaceSet:
@@ -423,7 +421,7 @@ def open_faces(path: str | os.PathLike, remap: bool = False) -> FaceSet:
 
     Args:
         path: folder with train.rec and train.idx, class folders, or .tar shards; or one .rec or .tar file.
-        remap: number integer labels anew where some have no face; class folders have none.
+        remap: renumber integer labels if some have no face; class folders have none.
 
     Returns:
         The faces.
@@ -463,7 +461,7 @@ class FaceDataset(Dataset):
         self._damaged: set[int] = set()  # reported faces
 
     def index(self, number: int) -> tuple[int, bool]:
-        """Tell which face has a number, and whether it is mirrored."""
+        """Return the face with a number, and whether it is mirrored."""
         epoch, place = divmod(number, len(self.faces))
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, _ORDER, epoch))
@@ -484,11 +482,11 @@ class FaceDataset(Dataset):
                     first = error
                 if index not in self._damaged:
                     self._damaged.add(index)
-                    logger.warning("Skipped face %d, and the next one is used instead: %s", index, error)
+                    logger.warning("Skipped face %d and used the next one instead: %s", index, error)
         raise first
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Make the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
+        """Load the sample with a number: `face` (size, size, 3) uint8 RGB, `label` () and `index` ()."""
         wanted, mirrored = self.index(number)
         index, face = self._load(wanted)
         if mirrored:

@@ -105,7 +105,7 @@ class FrozenEncoders:
 
     @torch.inference_mode()
     def start(self, batch: Sequence[Crops]) -> Encoding:
-        """Begin to encode photos and their mirror images; a GPU computes while this process goes on.
+        """Begin to encode photos and their mirror images; a GPU computes while this process continues.
 
         Args:
             batch: B photos.
@@ -115,7 +115,7 @@ class FrozenEncoders:
         """
         if not batch:
             return Encoding({}, None)
-        images = self._upload([crops.picture for crops in batch])  # (B, S, S, 3)
+        images = self._upload([crops.image for crops in batch])  # (B, S, S, 3)
         pairs = torch.stack([images, images.flip(2)], dim=1).flatten(0, 1)  # (2B, S, S, 3)
         with autocast(self.device.type, self.precision):
             mean, spread = encode_images(self.vae, to_signed(pairs))
@@ -143,7 +143,7 @@ class FrozenEncoders:
         Returns:
             shape (B, h, w), float16 in [0, 1].
         """
-        size = batch[0].picture.shape[0]
+        size = batch[0].image.shape[0]
         mask = torch.ones(len(batch), size, size, dtype=torch.bool, device=self.device)
         if labels is not None and self.in_region is not None:
             mask = self.in_region[labels]

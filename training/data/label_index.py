@@ -1,4 +1,4 @@
-"""The labels of a record file, kept beside it: reading them anew touches every page of tens of gigabytes."""
+"""The labels of a record file, cached beside it, as reading them touches all of its tens of gigabytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def read_labels_once(record: Path, read: Callable[[], np.ndarray]) -> np.ndarray
         with atomic_file(file) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, state=state, labels=labels)
     except OSError as error:
-        logger.warning("The labels of '%s' cannot be kept (%s) and are read at each start.", record, error)
+        logger.warning(
+            "The labels of '%s' cannot be cached (%s), so every start reads them again.", record, error
+        )
     return labels
 
 

@@ -30,7 +30,7 @@ _AHEAD = 4  # batches that are cut in advance, by all workers together
 class Crops:
     """What the networks see of one photo; pairs are (the photo's, its mirror image's)."""
 
-    picture: Photo  # (S, S, 3)
+    image: Photo  # (S, S, 3)
     faces: tuple[Photo, Photo]  # (112, 112, 3)
     expressions: tuple[Photo, Photo] | None  # (224, 224, 3)
     region: np.ndarray | None  # (S, S) bool, what M must lie in; None = anywhere
@@ -62,7 +62,7 @@ class Cutter(Dataset):
         return load_detector(self.config.detector) if self.config.detector else None
 
     def __getitem__(self, name: str) -> Crops | Skipped:
-        """Cut one photo, or say why not.
+        """Crop one photo, or return why it is skipped.
 
         Args:
             name: of the photo in the folder.
@@ -115,11 +115,11 @@ class Cutter(Dataset):
                 if self.config.aligned
                 else align_ffhq_mask(person, face.landmarks, size)
             )
-        picture = resize_ffhq(face.photo, size) if self.config.aligned else face.align_ffhq(size)
+        image = resize_ffhq(face.photo, size) if self.config.aligned else face.align_ffhq(size)
         notes: dict[str, Any] = {}
         if face.chosen is not None:
             notes = {"landmarks": face.landmarks.round(2).tolist(), "score": round(face.chosen.score, 4)}
-        return Crops(picture, faces, expressions, region, notes)
+        return Crops(image, faces, expressions, region, notes)
 
     def _person(self, path: Path, photo: Photo, landmarks: np.ndarray) -> np.ndarray:
         """Find the person whose face it is in FastComposer's map: shape (H, W), bool."""

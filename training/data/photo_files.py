@@ -56,7 +56,7 @@ def log_passed_over(log: Callable[[str], None], names: Sequence[str]) -> None:
     kinds = Counter(os.path.splitext(name)[1].lower() or "without suffix" for name in names)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     more = ", ..." if len(names) > _LISTED else ""
-    log(f"Passed over {len(names)} files that are not photos: {counts} ({', '.join(names[:_LISTED])}{more}).")
+    log(f"Ignored {len(names)} files that are not photos: {counts} ({', '.join(names[:_LISTED])}{more}).")
 
 
 def hash_photos(folder: str | os.PathLike, names: Sequence[str]) -> str:

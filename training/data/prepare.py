@@ -5,7 +5,7 @@ r"""Turns a folder of faces into a cache of all that is frozen: VAE latents, v_i
     f2d-train prepare --photos ffhq --aligned --detector yunet.onnx ...     (crops of FFHQ)
     torchrun --nproc_per_node 8 -m face2diffusion.training.cli prepare ...  (each process: every eighth shard)
 
-The same command resumes: complete shards stay, the others are made anew, with the same bytes. Worker
+The same command resumes: complete shards stay, the others are written again, with the same bytes. Worker
 processes crop ahead, the device encodes, and a thread writes; their number and speed change no byte.
 
 photo (H, W, 3) uint8, and its mirror image
@@ -68,7 +68,7 @@ _WAITING = 0.2  # share of the time that the device may wait for crops before a 
 
 
 def list_photos(folder: str | os.PathLike) -> list[str]:
-    """List the pictures in a folder and its subfolders, by their suffixes.
+    """List the photos in a folder and its subfolders, by their suffixes.
 
     Args:
         folder: of photos.
@@ -78,7 +78,7 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: no picture is in it.
+        ValueError: it holds no images.
     """
     folder = Path(folder)
     if not os.fspath(folder) or not folder.is_dir():
@@ -200,7 +200,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
         log(_AVERAGE_LANDMARKS)
     log(
         f"Preparing {plan.todo} of {len(photos)} photos in {len(plan.shards)} shard(s) on {encoders.device}; "
-        f"{plan.total - plan.todo} were done before. {space}."
+        f"{plan.total - plan.todo} are in the cache already. {space}."
     )
     if plan.todo:
         with watch_workers("crops photos"), _Progress(plan, processes, log) as progress:
@@ -244,7 +244,7 @@ class _Progress:
         self._bar.close()
 
     def wait_for(self, crops: Iterator[Crops | Skipped]) -> Iterator[Crops | Skipped]:
-        """Pass crops on, and measure how long they are waited for."""
+        """Pass crops on, and measure how long the device waits for them."""
         since = time.perf_counter()
         for one in crops:
             self._waited += time.perf_counter() - since
@@ -257,7 +257,7 @@ class _Progress:
         self._bar.update(photos)
 
     def end_shard(self) -> None:
-        """Log a line, where there is no bar."""
+        """Log a line if there is no bar."""
         seconds = time.perf_counter() - self._since
         if self._bar.disable:
             left = timedelta(seconds=round((self.plan.todo - self._done) * seconds / self._done))
@@ -266,10 +266,10 @@ class _Progress:
             self.log(f"prepare: {done}/{self.plan.total} photos, {rate:.1f} photos/s, {left} left")
 
     def end(self) -> None:
-        """Advise more workers where the device waited for them."""
+        """Advise more workers if the device waited for crops."""
         share = self._waited / (time.perf_counter() - self._since)
         if share > _WAITING:
-            self.log(f"Crops were waited for {share:.0%} of the time. More --workers may be faster.")
+            self.log(f"The device waited for crops {share:.0%} of the time. More --workers may be faster.")
 
 
 @dataclass
@@ -293,7 +293,7 @@ def _fill(
     config: PrepareConfig,
     progress: _Progress,
 ) -> None:
-    """Make all shards of the plan; while one is written, the next one is encoded."""
+    """Write all shards of the plan; while one is written, the next one is encoded."""
     work = [names[number] for photos in plan.shards.values() for number in photos]
     crops = cut_ahead(Cutter(config, encoders.msid.config.image_size), work, config)
     batches = _batches(plan, names, progress.wait_for(crops), config.batch_size)
@@ -414,7 +414,7 @@ def _fingerprint(network: torch.nn.Module | None) -> str:
 def _finish(out: Path, log: Callable[[str], None], passed_over: Sequence[str] = ()) -> Path:
     report = write_report(out, passed_over)
     if report is None:
-        log("This process's shards are done; others still work on theirs.")
+        log("This process's shards are done; others are still writing theirs.")
         return out
     _remove(out, f"{TEMPORARY}*{Path(shard_name(0)).suffix}")  # of killed processes; no shard is written now
     if not report["cached"]:

@@ -23,7 +23,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after a step into the average."""
+        """Update the average with the weights after a step."""
         share = 1 - self.decay(step)
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point():

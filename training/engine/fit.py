@@ -28,7 +28,7 @@ class FitConfig(TrainingConfig):
     lr: float = option(1e-3, "highest learning rate")
     warmup: int = option(100, "steps over which the learning rate rises")
     ema: float = option(0.999, "decay of the average of the weights, reached after a while")
-    precision: Precision = option("bf16", "autocast; on a CPU only worth it where it has bf16 units")
+    precision: Precision = option("bf16", "autocast; on a CPU only worth it if it has bf16 units")
     save_every: int = option(200, "steps between checkpoints", may_change=True)
 
     def learning_rate(self, step: int) -> float:
@@ -59,8 +59,8 @@ def fit(
 
     Args:
         network: all its parameters are trained.
-        loss_of: computes the loss of a step, which decides alone what is drawn for it, on the network's
-            device.
+        loss_of: computes the loss of a step, on the network's device; its randomness derives from the step's
+            number.
         config: the run.
         log: called with each progress message.
         stop_early: asked after each step, with the number of steps done; True = this was the last one.

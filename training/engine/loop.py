@@ -40,7 +40,7 @@ class Divided(Protocol):
         """Return what `load` needs of this process's share."""
 
     def load(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Take this process's share out of the states of all shares, whose number may be another."""
+        """Extract this process's share from the states of all shares, whose number may differ."""
 
 
 def never_stop(step: int) -> bool:
@@ -88,7 +88,7 @@ class Task:
 
 
 class TrainingLoop:
-    """One run, from where its folder says to the end."""
+    """One run, from its last checkpoint to the end."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class TrainingLoop:
         processes: Processes,
         log: Callable[[str], None] = print,
     ) -> None:
-        """Load the last checkpoint, where there is one.
+        """Load the last checkpoint, if any.
 
         Args:
             config: of the run.
@@ -123,7 +123,7 @@ class TrainingLoop:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What is saved and sampled with: the average where there is one, else the network's own."""
+        """The weights to save and sample with: the average if there is one, else the network's own."""
         return self.average.tensors if self.average else self.task.network.state_dict()
 
     def train(self) -> Path:
@@ -265,7 +265,7 @@ class TrainingLoop:
     # --- Checkpoints ---
 
     def _save_and_notify(self) -> None:
-        """Save where it is due, and only then act on events: should one end the process, nothing is lost."""
+        """Save if due, and only then act on events: if one ends the process, nothing is lost."""
         due = self._due()
         if due or self.step % self.config.save_every == 0 or self.step == self.steps:
             self.save()
@@ -287,7 +287,7 @@ class TrainingLoop:
             except ConnectionError:
                 raise
             except Exception as error:  # whatever it is, the training is worth more
-                self.progress.note(f"{event.name} failed at step {self.step}, training continues: {error}")
+                self.progress.note(f"{event.name} failed at step {self.step}; training continues: {error}")
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part."""

@@ -28,7 +28,7 @@ class RunningMeans:
             self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def take(self, processes: Processes) -> dict[str, float]:
-        """Compute the means over all processes, which take part together, and begin anew.
+        """Compute the means over all processes, which all call this, and start over.
 
         Returns:
             by name; what has no weight is left out.

@@ -13,7 +13,7 @@ from ..config import TrainingConfig
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: TrainingConfig, fused: bool | None = None
 ) -> torch.optim.Optimizer:
-    """Make AdamW.
+    """Build AdamW.
 
     Args:
         parameters: what is trained.

@@ -43,10 +43,10 @@ def tf32(device: str) -> Iterator[None]:
 
 
 def make_scaler(device: str, precision: Precision) -> torch.amp.GradScaler:
-    """Make the scaler of float16's losses; it does nothing for other formats."""
+    """Build the loss scaler of float16; it does nothing for other formats."""
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
 
 
 def scale_is_lost(scaler: torch.amp.GradScaler) -> bool:
-    """Tell whether the scale has fallen so far that no gradient in float16 is finite at any."""
+    """Return whether the scale has fallen so far that no gradient in float16 is finite at any."""
     return scaler.is_enabled() and scaler.get_scale() < _LOWEST_SCALE

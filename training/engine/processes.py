@@ -28,7 +28,7 @@ class Processes:
     rank: int
     world: int
     device: str
-    objects: Any = None  # the gloo group that exchanges Python objects; None where there is one process
+    objects: Any = None  # the gloo group that exchanges Python objects; None if there is one process
 
     @property
     def first(self) -> bool:
@@ -50,12 +50,12 @@ class Processes:
         return f"{self.world} process{'es' if self.world > 1 else ''} on {self.device_type}"
 
     def own(self, name: str) -> str:
-        """Give each node a file name of its own; SQLite cannot lock a file on most network file systems."""
+        """Return a file name per node: SQLite cannot lock a file on most network file systems."""
         path, node = Path(name), os.environ.get("GROUP_RANK", "0")
         return name if node == "0" else f"{path.stem}-{node}{path.suffix}"
 
     def any(self, flag: bool) -> bool:
-        """Tell whether the flag is set in any process; all get the same answer."""
+        """Return whether the flag is set in any process, the same answer in all."""
         if self.world == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
@@ -84,7 +84,7 @@ class Processes:
             self.any(False)
 
     def share(self, value: Any) -> Any:
-        """Give all processes what process 0 has, once it has it."""
+        """Broadcast an object of process 0."""
         if self.world == 1:
             return value
         values = [value]
@@ -92,7 +92,7 @@ class Processes:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Give all processes what each has, in order, once all have it."""
+        """Gather an object of each process, in order, in all processes."""
         if self.world == 1:
             return [value]
         values = [None] * self.world
@@ -100,7 +100,7 @@ class Processes:
         return values
 
     def gather_work(self, work: Callable[[], Any]) -> list[Any]:
-        """Give all processes what each computes, in order; where one fails, all hear of it.
+        """Gather what each process computes, in order; if one fails, all raise.
 
         Raises:
             RuntimeError: the work of a process failed.
@@ -161,7 +161,7 @@ def require_one_process(what: str, device: str = "") -> Processes:
 def start_processes(
     device: str = "", backend: Literal["gloo", "nccl"] = "nccl", patience: timedelta | None = None
 ) -> Iterator[Processes]:
-    """Join the other processes of RANK and WORLD_SIZE; alone where there are none.
+    """Join the other processes of RANK and WORLD_SIZE; alone if there are none.
 
     Args:
         device: "" = the best there is; of several GPUs, that of LOCAL_RANK.
@@ -209,6 +209,6 @@ def _check_world(expected: int) -> None:
     found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if found != expected:
         raise ValueError(
-            f"WORLD_SIZE says {expected} process(es), but torch.distributed has {found}. "
+            f"WORLD_SIZE is {expected}, but torch.distributed has {found} process(es). "
             "Start all of them with one torchrun or `accelerate launch`."
         )

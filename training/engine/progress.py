@@ -16,7 +16,7 @@ from .run_folder import Run
 
 
 def on_terminal() -> bool:
-    """Tell whether a progress bar can be seen."""
+    """Return whether a progress bar can be seen."""
     return sys.stderr.isatty()
 
 
@@ -40,7 +40,7 @@ class Progress:
         Args:
             run: whose TensorBoard log is written, by process 0.
             processes: of the run.
-            log: called with each line where there is no terminal.
+            log: called with each line if there is no terminal.
             steps: the last step.
             first_step: steps that are done.
             batch_size: images per step, of all processes.

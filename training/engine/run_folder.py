@@ -43,7 +43,7 @@ _DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pi
 
 @dataclass(frozen=True)
 class Commit:
-    """What `checkpoint.json` says."""
+    """The content of `checkpoint.json`."""
 
     step: int
     weights: str  # file name
@@ -151,7 +151,7 @@ class Run:
         if found:
             raise ValueError(
                 f"All checkpoints in '{self.folder}' are damaged. "
-                "Restore the folder from a copy, or start again with another --out."
+                "Restore the folder from a copy, or start over with another --out."
             )
         self._clean()
         return None
@@ -267,12 +267,12 @@ class Run:
         return self._trackers
 
     def log(self, step: int, **scalars: float) -> None:
-        """Give numbers to the trackers; process 0 only."""
+        """Log numbers to the trackers; process 0 only."""
         for tracker in self.trackers:
             tracker.log(step, scalars)
 
     def log_image(self, step: int, name: str, image: Photo) -> None:
-        """Give an image (H, W, 3) to the trackers; process 0 only."""
+        """Log an image (H, W, 3) to the trackers; process 0 only."""
         for tracker in self.trackers:
             tracker.log_image(step, name, image)
 

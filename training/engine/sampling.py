@@ -30,11 +30,11 @@ class ResumableBatchSampler:
 
         Args:
             batch_size: of all processes and accumulated parts together.
-            first_step: where to go on.
+            first_step: at which to resume.
             steps: where to end.
             rank: of this process.
             world: number of processes.
-            accumulate: parts that a process takes one after the other.
+            accumulate: parts that a process computes in turn.
 
         Raises:
             ValueError: the batch cannot be divided.
@@ -63,7 +63,7 @@ class ResumableBatchSampler:
 def load_batches(
     samples: Dataset, batch_sampler: ResumableBatchSampler, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """Load this process's micro-batches one after the other.
+    """Load this process's micro-batches in turn.
 
     Args:
         samples: by number; each a dict of tensors.
@@ -94,7 +94,7 @@ def start_worker(number: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this loader process when the main one was killed, though its results fill a pipe nobody reads."""
+    """End this loader process when the main one was killed, even if it waits to write into a pipe."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

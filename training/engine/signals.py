@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_GRACE = 20  # seconds that a loader process goes on serving after a SIGTERM
+_GRACE = 20  # seconds that a loader process keeps serving after a SIGTERM
 
 
 class StopSignal:
@@ -24,7 +24,7 @@ class StopSignal:
         self.received = True
 
     def close(self) -> None:
-        """Give the signals back to who had them."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -14,10 +14,10 @@ class Tracker(Protocol):
     """Keeps curves and images of one run; no step appears twice after a kill."""
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Keep numbers by name."""
+        """Log numbers by name."""
 
     def log_image(self, step: int, name: str, image: Photo) -> None:
-        """Keep an image (H, W, 3)."""
+        """Log an image (H, W, 3)."""
 
     def flush(self) -> None:
         """Write everything out."""
@@ -100,7 +100,7 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise ValueError(
-                f"'{name}' of --report-to is not known. Choose from {', '.join(TRACKERS)}, separated "
+                f"--report-to has no tracker '{name}'. Choose from {', '.join(TRACKERS)}, separated "
                 "by commas."
             )
         try:

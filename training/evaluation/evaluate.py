@@ -301,7 +301,7 @@ def _generate_missing(
         )
         if inventory.broken:
             names = ", ".join(slot.name for slot in sorted(inventory.broken)[:3])
-            log(f"{len(inventory.broken)} damaged image(s) are generated again: {names}")
+            log(f"Generating {len(inventory.broken)} damaged image(s) again: {names}")
     generation, todo = processes.share((generation, todo))
     part = divide(group_batches(todo, generator.batch_size), processes.rank, processes.world)
     label = f"generate {processes.rank + 1}/{processes.world}" if processes.world > 1 else "generate"

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...f2d.checkpoint import read
 from ...f2d.files import hash_file
-from ..data.face_datasets import PICTURES
+from ..data.face_datasets import IMAGE_SUFFIXES
 from ..data.photo_files import hash_photos, split_files
 
 _CAPTION = ".txt"
@@ -156,7 +156,7 @@ def list_real_images(folder: str | os.PathLike, words: Sequence[str] = ()) -> Re
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"--fid '{folder}' is not a folder. Set it to a folder of real images.")
-    names, others = split_files(folder, PICTURES)
+    names, others = split_files(folder, IMAGE_SUFFIXES)
     captions = {name.removesuffix(_CAPTION) for name in others if name.endswith(_CAPTION)}
     used: tuple[str, ...] = ()
     what = "images"

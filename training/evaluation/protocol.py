@@ -200,7 +200,7 @@ def check_not_empty(inventory: Inventory, folder: str | os.PathLike) -> None:
         folder: for the message.
 
     Raises:
-        ValueError: it holds none; the message says what it holds instead.
+        ValueError: it holds none; the message describes what it holds instead.
     """
     if any(slot.prompt != BASE for slot in inventory.present):
         return

@@ -212,5 +212,5 @@ def _read_crop(crop: Path, record: str) -> tuple[Photo, Face] | None:
             if text.get(RECORD) != record:
                 return None
             return np.asarray(image.convert("RGB")), Face.from_json(text[_FACE])
-    except Exception:  # missing, or damaged in any way: it is made anew
+    except Exception:  # missing, or damaged in any way: it is made again
         return None

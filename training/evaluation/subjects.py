@@ -319,7 +319,7 @@ def _name_detector(config: EvaluateConfig) -> str:
 
 
 def _narrow(words: Tensor, pipeline: F2DPipeline) -> Tensor:
-    """Bring words of CLIP-L's width to the miniature's narrow text encoder; narrow ones stay as they are."""
+    """Narrow words of CLIP-L's width to the miniature's text encoder; narrow ones stay as they are."""
     width = pipeline.prompts.width
     return narrow(words, width) if words.shape[1] > width else words
 

@@ -47,7 +47,7 @@ class TextEvaluator:
         return self.model.logit_bias.item()
 
     def prepare(self, photo: Photo) -> Tensor:
-        """Resize, crop and normalize an image as the folder's preprocessor_config.json says.
+        """Resize, crop and normalize an image as the folder's preprocessor_config.json specifies.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.

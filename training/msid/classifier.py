@@ -46,7 +46,7 @@ class ShardedClassifier(nn.Module):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Draw this process's rows.
+        """Initialize this process's rows of W.
 
         Args:
             classes: K, over all processes.
@@ -54,7 +54,7 @@ class ShardedClassifier(nn.Module):
             scale: s of Eq. 3.
             margin: m of Eq. 3.
             sample_rate: share of the classes in a step's softmax; those of the batch are always in it. The
-                others' rows get no gradient, but go on moving by the optimizer's momentum.
+                others' rows get no gradient, but the optimizer's momentum still moves them.
             seed: of the rows and of the sampling.
             rank: of this process.
             world: number of processes; more than one needs `torch.distributed`.
@@ -64,9 +64,7 @@ class ShardedClassifier(nn.Module):
         """
         super().__init__()
         if classes < 2:
-            raise ValueError(
-                f"With {classes} class(es) there is nothing to tell apart. Train on at least 2 people."
-            )
+            raise ValueError(f"A classifier needs at least 2 people; there are {classes}. Add more.")
         if not 0 < sample_rate <= 1:
             raise ValueError(
                 f"The sample rate {sample_rate} is not above 0 and up to 1. Use 1 for all classes."
@@ -120,7 +118,7 @@ class ClassifierTraining:
     """A classifier with its optimizer, as the part of a training that is divided among the processes."""
 
     def __init__(self, classifier: ShardedClassifier, config: TrainingConfig) -> None:
-        """Make the optimizer.
+        """Build the optimizer.
 
         Args:
             classifier: on its device.
@@ -136,7 +134,7 @@ class ClassifierTraining:
         return {"classes": self.classifier.classes, "weight": self.classifier.weight.detach(), **state}
 
     def load(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Take the own rows out of the states of all processes that there were, in order.
+        """Extract this process's rows from the states of all former processes, in order.
 
         Args:
             parts: of `state`; tensors of shape (k, C).
@@ -162,7 +160,7 @@ class ClassifierTraining:
 
 
 def _initial_rows(seed: int, first: int, count: int, width: int) -> Tensor:
-    """Draw rows [first, first + count) of the initial W, (count, width), independent of the sharding."""
+    """Return rows [first, first + count) of the initial W, (count, width), independent of the sharding."""
     blocks = [torch.empty(0, width)]
     for block in range(first // _INITIAL_BLOCK, -(-(first + count) // _INITIAL_BLOCK) if count else 0):
         generator = torch.Generator().manual_seed(derive_seed(seed, _ROWS, block))

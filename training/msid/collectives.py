@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Tell whether there are other processes."""
+    """Return whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -30,7 +30,7 @@ def gather_features(features: Tensor) -> Tensor:
         features: shape (b, C).
 
     Returns:
-        shape (B, C); the same tensor where there is one process.
+        shape (B, C); the same tensor if there is one process.
     """
     return _GatherFeatures.apply(features) if is_distributed() else features
 

@@ -114,7 +114,7 @@ def make_task(
     processes: Processes,
     verification: Verification | None = None,
 ) -> Task:
-    """Build encoder and classifier, and say how they are trained.
+    """Build encoder and classifier, and describe how they are trained.
 
     Args:
         config: of the run.
@@ -251,7 +251,7 @@ class Verification:
         run: Run,
         log: Callable[[str], None],
     ) -> None:
-        """Draw the triplets.
+        """Sample the triplets.
 
         Args:
             config: of the run.
@@ -268,7 +268,7 @@ class Verification:
         self.encoder = build_encoder(config).to(processes.device)
 
     def done(self, step: int) -> bool:
-        """Tell whether there is nothing to measure after a step, f.i. as it was done before a kill."""
+        """Return whether a step needs no measurement, because a run that was killed has done it."""
         file = self.run.folder / "verification.json"
         return not step or (
             file.exists() and json.loads(file.read_text(encoding="utf-8")).get("step") == step

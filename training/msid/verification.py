@@ -67,11 +67,11 @@ class DepthResult:
 
 
 def sample_triplets(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draw one {anchor, positive, negative} for each identity that has two photos or more.
+    """Sample one {anchor, positive, negative} for each identity that has two photos or more.
 
     Args:
         labels: shape (N,), the identity of each photo; photos with a negative one are left out.
-        seed: of the draws.
+        seed: of the sampling.
 
     Returns:
         shape (T, 3), places in `labels`; anchor and positive are two photos of one identity, the negative is
@@ -182,11 +182,11 @@ def _embed(
 
 
 def _load_intact(faces: FaceSet, place: int, size: int) -> torch.Tensor | None:
-    """Load a face, (size, size, 3) uint8; None where it is damaged."""
+    """Load a face, (size, size, 3) uint8; None if it is damaged."""
     try:
         return torch.from_numpy(faces.load(place, size))
     except (ValueError, OSError) as error:
-        logger.warning("Left out face %d: %s", place, error)
+        logger.warning("Skipped face %d: %s", place, error)
         return None
 
 

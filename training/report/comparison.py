@@ -75,7 +75,7 @@ def compare_pairs(results: Sequence[Results], score: str, draws: int) -> list[Di
 
 
 def _values(results: Results, score: str) -> dict[Slot, float]:
-    """Return one score of all images of the protocol, NaN where there is none."""
+    """Return one score of all images of the protocol, NaN if there is none."""
     values = dict.fromkeys(results.protocol.slots(), math.nan)
     scored = zip((slot for slot, _ in results.images), results.column(score).tolist(), strict=True)
     return values | dict(scored)

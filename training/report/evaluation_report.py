@@ -57,13 +57,13 @@ def write_evaluation_report(config: ReportConfig, log: Callable[[str], None] = p
     twice = [name for name, count in Counter(one.method for one in results).items() if count > 1]
     if twice:
         raise ValueError(
-            f"Two results have the method '{twice[0]}'. Name them apart with --method of `f2d-train "
+            f"Two results have the method '{twice[0]}'. Rename one with --method of `f2d-train "
             "evaluate`, or omit one."
         )
     if len({one.protocol.benchmark for one in results}) > 1:
         raise ValueError(
             "--results are of the paper's benchmark and of the miniature's, whose scores differ in meaning. "
-            "Report them apart."
+            "Report them separately."
         )
     encoders = _collect_verifications(config, log)
     log(f"Bootstrap over identities, {config.draws} draws ...")

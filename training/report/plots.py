@@ -101,7 +101,7 @@ def plot_trade_off(published: Points, measured: Points, x_label: str, y_label: s
 
 
 def draw_trade_off(published: Points, measured: Points, x_label: str, y_label: str) -> Figure:
-    """Draw the figure of `plot_trade_off`, whose labels do not cover each other."""
+    """Draw the figure of `plot_trade_off`, with labels that do not overlap."""
     figure, axes = _figure_with_axes(6.4, 4.2)
     for x, y in published.values():
         axes.plot(x, y, "o", mfc="white", mec=_GRAY, ms=6)

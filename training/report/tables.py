@@ -26,7 +26,7 @@ _PLAIN_ROWS = (
     " Plain rows are the paper's printed numbers; rows marked as measured are the evaluations above."
 )
 _PUBLISHED_TIMES = "Published times are on an NVIDIA A100. "
-_UNKNOWN = "null"  # JSON of what a file does not say
+_UNKNOWN = "null"  # JSON for a value that a file lacks
 _OTHERS = "Measured, not in the paper"
 _COSTS = ("fid", "parameters", "encoding_seconds")
 
@@ -113,7 +113,7 @@ def summarize(measured: Sequence[Measured], differences: Sequence[str]) -> list[
             f"{', '.join(measured[0].results.protocol.rules.metrics)}, computed per image and then averaged; "
             "an image with a zero, such as one without a face, counts as zero. Small figures are 95 % "
             "confidence intervals (bootstrap over identities, widened for few identities), and the number of "
-            "images where some are missing." + (_PLAIN_ROWS if measured[0].results.of_paper else "")
+            "images if some are missing." + (_PLAIN_ROWS if measured[0].results.of_paper else "")
         ),
     ]
     if differences:
@@ -251,7 +251,7 @@ def compare_methods(measured: Sequence[Measured], comparisons: Comparisons) -> l
 
 
 def _report_trade_off(measured: Sequence[Measured], benchmark: Benchmark) -> list[Block]:
-    """Plot identity against text; no block where there is nothing to plot."""
+    """Plot identity against text; no block if there is nothing to plot."""
     x, y = benchmark.text_metrics[0], benchmark.identity_metrics[0]
     points = {method.name: (method.value(x), method.value(y)) for method in measured}
     known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}

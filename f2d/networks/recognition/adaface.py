@@ -61,7 +61,7 @@ class AdaFace(FaceRecognizer):
         return align_face(photo, face.landmarks, fit=inverse_similarity_transform)
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Give BGR in [-1, 1], shape (B, 3, 112, 112), of RGB crops of shape (B, 112, 112, 3)."""
+        """Convert RGB crops of shape (B, 112, 112, 3) to BGR in [-1, 1], shape (B, 3, 112, 112)."""
         return to_signed(crops).flip(1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class FaceNet(FaceRecognizer):
         )
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Give RGB, (value - 127.5) / 128, shape (B, 3, 160, 160), of crops of shape (B, 160, 160, 3)."""
+        """Convert RGB crops of shape (B, 160, 160, 3) to (value - 127.5) / 128, shape (B, 3, 160, 160)."""
         return to_signed(crops) * (127.5 / 128)
 
     def forward(self, x: Tensor) -> Tensor:

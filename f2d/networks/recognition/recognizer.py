@@ -31,7 +31,7 @@ class FaceRecognizer(nn.Module):
         return cls()
 
     def crop(self, photo: Photo, face: Face) -> Photo:
-        """Cut a face out as the network wants it.
+        """Crop a face as the network expects it.
 
         Args:
             photo: shape (H, W, 3), uint8, RGB.
@@ -46,7 +46,7 @@ class FaceRecognizer(nn.Module):
         raise NotImplementedError
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Bring crops into the network's value range and order of channels.
+        """Convert crops to the network's value range and channel order.
 
         Args:
             crops: shape (B, h, w, 3), uint8, RGB.

@@ -28,7 +28,7 @@ class SphereFace(FaceRecognizer):
         super().__init__()
         inputs = 3
         for stage, (width, pairs) in enumerate(zip(_WIDTHS, _PAIRS, strict=True), start=1):
-            for number in range(1, 2 + 2 * pairs):  # the first halves the picture
+            for number in range(1, 2 + 2 * pairs):  # the first halves the resolution
                 self.add_module(
                     f"conv{stage}_{number}",
                     nn.Conv2d(inputs, width, 3, stride=2 if number == 1 else 1, padding=1),
@@ -42,7 +42,7 @@ class SphereFace(FaceRecognizer):
         return align_face(photo, face.landmarks, fit=inverse_similarity_transform)[:, 8:-8]
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Give BGR, (value - 127.5) / 128, shape (B, 3, 112, 96), of RGB crops of shape (B, 112, 96, 3)."""
+        """Convert RGB crops of shape (B, 112, 96, 3) to BGR, (value - 127.5) / 128, shape (B, 3, 112, 96)."""
         return to_signed(crops).flip(1) * (127.5 / 128)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import folder_paths  # noqa: E402
 from comfy_api.latest import io, ui  # noqa: E402, F401 (ComfyUI's own extra nodes import it before any pack)
 
-import folder_paths  # noqa: E402
 import nodes  # noqa: E402
 
 folder_paths.set_temp_directory(tempfile.gettempdir())  # else previews go into the checkout

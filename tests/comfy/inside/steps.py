@@ -27,12 +27,15 @@ schedules = {
 }
 
 
+sigma_of = cache(sampling.percent_to_sigma)
+
+
 @cache
 def is_seen(start: float, end: float, sigma: float) -> bool:
     """Tell whether a prompt for a share of the steps is seen at a noise level; schedules share many."""
     times = {
-        "timestep_start": sampling.percent_to_sigma(start),
-        "timestep_end": sampling.percent_to_sigma(end),
+        "timestep_start": sigma_of(start),
+        "timestep_end": sigma_of(end),
     }
     cond = {**times, "model_conds": {}, "uuid": None}
     return comfy.samplers.get_area_and_mult(cond, latent, torch.tensor([sigma])) is not None
