@@ -156,10 +156,11 @@ class MapperTrainingConfig(TrainingConfig):
         "folder of photos; expression and target stay those of one photo. Not in the paper",
     )
     context_share: float = option(
-        0.0, "share of the samples in which --contexts go on with both prompts, p and p_c; not in the paper"
+        0.0,
+        "share of the samples in which one of --contexts follows both prompts, p and p_c; not in the paper",
     )
     contexts: tuple[str, ...] = option(
-        CONTEXTS, "what may go on with the prompts; repeat the option for more", repeat=True
+        CONTEXTS, "what may follow the prompts; repeat the option for more", repeat=True
     )
     identity_weight: float = option(
         0.0,
