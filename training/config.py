@@ -469,6 +469,7 @@ class MiniatureConfig:
     photos: int = option(4_000, "images for the mapper, each of another person")
     mapper_steps: int = option(2_000, "steps of the mapper")
     mapper_batch: int = option(32, "images per step of the mapper")
+    mapper_lr: float = option(2e-3, "learning rate of the mapper")
     validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True

@@ -246,7 +246,7 @@ class Miniature:
             identity_msid=str(self.encoder(encoder_of(preset))),
             steps=self.config.mapper_steps,
             batch_size=self.config.mapper_batch,
-            lr=2e-3,
+            lr=self.config.mapper_lr,
             warmup=50,
             decay=self.config.mapper_steps // 5,
             ema=0.99,
