@@ -72,11 +72,14 @@ LOAD_API = (
 REMOVE_OTHERS = """kept => app.graph.nodes
     .filter(node => !kept.includes(Number(node.id)))
     .forEach(node => app.graph.remove(node))"""
+HAS_IMAGES = """() => app.graph.nodes
+    .filter(node => app.nodeOutputs[node.id]?.images || /^(Load|Preview|Save)Image$/.test(node.type))
+    .every(node => node.imgs?.length && node.imgs.every(image => image.complete && image.naturalWidth))"""
 SET_IN_COLUMNS = """columns => {
     const gap = 60, title = 40, sizes = {
         CLIPTextEncode: [270, 110], PreviewImage: [250, 290], SaveImage: [310, 370], VAEDecode: [270, 50],
         LoadImage: [290, 340], EncodeFaceIdentity: [290, 470], F2DBatchConditioning: [270, 60],
-        F2DListIdentities: [230, 130], F2DPickBest: [480, 700],
+        F2DListIdentities: [230, 130], F2DPickBest: [480, 600],
     };
     let x = 0, bottom = 0;
     for (const column of columns) {
@@ -359,6 +362,7 @@ def run_in_miniature(frontend: Frontend, name: str) -> None:
 def shoot_columns(frontend: Frontend, path: Path, columns: Columns, widest: int) -> Image.Image:
     """Set the nodes in columns and take a screenshot of them, at most `widest` px wide."""
     frontend.page.evaluate(FIT, 20)
+    frontend.page.wait_for_function(HAS_IMAGES, timeout=60_000)
     frontend.page.wait_for_timeout(2000)  # nodes grow with their images while they are in sight
     width, height = frontend.page.evaluate(SET_IN_COLUMNS, columns)
     scale = min((widest - 40) / width, 1)

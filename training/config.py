@@ -156,11 +156,19 @@ class MapperTrainingConfig(TrainingConfig):
         "folder of photos; expression and target stay those of one photo. Not in the paper",
     )
     context_share: float = option(
-        0.0, "share of the samples in which --contexts go on with both prompts, p and p_c; not in the paper"
+        0.0,
+        "share of the samples in which one of --contexts follows both prompts, p and p_c; not in the paper",
     )
     contexts: tuple[str, ...] = option(
-        CONTEXTS, "what may go on with the prompts; repeat the option for more", repeat=True
+        CONTEXTS, "what may follow the prompts; repeat the option for more", repeat=True
     )
+    identity_weight: float = option(
+        0.0,
+        "weight of the identity loss: 1 - cosine of v_id and the features of the face denoised in one step; "
+        "for photos that are FFHQ crops. Not in the paper; 0 = none",
+    )
+    identity_below: int = option(250, "the identity loss is computed at timesteps below this one")
+    identity_msid: str = option("", "weights of the identity encoder, for the identity loss", may_change=True)
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -218,6 +226,10 @@ class MapperTrainingConfig(TrainingConfig):
                 raise ValueError(f"--{name.replace('_', '-')} is {share}. Use a share from 0 to 1.")
         if self.context_share and not self.contexts:
             raise ValueError(f"--context-share is {self.context_share} without contexts. Add --contexts.")
+        if self.identity_weight and not self.identity_msid:
+            raise ValueError(
+                f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
+            )
         if self.context_share and self.loss != "cgdr":
             raise ValueError(
                 f"--context-share needs the class prompt's prediction, which --loss {self.loss} has not. "
@@ -238,6 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "length": {"word_length": 4.0},
     "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
     "context": {"context_share": 0.5},
+    "identity": {"identity_weight": 0.1},  # with --identity-msid
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -456,6 +469,7 @@ class MiniatureConfig:
     photos: int = option(4_000, "images for the mapper, each of another person")
     mapper_steps: int = option(2_000, "steps of the mapper")
     mapper_batch: int = option(32, "images per step of the mapper")
+    mapper_lr: float = option(2e-3, "learning rate of the mapper")
     validation: int = option(0, "photos held out of the mapper's training, for validation curves; 0 = none")
     seeds: tuple[int, ...] = option(
         (), "seeds of the mappers; by default 0, and 0,1,2 for the report", may_change=True

@@ -47,7 +47,7 @@ class PromptDenoiser(nn.Module):
             prompt: with S* in it.
             class_prompt: the same with the class words.
             positional: how the words stand to the position embedding.
-            contexts: K, what may go on with both prompts; S* stays at its place.
+            contexts: K, what may follow both prompts; S* stays at its place.
 
         Raises:
             ValueError: a model that predicts something else, parts that do not fit together, a prompt

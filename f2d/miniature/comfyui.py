@@ -24,10 +24,10 @@ _ABOUT = """# One face and a prompt, in miniature
 The same graph as for Stable Diffusion 1.4, with small models of cartoon faces. It runs on a CPU.
 
 1. Load a portrait (`miniature_*.png`). These people are held out of all training.
-2. Write a prompt with **S\\\\*** in it: S\\\\* is that person.
+2. Write a prompt with **S\\*** in it: S\\* is that person.
 3. Press Run.
 
-**What it understands**: a photo of S\\\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis
+**What it understands**: a photo of S\\* *as a* firefighter, cowboy, chef, racer, king, scientist, tennis
 player, dj, knight or pilot; *at* the great wall of china, the grand canyon in sunset, the taj mahal in
 india, mount everest base camp; in the streets of rome, on a boat in venice, in front of niagara falls,
 surrounded by tall books; smiling warmly, looking shocked, angry, sad or sleepy, giving a wink.

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Callable[[ComfyServer, Prompt], None], str, str]] = {
     "index too large": (
         value("identity", face_index=3),
         "identity",
-        "There is no face 3: the photo shows 1",
+        "There is no face 3: 1 face(s)",
     ),
     "index below zero": (value("identity", face_index=-1), "identity", "-1"),
     "an unknown order": (value("identity", face_order="smallest"), "identity", "smallest"),

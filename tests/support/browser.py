@@ -1,6 +1,6 @@
 """The real ComfyUI frontend in a headless Chromium.
 
-What a user sees on opening a workflow, and pictures of it.
+What a user sees on opening a workflow, and screenshots of it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ LOAD = """async workflow => {
 ACTIVE = "(app.extensionManager.workflow?.activeWorkflow ?? {})"
 IS_APP = f"() => ({ACTIVE}.activeMode ?? {ACTIVE}.initialMode) === 'app'"  # older versions have no app mode
 SHOW_GRAPH = f"() => {{ {ACTIVE}.activeMode = 'graph'; }}"
+HAS_SIZE = "([width, height]) => innerWidth === width && innerHeight === height"
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 HIDE = """rules => {
     app.extensionManager.focusMode = true;
     document.head.append(Object.assign(document.createElement("style"), {textContent: rules}));
@@ -195,7 +197,7 @@ class Frontend:
         answer = self.page.request.get(f"{self.server.url}/api/workflow_templates/{pack}/{name}.json")
         if not answer.ok:
             raise FileNotFoundError(
-                f"Expected the template {name} at {answer.url}, got status {answer.status}."
+                f"The template {name} is missing: {answer.url} answers {answer.status}. Check its name."
             )
         return self.load(answer.json())
 
@@ -217,8 +219,10 @@ class Frontend:
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.evaluate(HIDE, HIDE_ALL_BUT_GRAPH)
         self.page.wait_for_timeout(300)  # the layout without menus
+        self.page.wait_for_function(HAS_SIZE, arg=[width, height])
         self.page.evaluate(FIT, margin)
-        self.page.wait_for_timeout(500)  # drawing, and text boxes following the canvas
+        self.page.evaluate(TWO_FRAMES)
+        self.page.wait_for_timeout(500)  # text boxes follow the canvas
         self.page.screenshot(path=path)
         return path
 

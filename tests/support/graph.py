@@ -33,7 +33,7 @@ def to_api(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
         if node["type"] not in VIRTUAL and node.get("mode", 0) not in (MUTED, BYPASSED)
     ]
     if missing := sorted({node["type"] for node in active} - object_info.keys()):
-        raise ValueError(f"Expected only node types that the server has; it lacks {', '.join(missing)}.")
+        raise ValueError(f"The server lacks the node types {', '.join(missing)}. Install their packs.")
     prompt = {
         str(node["id"]): {
             "inputs": _inputs(node, object_info[node["type"]], graph),

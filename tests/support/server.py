@@ -181,7 +181,7 @@ class ComfyServer:
     def memory(self) -> int:
         """Returns the bytes of RAM that the process holds, from Linux's /proc."""
         if self._process is None:
-            raise RuntimeError("Expected a running server, got one that has not been started.")
+            raise RuntimeError("The server has not been started. Enter its context first.")
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 

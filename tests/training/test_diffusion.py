@@ -59,7 +59,7 @@ def test_the_class_branch_sees_the_class_prompt(diffusion):
     assert torch.allclose(diffusion.predict_class(noisy, time), expected, atol=1e-5)
 
 
-def test_a_context_goes_on_with_both_prompts(base, words):
+def test_a_context_follows_both_prompts(base, words):
     contexts = ("as a chef", "on a beach at night")
     diffusion = FrozenDiffusion(base, *PROMPTS, contexts=contexts)
     pipeline = F2DPipeline.load(base, "cpu")

@@ -31,7 +31,7 @@ def faces(pictures: list[np.ndarray]) -> list[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["label-in-head", "label-in-array"])
-@pytest.mark.parametrize("about", [False, True], ids=["pictures-only", "with-header-record"])
+@pytest.mark.parametrize("about", [False, True], ids=["images-only", "with-header-record"])
 def test_records_come_back_as_written(tmp_path: Path, faces, pictures, about: bool, listed: bool) -> None:
     found = open_faces(write_records(tmp_path, faces, about, listed))
     assert found.labels.tolist() == LABELS
@@ -201,13 +201,13 @@ def test_labels_of_shards_are_numbers(tmp_path: Path, faces, label: str) -> None
         open_faces(tmp_path)
 
 
-def test_a_shard_with_a_picture_without_label_is_refused(tmp_path: Path, faces) -> None:
+def test_a_shard_with_an_image_without_label_is_refused(tmp_path: Path, faces) -> None:
     import tarfile
 
     shard = write_shard(tmp_path / "a.tar", faces)
     with tarfile.open(shard, "a") as tar:
         tar.add(__file__, "odd.png")
-    with pytest.raises(ValueError, match="picture without a .cls, or the reverse, for '/odd'"):
+    with pytest.raises(ValueError, match="image without a .cls, or the reverse, for '/odd'"):
         open_faces(tmp_path)
 
 
@@ -215,7 +215,7 @@ def test_a_shard_with_a_picture_without_label_is_refused(tmp_path: Path, faces) 
 
 
 @pytest.mark.parametrize("layout", ["records", "shards"])
-def test_labels_with_gaps_are_refused_or_numbered_anew(
+def test_labels_with_gaps_are_refused_or_renumbered(
     tmp_path: Path, faces, layout: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gaps = [(data, 5 * label + 1) for data, label in faces]  # 1, 6, 11
@@ -228,7 +228,7 @@ def test_labels_with_gaps_are_refused_or_numbered_anew(
     found = open_faces(tmp_path, remap=True)
     assert found.labels.tolist() == LABELS
     assert found.classes == ["1", "6", "11"]
-    assert "Numbered 3 labels" in caplog.text
+    assert "Renumbered 3 labels" in caplog.text
 
 
 @pytest.mark.parametrize("label", [-1, 0.5, float("nan")])
@@ -334,7 +334,7 @@ def test_labels_that_cannot_be_kept_are_still_read(tmp_path: Path, faces, monkey
 
     monkeypatch.setattr("face2diffusion.training.data.label_index.atomic_file", refuse)
     assert len(open_faces(write_records(tmp_path, faces))) == len(faces)
-    assert "read-only" in caplog.text and "at each start" in caplog.text
+    assert "read-only" in caplog.text and "every start" in caplog.text
 
 
 def test_damaged_faces_are_skipped_and_no_number_changes(

@@ -34,7 +34,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support import processes
 from support.cache import write_cache
-from support.official import write_mapper
+from support.official import write_mapper, write_msid
 from support.random_pipeline import random_pipeline
 from support.recognition import write_siglip
 from support.short_run import short_run, write_inputs
@@ -157,7 +157,8 @@ def test_accumulated_steps_equal_one_large_batch(config, tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains(config, preset):
-    config = replace(config, steps=1, **PRESETS[preset])
+    msid = f"{config.cache}/msid.pt"
+    config = replace(config, steps=1, identity_msid=msid, **PRESETS[preset])
     trained = weights_of(config)
     assert ("null_exp" in trained) is config.expression_guidance
 
@@ -208,12 +209,19 @@ def test_contexts_are_drawn_for_their_share_of_the_samples(config):
     assert 60 < drawn.count(0) < 140
 
 
+def test_the_identity_loss_takes_the_encoder_of_the_cache_only(config, tmp_path):
+    other = write_msid(tmp_path / "msid.pt", seed=1, patch_size=16, depth=4, layers=(0, 1, 2, 3))
+    with pytest.raises(ValueError, match="msid weights"):
+        train_mapper(replace(config, identity_weight=0.1, identity_msid=str(other)), quiet)
+
+
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
         ({"context_share": 0.5, "contexts": ()}, "Add --contexts"),
         ({"context_share": 0.5, "loss": "masked"}, "--loss cgdr"),
         ({"context_share": 1.5}, "--context-share is 1.5"),
+        ({"identity_weight": 1.0}, "Add --identity-msid"),
         ({"cross_photo": -0.1}, "--cross-photo is -0.1"),
     ],
 )

@@ -103,6 +103,7 @@ def test_the_page_pairs_differences_by_person(tmp_path, monkeypatch) -> None:
         return [read_scene(build_photo(who, photo)) for who in range(4) for photo in range(4)]
 
     monkeypatch.setattr(mapper_ideas, "measure_mapper", measured)
+    monkeypatch.setattr(mapper_ideas, "measure_person", lambda miniature, probe: Copying(-0.1, 0.0, 0.0, 0.2))
     monkeypatch.setattr(mapper_ideas, "SceneProbe", lambda attributes: SimpleNamespace(read=read))
     monkeypatch.setattr(Miniature, "attributes", lambda self: None)
     text = write_ideas_study(Miniature(config, quiet), quiet).read_text(encoding="utf-8")
@@ -113,4 +114,5 @@ def test_the_page_pairs_differences_by_person(tmp_path, monkeypatch) -> None:
     assert scores["length"][0].startswith("0.550 ")
     assert scores["length - cgdr"] == [r"0.050 \[0.050, 0.050\]"] * 5
     assert copying["cgdr"] == ["0.50", "0.25", "0.50", "0.00"]
+    assert copying["“a person”, the same seeds"][0] == "-0.10"
     assert copying["the photos themselves"] == ["1.00"] * 4

@@ -159,7 +159,7 @@ def test_every_photo_is_cached_or_listed(whole):
     )
     assert report["passed_over"] == ["notes.txt"]
     assert said.pop(0) == "Ignored 1 files that are not photos: 1 .txt (notes.txt)."
-    assert said[0].startswith("Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 were done before.")
+    assert said[0].startswith("Preparing 7 of 7 photos in 3 shard(s) on cpu; 0 are in the cache already.")
     assert [line.split()[1] for line in said if line.startswith("prepare:")] == ["3/7", "6/7", "7/7"]
     assert said[-2] == "Cached 4 of 7 photos."
     assert said[-1].startswith(
@@ -523,7 +523,7 @@ def test_several_processes_fill_one_cache(config, tmp_path, monkeypatch):
         assert sorted(Path(config.out).glob("*.tar")) == [
             Path(config.out) / f"shard-{number:06d}.tar" for number in shards
         ]
-    assert "This process's shards are done; others still work on theirs." in said
+    assert "This process's shards are done; others are still writing theirs." in said
     assert contents(config.out) == alone
 
 
@@ -614,7 +614,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
     prepare(config, quiet)
     write_msid(tmp_path / "msid.pt", seed=9, patch_size=16, width=64, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(
-        ValueError, match=r"begun with other inputs \(msid \w{8}, not \w{8}\)\. Use another --out"
+        ValueError, match=r"started with other inputs \(msid \w{8}, not \w{8}\)\. Use another --out"
     ):
         prepare(replace(config, msid=str(tmp_path / "msid.pt")), quiet)
     with pytest.raises(ValueError, match=r"image_size 64, not 128; latent_size 8, not 16"):

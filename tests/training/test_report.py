@@ -413,9 +413,9 @@ def test_pages_are_self_contained_and_reproducible(make: Make, tmp_path: Path) -
     assert links.found and all(link.startswith(("#", "data:")) for link in links.found)
     assert {link[1:] for link in links.found if link.startswith("#")} <= set(links.ids)
     named = [part.partition(")")[0] for part in markdown.split("](")[1:]]
-    assert named == ["trade-off.svg", "upper-bound.svg", "pictures-0.jpg"]
+    assert named == ["trade-off.svg", "upper-bound.svg", "images-0.jpg"]
     assert all((tmp_path / "report" / name).is_file() for name in named)
-    sheet = Image.open(tmp_path / "report/pictures-0.jpg")
+    sheet = Image.open(tmp_path / "report/images-0.jpg")
     assert sheet.width > sheet.height  # a face and two prompts of one method
     assert (markdown, html) == pages(results)
 

@@ -1166,7 +1166,7 @@ def test_table_has_no_case_twice() -> None:
             {},
             "No face in the 16x16 px photo scores 0.60 or more",
             "photo",
-            "Use a photo",
+            "use a photo",
         ),
         (
             lambda p: p,

@@ -90,6 +90,7 @@ def test_it_goes_into_a_comfyui(tmp_path, capsys):
         "miniature/msid.safetensors",
         "miniature/mapper.safetensors",
     }
+    assert r" S\* " in nodes["MarkdownNote"][0], "a backslash too many is shown in the note"
     workflow.write_text("mine")
     logged: list[str] = []
     install(tmp_path, logged.append)

@@ -135,7 +135,7 @@ def test_random_prompts_are_refused(text: str) -> None:
 
 
 def test_unknown_node_types_are_named() -> None:
-    with pytest.raises(ValueError, match="it lacks Missing"):
+    with pytest.raises(ValueError, match="lacks the node types Missing"):
         convert(node(2, "Missing", (0, 0), [], []))
 
 

@@ -20,8 +20,8 @@ each photo `00000/00000123.jpg` lie `00000123.npy`, an (H, W) integer map of seg
 with `segments`, each with its `id` in the map and its `coco_label`. The segments are whole objects, so the
 face's person includes clothes: with a parser M is the parser's region inside that person, else the person.
 
-The paper does not say how M comes to the latents' size. Here each latent pixel holds the share of its image
-pixels that belong to M.
+The paper does not specify how M is resized to the latents. Here each latent pixel holds the share of its
+image pixels that belong to M.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
 
 
 _AVERAGE_LANDMARKS = (
-    "Without --detector the average landmarks of FFHQ cut the faces, about 15 % smaller than generation cuts "
-    "the detected face. Add --detector, unless photos are also encoded as FFHQ crops later "
+    "Without --detector, faces are cropped at FFHQ's average landmarks, about 15 % smaller than generation "
+    "crops a detected face. Add --detector, unless photos will also be encoded as FFHQ crops "
     "(`f2d encode --aligned`)."
 )
 

@@ -41,7 +41,7 @@ class FrozenDiffusion(PromptDenoiser):
             class_prompt: the same with the class words.
             positional: how the words stand to the position embedding.
             compiled: compile the U-Net.
-            contexts: what may go on with both prompts.
+            contexts: what may follow both prompts.
 
         Raises:
             ValueError: not a folder of SD 1.x or 2.x, a prompt without S*, or one that is too long with a

@@ -39,6 +39,7 @@ from ..losses import masked_loss, reconstruction_loss
 from .dataset import MapperDataset
 from .denoising import FrozenDiffusion
 from .dropout import sampled_dropout
+from .identity_loss import IdentityLoss
 from .region_errors import region_errors, with_bins
 from .sample_sheets import SampleScores, SampleSheets
 from .validation import Validation
@@ -50,6 +51,7 @@ def compute_loss(
     batch: dict[str, Tensor],
     config: MapperTrainingConfig,
     means: RunningMeans | None = None,
+    identity: IdentityLoss | None = None,
 ) -> Tensor:
     """Compute the configured loss of one batch.
 
@@ -59,6 +61,7 @@ def compute_loss(
         batch: of `MapperDataset`, stacked.
         config: which loss.
         means: is given the errors inside and outside M, by timestep.
+        identity: added with the configured weight.
 
     Returns:
         scalar.
@@ -76,10 +79,14 @@ def compute_loss(
         errors = region_errors(prediction, target, batch["mask"], class_prediction)
         means.add(with_bins(errors, batch["time"], diffusion.steps))
     if class_prediction is not None:
-        return cgdr_loss(prediction, target, class_prediction, batch["mask"])
-    if config.loss == "masked":
-        return masked_loss(prediction, target, batch["mask"])
-    return reconstruction_loss(prediction, target)
+        loss = cgdr_loss(prediction, target, class_prediction, batch["mask"])
+    elif config.loss == "masked":
+        loss = masked_loss(prediction, target, batch["mask"])
+    else:
+        loss = reconstruction_loss(prediction, target)
+    if identity is None:
+        return loss
+    return loss + config.identity_weight * identity(noisy, prediction, time, batch["v_id"])
 
 
 def train_mapper(
@@ -191,12 +198,16 @@ def make_task(
 
     Returns:
         The task.
+
+    Raises:
+        ValueError: the identity loss has another encoder than the cache.
     """
     means = RunningMeans()
+    identity = _load_identity_loss(config, cache, diffusion)
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
-            return compute_loss(diffusion, mapper, batch, config, means)
+            return compute_loss(diffusion, mapper, batch, config, means, identity)
 
     return Task(
         kind="mapper",
@@ -212,6 +223,16 @@ def make_task(
         events=events,
         means=means,
     )
+
+
+def _load_identity_loss(
+    config: MapperTrainingConfig, cache: LatentCache, diffusion: FrozenDiffusion
+) -> IdentityLoss | None:
+    if not config.identity_weight:
+        return None
+    loss = IdentityLoss.load(config.base, config.identity_msid, diffusion.schedule, config.identity_below)
+    cache.check(msid=fingerprint(loss.msid.state_dict()))
+    return loss.to(diffusion.class_states.device)
 
 
 def build_mapper(

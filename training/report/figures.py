@@ -139,7 +139,7 @@ def report_image_grids(results: Sequence[Results], config: ReportConfig) -> list
             titles = [rules.prompts[prompt].removeprefix(rules.opening) for prompt in prompts]
             grid = plot_image_grid(face, titles, rows)
             caption = f'{identity}, seed {_GRID_SEED}; "A photo of S*" is omitted from the prompts.'
-            figures.append(Figure(f"pictures-{len(figures)}.jpg", grid, caption))
+            figures.append(Figure(f"images-{len(figures)}.jpg", grid, caption))
     if figures:
         note = "The first identities by name and the first seed, not selected by appearance."
         return [Heading("Images"), Text(note), *figures]

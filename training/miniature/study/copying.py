@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ....f2d.image import Photo, to_signed
 from ....f2d.miniature.evaluators import Attributes
-from ....f2d.miniature.prompts import NEUTRAL, SceneAttributes
+from ....f2d.miniature.prompts import NEUTRAL, SceneAttributes, describe
+from ....f2d.prompt.injection import PLACEHOLDER
 from ..world.samples import EVALUATOR_PEOPLE, Sample
 from .held_out_data import build_photo, render_everyday
-from .measure import Models, PlannedImage, generate_images, plan_image
+from .measure import Models, PlannedImage, generate_images
 
 _PROBE_SAMPLES = 70_000_000  # first sample number of the renderings that fit the probe
 _PROBE_COUNT = 1_200
@@ -146,28 +147,30 @@ def _share(
 
 
 def measure_copying(
-    models: Models, probe: SceneProbe, people: int, photos: int, bf16: bool = True
+    models: Models, probe: SceneProbe, people: int, photos: int, subject: str = PLACEHOLDER, bf16: bool = True
 ) -> Copying:
     """Generate "a photo of S*" from several photos of each held-out person, without an expression reference.
+
+    An image's seed decides its pose, which agrees with some photos by chance. Compare with images of "a
+    person", which have the same seeds.
 
     Args:
         models: that generate.
         probe: that reads the images.
         people: how many.
         photos: of each.
+        subject: S*, or words that stand for anyone.
         bf16: autocast on a CPU.
 
     Returns:
         The copying over all photos.
     """
     samples = [build_photo(who, photo) for who in range(people) for photo in range(photos)]
-    planned: list[PlannedImage] = []
+    text, planned = describe(SceneAttributes(), subject), []
     for number, sample in enumerate(samples):
         models.set_subject(models.encoder.identify(sample.rendering.image, alignment="FFHQ"))
-        planned.append(
-            plan_image(
-                models.pipeline, False, "plain", number // photos, -1, _SEED + number, SceneAttributes()
-            )
-        )
+        states = models.pipeline.encode(text)
+        seed, who = _SEED + number, number // photos
+        planned.append(PlannedImage("plain", who, -1, seed, SceneAttributes(), text, states, None))
     images = [image for batch in generate_images(models, planned, bf16=bf16) for image in batch]
     return compare_scenes([read_scene(sample) for sample in samples], probe.read(images))

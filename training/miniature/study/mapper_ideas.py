@@ -1,6 +1,7 @@
 """What each idea beyond the paper gives a mapper: presets trained alike, each compared with the paper's.
 
 out/ideas/<preset>-<seed>.json   one mapper's scores; a finished file is not measured again
+out/ideas/person.json            the copying of "a person", as a control
 out/ideas.md                     the table, of the presets and seeds that are asked for
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from ....f2d.checkpoint import read
 from ....f2d.files import fingerprint, write_text
 from ....f2d.miniature.prompts import PROMPTS
+from ....f2d.prompt.injection import CLASS_WORDS
 from ...report.pages import Block, Cell, Row, Table, Text, to_markdown
 from ...report.statistics import Mean, bootstrap_mean
 from ..recipe import Miniature
@@ -70,29 +72,59 @@ def write_ideas_study(miniature: Miniature, log: Callable[[str], None]) -> Path:
         for seed in config.seeds or (0,):
             log(f"Mapper {preset}, seed {seed}")
             measured[preset, seed] = measure_mapper(miniature, preset, seed, probe)
-            page = _write_page(miniature, measured, probe)
+            controls = {
+                "“a person”, the same seeds": measure_person(miniature, probe),
+                "the photos themselves": read_photos(probe, config.report_people),
+            }
+            page = _write_page(miniature, measured, controls)
     return page
 
 
 def measure_mapper(miniature: Miniature, preset: str, seed: int, probe: SceneProbe) -> MapperScores:
     """Measure one mapper, or read what an earlier call measured; trains what is missing."""
-    config, file = miniature.config, miniature.folder / "ideas" / f"{preset}-{seed}.json"
+    config = miniature.config
     mapper = fingerprint(read(miniature.mapper(preset, seed)).tensors)
-    settings = {
-        "mapper": mapper,
-        "people": config.report_people,
-        "every": _EVERY,
-        "photos": _PHOTOS,
-        "couples": _COUPLES,
-    }
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if content.get("asked") != settings:
+    counts = {"people": config.report_people, "every": _EVERY, "photos": _PHOTOS, "couples": _COUPLES}
+
+    def measure() -> dict[str, Any]:
         models = Models.from_recipe(miniature, Variant(preset, preset), seed)
         people = _score_people(models, config.report_people, config.bf16, f"{preset}-{seed}")
-        copying = measure_copying(models, probe, config.report_people, _PHOTOS, config.bf16)
-        content = {"asked": settings, "people": people, "copying": asdict(copying)}
-        write_text(file, json.dumps(content))
+        copying = measure_copying(models, probe, config.report_people, _PHOTOS, bf16=config.bf16)
+        return {"people": people, "copying": asdict(copying)}
+
+    content = _keep(
+        miniature.folder / "ideas" / f"{preset}-{seed}.json", {"mapper": mapper, **counts}, measure
+    )
     return MapperScores(content["people"], Copying(**content["copying"]))
+
+
+def measure_person(miniature: Miniature, probe: SceneProbe) -> Copying:
+    """Measure the copying of images of "a person", or read what an earlier call measured."""
+    config, preset = miniature.config, miniature.config.presets[0]
+
+    def measure() -> dict[str, Any]:
+        models = Models.from_recipe(miniature, Variant(preset, preset), (config.seeds or (0,))[0])
+        people, bf16 = config.report_people, config.bf16
+        return {"copying": asdict(measure_copying(models, probe, people, _PHOTOS, CLASS_WORDS, bf16))}
+
+    settings = {"people": config.report_people, "photos": _PHOTOS}
+    return Copying(**_keep(miniature.folder / "ideas" / "person.json", settings, measure)["copying"])
+
+
+def _keep(file: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Read what was measured with the same settings, or measure and write it."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if content.get("asked") != settings:
+        content = {"asked": settings, **measure()}
+        write_text(file, json.dumps(content))
+    return content
+
+
+def read_photos(probe: SceneProbe, people: int) -> Copying:
+    """Measure the photos as if they were the images: how well the probe reads them."""
+    samples = [build_photo(who, photo) for who in range(people) for photo in range(_PHOTOS)]
+    shown = probe.read([sample.rendering.image for sample in samples])
+    return compare_scenes([read_scene(sample) for sample in samples], shown)
 
 
 def _score_people(models: Models, people: int, bf16: bool, label: str) -> dict[str, list[float]]:
@@ -113,21 +145,16 @@ def _score_people(models: Models, people: int, bf16: bool, label: str) -> dict[s
 
 
 def _write_page(
-    miniature: Miniature, measured: dict[tuple[str, int], MapperScores], probe: SceneProbe
+    miniature: Miniature, measured: dict[tuple[str, int], MapperScores], controls: dict[str, Copying]
 ) -> Path:
     presets = list(dict.fromkeys(preset for preset, _ in measured))
     by_preset = {
         preset: [scores for (name, _), scores in measured.items() if name == preset] for preset in presets
     }
-    samples = [
-        build_photo(who, photo) for who in range(miniature.config.report_people) for photo in range(_PHOTOS)
-    ]
-    truth = [read_scene(sample) for sample in samples]
-    limit = compare_scenes(truth, probe.read([sample.rendering.image for sample in samples]))
     blocks: list[Block] = [
         Text(_lead(miniature), "lead"),
         _people_table(by_preset),
-        _copying_table(by_preset, limit),
+        _copying_table(by_preset, controls),
     ]
     page = miniature.folder / "ideas.md"
     write_text(page, to_markdown("Ideas for the mapper, on held-out people", blocks))
@@ -165,9 +192,9 @@ def _mean(values: np.ndarray) -> Mean:
     return bootstrap_mean(values, np.arange(len(values))) or NO_MEAN
 
 
-def _copying_table(measured: dict[str, list[MapperScores]], limit: Copying) -> Table:
+def _copying_table(measured: dict[str, list[MapperScores]], controls: dict[str, Copying]) -> Table:
     lines = {preset: [dict(scores.copying.rows()) for scores in found] for preset, found in measured.items()}
-    lines["the photos themselves"] = [dict(limit.rows())]
+    lines |= {line: [dict(copying.rows())] for line, copying in controls.items()}
     rows = [
         Row(
             (Cell(line), *(Cell(f"{np.mean([one[name] for one in found]):.2f}") for name in found[0])),
