@@ -111,7 +111,7 @@ def test_missing_shards_are_named(folder):
     (folder / "shard-000001.json").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"not finished: the shard 'shard-000001.json' is missing. Run the same `f2d-train prepare`",
+        match=r"the shard 'shard-000001.json' is missing. .*`f2d-train prepare`",
     ):
         LatentCache(folder)
     (folder / "shard-000000.tar").unlink()
