@@ -153,6 +153,9 @@ class Browser:
     def open(self, server: ComfyServer) -> Frontend:
         """Opens a server's frontend in a fresh profile and waits until it is ready."""
         server.post("/settings", SETTINGS)
+        server.post(
+            "/history", {"clear": True}
+        )  # the frontend cannot read that of a test with NaN in its graph
         return Frontend(self._chromium.new_context().new_page(), server)
 
 

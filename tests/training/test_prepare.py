@@ -508,6 +508,7 @@ def test_a_disk_that_is_really_full_leaves_whole_shards(config, portrait, tmp_pa
     assert done.returncode == 2, last
     assert last.startswith(f"f2d-train: '{tmp_path / 'disk'}")
     assert "No space left" in last
+    assert "RuntimeError" not in done.stderr, "the loader processes end without a word"
     shards = sorted(path.stem for path in (tmp_path / "left").glob("*.tar"))
     assert 1 <= len(shards) < 40
     assert all(read_index(tmp_path / "left", int(shard[-6:])) for shard in shards[:-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +145,9 @@ class Cutter(Dataset):
         return labels == ids[int(np.argmax(hits))]
 
 
-def cut_ahead(cutter: Cutter, names: Sequence[str], config: PrepareConfig) -> Iterator[Crops | Skipped]:
+def cut_ahead(
+    cutter: Cutter, names: Sequence[str], config: PrepareConfig
+) -> Generator[Crops | Skipped, None, None]:
     """Yield the crops of photos in order, while worker processes cut the next ones.
 
     Args:

@@ -31,6 +31,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -295,12 +296,15 @@ def _fill(
 ) -> None:
     """Write all shards of the plan; while one is written, the next one is encoded."""
     work = [names[number] for photos in plan.shards.values() for number in photos]
-    crops = cut_ahead(Cutter(config, encoders.msid.config.image_size), work, config)
-    batches = _batches(plan, names, progress.wait_for(crops), config.batch_size)
+    cutter = Cutter(config, encoders.msid.config.image_size)
     cached: list[CachedPhoto] = []
     skipped: list[Skipped] = []
     written: Future | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+    with (
+        closing(cut_ahead(cutter, work, config)) as crops,  # an error, too, ends the loader processes
+        ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+    ):
+        batches = _batches(plan, names, progress.wait_for(crops), config.batch_size)
         for batch, encoded in _encode_ahead(batches, encoders):
             skipped += batch.skipped
             for (number, name, one), tensors in zip(batch.photos, encoded, strict=True):
