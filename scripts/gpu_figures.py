@@ -282,7 +282,7 @@ def measure_prepare(bench: Bench, precision: str) -> Iterator[Row]:
     dtype = compute_dtype(precision)
     with torch.inference_mode(), torch.autocast(bench.device, dtype, enabled=precision != "no"):
         seconds = bench.seconds(partial(encoders.vae.encode, images), rounds=2)
-    yield f"{name}: of this the VAE", f"{seconds * rate / len(crops):.0%}"
+    yield f"{name}: of this the VAE", f"{seconds * rate / len(crops):.1%}"
 
 
 # --- Scoring ---

@@ -51,10 +51,13 @@ def quiet(message: str) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Miniature:
-    found = Miniature(
-        MiniatureConfig(out=str(tmp_path_factory.mktemp("miniature") / "run"), **MINIATURE_SMALL), quiet
-    )
-    found.train()
+    """Every part, trained for a step or two in batches of 4."""
+    folder = tmp_path_factory.mktemp("miniature") / "run"
+    found = Miniature(MiniatureConfig(out=str(folder), **MINIATURE_SMALL), quiet)
+    fit = Miniature._fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Miniature, "_fit", lambda *inputs: replace(fit(*inputs), batch_size=4))
+        found.train()
     return found
 
 
