@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from .signals import outlive_signals
 
 Batch = dict[str, Tensor]
+_LATE = 2.0  # seconds between a broken pipe and the signal that its process died
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) [\w: ]+")
 
 
@@ -112,14 +114,27 @@ def watch_workers(work: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ConnectionResetError) as error:
-        if isinstance(error, ConnectionResetError):  # it died while it sent a sample
-            reason = str(error)
-        elif dead := _DEAD_WORKER.search(str(error)):
-            reason = dead[0]
-        else:
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        reason = _find_death(error)
+        if not reason:
             raise
         raise ConnectionError(
             f"A process that {work} died ({reason}), often for lack of memory. Rerun the command to resume; "
             "lower --workers if it happens again."
         ) from error
+
+
+def _find_death(error: Exception) -> str:
+    """Tell from an error which loader process died, and how; "" if none did.
+
+    A pipe from the process may break before the signal of its death comes, upon which DataLoader raises its
+    own error, wherever the main process is. It is awaited here, so that it does not come later.
+    """
+    if not isinstance(error, RuntimeError):
+        try:
+            time.sleep(_LATE)
+        except RuntimeError as late:
+            return _find_death(late)
+        return str(error) if isinstance(error, ConnectionResetError) else ""
+    dead = _DEAD_WORKER.search(str(error))
+    return dead[0] if dead else ""
