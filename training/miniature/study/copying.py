@@ -62,7 +62,7 @@ class SceneProbe:
 
         Args:
             attributes: whose features it sees.
-            count: renderings to fit on, of the people whom the evaluators are trained on.
+            count: renderings to fit on, of the people in the evaluators' training data.
         """
         self.attributes = attributes
         numbers = range(_PROBE_SAMPLES, _PROBE_SAMPLES + count)

@@ -68,13 +68,14 @@ def write_ideas_study(miniature: Miniature, log: Callable[[str], None]) -> Path:
     config, measured, page = miniature.config, {}, Path()
     miniature.check_presets()
     probe = SceneProbe(miniature.attributes())
+    photos = read_photos(probe, config.report_people)
     for preset in config.presets:
         for seed in config.seeds or (0,):
             log(f"Mapper {preset}, seed {seed}")
             measured[preset, seed] = measure_mapper(miniature, preset, seed, probe)
             controls = {
                 "“a person”, the same seeds": measure_person(miniature, probe),
-                "the photos themselves": read_photos(probe, config.report_people),
+                "the photos themselves": photos,
             }
             page = _write_page(miniature, measured, controls)
     return page
