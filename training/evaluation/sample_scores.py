@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ...f2d.image import Photo, save_png
-from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER
+from ...f2d.prompt.injection import PLACEHOLDER, replace_placeholders
 from ..config import MapperTrainingConfig
 from .load_scorer import load_scorer
 from .scoring import Request, Scorer
@@ -75,7 +75,7 @@ def _write_requests(
     folder: Path, photos: Sequence[Photo], images: Sequence[Photo], prompts: Sequence[str]
 ) -> list[Request]:
     """Write photos and images, which the scorer reads from files."""
-    texts = [prompt.replace(PLACEHOLDER, CLASS_WORDS) for prompt in prompts]
+    texts = [replace_placeholders(prompt, [PLACEHOLDER]) for prompt in prompts]
     requests = []
     for number, (photo, image, text) in enumerate(zip(photos, images, texts, strict=True)):
         paths = [folder / f"{name}-{number}.png" for name in ("photo", "image")]
