@@ -161,6 +161,7 @@ def cut_region(photo: Photo, transform: np.ndarray, side: int) -> Photo:
     shrink = int(1 / np.hypot(*transform[:, 0]))
     if shrink > 1:
         size = max(part.shape[1] // shrink, 1), max(part.shape[0] // shrink, 1)
+        part = part[: size[1] * shrink, : size[0] * shrink]  # whole blocks are three times as fast
         zoom = np.array([part.shape[1] / size[0], part.shape[0] / size[1]])
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
         transform[:, 2] += transform[:, :2] @ (zoom / 2 - 0.5)  # pixel centers

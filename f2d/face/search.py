@@ -74,13 +74,23 @@ def _look_at_tiles(look: Look, photo: Photo) -> list[Face]:
 
 def _resize(photo: Photo, long_side: int, enlarge: bool = False) -> tuple[Photo, np.ndarray]:
     """Resize a photo; also give the transform of shape (2, 3) back to its px."""
+    halved = 1
+    while max(photo.shape[:2]) >= 2 * long_side and min(photo.shape[:2]) > 1:
+        photo = _halve(photo)
+        halved *= 2
     height, width = photo.shape[:2]
     scale = long_side / max(height, width)
     scale = scale if enlarge else min(scale, 1.0)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    zoom = np.array([width / size[0], height / size[1]])
+    zoom = np.array([width / size[0], height / size[1]]) * halved
     return image, np.column_stack([np.diag(zoom), zoom / 2 - 0.5])
+
+
+def _halve(photo: Photo) -> Photo:
+    """Average blocks of 2 x 2 px, ten times as fast as any other ratio; leave out an odd last row or column."""
+    height, width = (side // 2 for side in photo.shape[:2])
+    return cv2.resize(photo[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _turn_back(shape: tuple[int, ...], quarter: int) -> np.ndarray:
