@@ -497,6 +497,6 @@ class MiniatureConfig:
 MINIATURE_SMALL: dict[str, Any] = {
     "drawings": 32, "pairs": 8, "autoencoder_steps": 2, "diffusion_steps": 2, "refine_steps": 1,
     "finish_steps": 1, "people": 4, "pictures": 4, "msid_epochs": 1, "expression_steps": 1,
-    "verifier_steps": 1, "attribute_steps": 1, "photos": 8, "mapper_steps": 1, "report_people": 2,
-    "report_prompts": 3, "best_of": 2, "bf16": False,
+    "verifier_steps": 1, "attribute_steps": 1, "photos": 8, "mapper_steps": 1, "mapper_batch": 4,
+    "report_people": 2, "report_prompts": 3, "best_of": 2, "bf16": False,
 }  # fmt: skip

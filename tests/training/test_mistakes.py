@@ -61,6 +61,7 @@ def caches(tmp_path_factory) -> tuple[Path, Path]:
                 aligned=True,
                 image_size=SIZE,
                 batch_size=16,
+                precision="bf16",
                 workers=1,
             ),
             quiet,
