@@ -88,7 +88,7 @@ def _resize(photo: Photo, long_side: int, enlarge: bool = False) -> tuple[Photo,
 
 
 def _halve(photo: Photo) -> Photo:
-    """Average blocks of 2 x 2 px, ten times as fast as any other ratio; leave out an odd last row or column."""
+    """Average blocks of 2 x 2 px, ten times as fast as other ratios; leave out an odd last row or column."""
     height, width = (side // 2 for side in photo.shape[:2])
     return cv2.resize(photo[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
