@@ -75,7 +75,7 @@ def test_detection_and_alignment_of_12_megapixels(files, detector_file):
 
 
 def test_six_looks_at_a_face_cost_at_most_twice_one_look(detector_file):
-    """Turn and exact landmarks of the face in 12 megapixels, against one look at the photo, reduced at once."""
+    """Turn and exact landmarks of the face in 12 megapixels, against one look at the reduced photo."""
     photo = cv2.resize(astronaut(), (4000, 3000), interpolation=cv2.INTER_CUBIC)
     detector = YuNet(detector_file)
     pair = time_in_turn(
