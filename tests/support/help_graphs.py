@@ -7,6 +7,7 @@ from typing import Any
 
 from face2diffusion.f2d.miniature import CFG, SIZE, STEPS
 from face2diffusion.f2d.miniature.comfyui import CHECKPOINT
+from support.graph import node
 
 BUILT_IN = "miniature (built in)"
 Prompt = dict[str, Any]
@@ -37,13 +38,9 @@ class HelpGraph:
         return [[numbers[name] for name in column] for column in self.columns]
 
 
-def _node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
 def _encoder(detector: str = "none") -> Prompt:
     return {
-        "encoder": _node(
+        "encoder": node(
             "LoadFaceEncoder", msid=BUILT_IN, mapper=BUILT_IN, expression=BUILT_IN, detector=detector
         )
     }
@@ -52,8 +49,8 @@ def _encoder(detector: str = "none") -> Prompt:
 def _person(name: str) -> Prompt:
     """A portrait and its identity, under the person's name."""
     return {
-        f"photo {name}": _node("LoadImage", image=f"miniature_{name}.png"),
-        name: _node(
+        f"photo {name}": node("LoadImage", image=f"miniature_{name}.png"),
+        name: node(
             "EncodeFaceIdentity",
             encoder=["encoder", 0],
             image=[f"photo {name}", 0],
@@ -68,14 +65,14 @@ def _person(name: str) -> Prompt:
 def _images(identity: str, text: str, count: Any = 1, positive: str = "text") -> Prompt:
     """From an identity to images."""
     return {
-        "model": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "inject": _node(
+        "model": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "inject": node(
             "InjectSStar", clip=["model", 1], identity=[identity, 0], strength=1.0, placeholder="S*"
         ),
-        "text": _node("CLIPTextEncode", clip=["inject", 0], text=text),
-        "nothing": _node("CLIPTextEncode", clip=["model", 1], text=""),
-        "latent": _node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=count),
-        "sampler": _node(
+        "text": node("CLIPTextEncode", clip=["inject", 0], text=text),
+        "nothing": node("CLIPTextEncode", clip=["model", 1], text=""),
+        "latent": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=count),
+        "sampler": node(
             "KSampler",
             model=["model", 0],
             positive=[positive, 0],
@@ -88,8 +85,8 @@ def _images(identity: str, text: str, count: Any = 1, positive: str = "text") ->
             scheduler="normal",
             denoise=1.0,
         ),
-        "decoded": _node("VAEDecode", samples=["sampler", 0], vae=["model", 2]),
-        "images": _node("PreviewImage", images=["decoded", 0]),
+        "decoded": node("VAEDecode", samples=["sampler", 0], vae=["model", 2]),
+        "images": node("PreviewImage", images=["decoded", 0]),
     }
 
 
@@ -98,16 +95,16 @@ GRAPHS = {
         {
             **_encoder(),
             **_person("ada"),
-            "photo dora": _node("LoadImage", image="miniature_dora.png"),
-            "expression": _node(
+            "photo dora": node("LoadImage", image="miniature_dora.png"),
+            "expression": node(
                 "ExpressionReference",
                 encoder=["encoder", 0],
                 image=["photo dora", 0],
                 strength=1.0,
                 alignment="FFHQ",
             ),
-            "face": _node("PreviewImage", images=["ada", 1]),
-            "measured": _node("PreviewImage", images=["expression", 1]),
+            "face": node("PreviewImage", images=["ada", 1]),
+            "measured": node("PreviewImage", images=["expression", 1]),
         },
         (("encoder", "photo ada", "photo dora"), ("ada", "expression"), ("face", "measured")),
     ),
@@ -115,14 +112,14 @@ GRAPHS = {
         {
             **_encoder(),
             **_person("ada"),
-            "save": _node("F2DSaveIdentity", identity=["ada", 0], filename="friends/ada", overwrite=True),
+            "save": node("F2DSaveIdentity", identity=["ada", 0], filename="friends/ada", overwrite=True),
         },
         (("photo ada",), ("ada",), ("save",)),
     ),
     "F2DLoadIdentity": HelpGraph(
         {
             **_encoder(),
-            "load": _node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="friends/ada.safetensors"),
+            "load": node("F2DLoadIdentity", encoder=["encoder", 0], identity_file="friends/ada.safetensors"),
             **_images("load", "a photo of S* as a chef", 4),
         },
         (("encoder",), ("load",), ("inject",), ("text",), ("images",)),
@@ -132,7 +129,7 @@ GRAPHS = {
             **_encoder(),
             **_person("ada"),
             **_person("fay"),
-            "mix": _node(
+            "mix": node(
                 "F2DMixIdentities",
                 identity_1=["ada", 0],
                 identity_2=["fay", 0],
@@ -148,7 +145,7 @@ GRAPHS = {
             **_encoder(),
             **_person("ada"),
             **_person("bela"),
-            "list": _node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
+            "list": node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
             **_images("list", "a photo of S* as a king"),
         },
         (("ada", "bela"), ("list", "inject"), ("text", "images")),
@@ -158,8 +155,8 @@ GRAPHS = {
             **_encoder(),
             **_person("ada"),
             **_person("bela"),
-            "list": _node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
-            "batch": _node("F2DBatchConditioning", conditioning=["text", 0]),
+            "list": node("F2DListIdentities", identity_1=["ada", 0], identity_2=["bela", 0]),
+            "batch": node("F2DBatchConditioning", conditioning=["text", 0]),
             **_images("list", "a photo of S* as a king", ["batch", 1], "batch"),
         },
         (("list", "inject"), ("text", "batch", "latent"), ("images",)),
@@ -168,8 +165,8 @@ GRAPHS = {
         {
             **_encoder(),
             **_person("ada"),
-            "model": _node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-            "export": _node(
+            "model": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+            "export": node(
                 "F2DExportEmbedding",
                 identity=["ada", 0],
                 clip=["model", 1],
@@ -185,7 +182,7 @@ GRAPHS = {
             **_encoder("face_detection_yunet_2023mar.onnx"),
             **_person("ada"),
             **_images("ada", "a photo of S*", 6),
-            "best": _node(
+            "best": node(
                 "F2DPickBest",
                 images=["decoded", 0],
                 identity=["ada", 0],
@@ -195,7 +192,7 @@ GRAPHS = {
                 recogniser="none",
                 text_projection="none",
             ),
-            "kept": _node("PreviewImage", images=["best", 0]),
+            "kept": node("PreviewImage", images=["best", 0]),
         },
         (("ada", "decoded"), ("best",), ("kept",)),
     ),
@@ -204,7 +201,7 @@ GRAPHS = {
             **_encoder("face_detection_yunet_2023mar.onnx"),
             **_person("ada"),
             **_images("ada", "a photo of S* as a chef"),
-            "crop": _node(
+            "crop": node(
                 "F2DCropFaces",
                 encoder=["encoder", 0],
                 image=["decoded", 0],
@@ -215,7 +212,7 @@ GRAPHS = {
                 face_index=0,
                 min_score=0.3,
             ),
-            "crops": _node("PreviewImage", images=["crop", 0]),
+            "crops": node("PreviewImage", images=["crop", 0]),
         },
         (("images",), ("crop",), ("crops",)),
     ),

@@ -168,7 +168,8 @@ def measure_copying(
     samples = [build_photo(who, photo) for who in range(people) for photo in range(photos)]
     text, planned = describe(SceneAttributes(), subject), []
     for number, sample in enumerate(samples):
-        models.set_subject(models.encoder.identify(sample.rendering.image, alignment="FFHQ"))
+        if PLACEHOLDER in subject:
+            models.set_subject(models.encoder.identify(sample.rendering.image, alignment="FFHQ"))
         states = models.pipeline.encode(text)
         seed, who = _SEED + number, number // photos
         planned.append(PlannedImage("plain", who, -1, seed, SceneAttributes(), text, states, None))
