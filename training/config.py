@@ -169,6 +169,9 @@ class MapperTrainingConfig(TrainingConfig):
     )
     identity_below: int = option(250, "the identity loss is computed at timesteps below this one")
     identity_msid: str = option("", "weights of the identity encoder, for the identity loss", may_change=True)
+    timestep_sampling: Literal["uniform", "logit-normal"] = option(
+        "uniform", "distribution of the timesteps; 'logit-normal' prefers the middle ones. Not in the paper"
+    )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -251,6 +254,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
     "context": {"context_share": 0.5},
     "identity": {"identity_weight": 0.1},  # with --identity-msid
+    "logit-normal": {"timestep_sampling": "logit-normal"},
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -209,6 +209,18 @@ def test_contexts_are_drawn_for_their_share_of_the_samples(config):
     assert 60 < drawn.count(0) < 140
 
 
+def test_logit_normal_timesteps_prefer_the_middle_and_change_no_other_draw(config):
+    cache = LatentCache(config.cache)
+    samples = MapperDataset(cache, replace(config, timestep_sampling="logit-normal"), 1000)
+    plain, times = MapperDataset(cache, config, 1000), []
+    for number in range(400):
+        sample, same = samples[number], plain[number]
+        assert [name for name in sample if not torch.equal(sample[name], same[name])] in ([], ["time"])
+        times.append(int(sample["time"]))
+    assert 0 <= min(times) < 200 and 800 < max(times) < 1000
+    assert 160 < sum(338 <= time < 662 for time in times) < 240, "half of them; uniform: a third"
+
+
 def test_the_identity_loss_takes_the_encoder_of_the_cache_only(config, tmp_path):
     other = write_msid(tmp_path / "msid.pt", seed=1, patch_size=16, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(ValueError, match="msid weights"):

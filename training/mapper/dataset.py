@@ -75,7 +75,7 @@ class MapperDataset(Dataset):
 
         Args:
             cache: of `f2d-train prepare`.
-            config: for seed, held-out faces, flip, drop rate, cross-photo pairs and contexts.
+            config: for seed, held-out faces, flip, drop rate, and what goes beyond the paper.
             timesteps: T.
 
         Raises:
@@ -121,6 +121,8 @@ class MapperDataset(Dataset):
             sample["v_id"] = self._cross_identity(index, flip and self.config.flip, generator, sample["v_id"])
         if self.config.context_share:
             sample["context"] = self._draw_context(generator)
+        if self.config.timestep_sampling == "logit-normal":
+            sample["time"] = self._draw_logit_normal(generator)
         return sample
 
     def _cross_identity(self, index: int, flip: bool, generator: torch.Generator, own: Tensor) -> Tensor:
@@ -135,3 +137,11 @@ class MapperDataset(Dataset):
         """Draw the number of a context from 1, or 0 for none: shape ()."""
         context = torch.randint(1, 1 + len(self.config.contexts), (), generator=generator)
         return context * (torch.rand((), generator=generator) < self.config.context_share)
+
+    def _draw_logit_normal(self, generator: torch.Generator) -> Tensor:
+        """Draw a timestep, shape (), half of which lie between 0.34 T and 0.66 T.
+
+        Esser et al., "Scaling Rectified Flow Transformers", Sec. 3.1, with mean 0 and deviation 1.
+        """
+        share = torch.randn((), generator=generator).sigmoid()
+        return (share * self.timesteps).long().clamp(max=self.timesteps - 1)
