@@ -20,13 +20,21 @@ DTYPE = "bfloat16"  # of the half-precision run; float16 takes minutes on a CPU
 SETTINGS = {"strength": 1.0, "alignment": "FFHQ", "face_order": "largest", "face_index": 0, "min_score": 0.6}
 
 
-def state(model: torch.nn.Module) -> list:
+def state(model: torch.nn.Module) -> dict:
     """Describe a model: its weights, and what a careless guest would leave in its modules."""
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.detach().float().cpu().numpy().tobytes())
-    modules = [(type(m).__name__, sorted(vars(m)), m.training) for m in model.modules()]
-    return [weights.hexdigest(), hashlib.sha256(repr(modules).encode()).hexdigest()]
+    weights = {
+        name: hashlib.sha256(tensor.detach().float().cpu().numpy().tobytes()).hexdigest()
+        for name, tensor in model.state_dict().items()
+    }
+    return weights | {
+        f"module {name}": (type(m).__name__, sorted(vars(m)), m.training) for name, m in model.named_modules()
+    }
+
+
+def changes(before: dict, after: dict) -> list:
+    """List what differs, at most ten of each model."""
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    return [[name, before.get(name), after.get(name)] for name in names[:10]]
 
 
 def person_with(words: torch.Tensor) -> types.SimpleNamespace:
@@ -115,7 +123,8 @@ with torch.inference_mode():
     found["inpainting"] = error_of(model, clip, vae, words)
     unet_config["in_channels"] = 4
     management.load_models_gpu([model, clip.patcher])
-    found["same"] = (state(model.model), state(clip.cond_stage_model)) == before
+    after = state(model.model), state(clip.cond_stage_model)
+    found["changed"] = [change for pair in zip(before, after, strict=True) for change in changes(*pair)]
     dtype = getattr(torch, DTYPE)
     half, half_clip, *_ = comfy.sd.load_checkpoint_guess_config(
         boot.ARGUMENT, output_vae=False, model_options={"dtype": dtype}, te_model_options={"dtype": dtype}
