@@ -182,9 +182,8 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
     bad, memory = [], []
     for done, number in enumerate(bench.graphs, start=1):
         if done % ROUND == 1:
-            for file in sorted((server.base / "models/face2diffusion/identities").rglob("*.safetensors"))[
-                KEPT:
-            ]:
+            saved = sorted((server.base / "models/face2diffusion/identities").rglob("*.safetensors"))
+            for file in saved[KEPT:]:
                 file.unlink()
             kinds = {*tested, *HELPERS, *(node["class_type"] for node in BASE.values())}
             maker = Maker({kind: server.object_info(kind) for kind in sorted(kinds)}, tested, HELPERS, BASE)

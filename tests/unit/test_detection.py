@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from face2diffusion.f2d.face.detection import (
     sort_faces,
 )
 from face2diffusion.f2d.face.face import box_overlaps, keep_distinct
+from face2diffusion.f2d.face.search import search_faces
 from face2diffusion.f2d.image import load_photo
 from face2diffusion.f2d.options import FaceChoice
 from PIL import Image
@@ -323,6 +325,24 @@ def test_a_tiny_face_in_a_large_photo_is_found_in_tiles(
     canvas[1600 : 1600 + side, 870 : 870 + side] = tiny  # across the edge of a tile
     (face,) = yunet.detect(canvas)
     assert error(face, scaled(landmarks, side / 512) + (870, 1600)) < 0.4
+
+
+@pytest.mark.parametrize("size", [(4096, 3072), (4099, 3071), (2051, 1537), (1999, 1501)])
+def test_a_large_photo_is_reduced_without_a_shift(size: tuple[int, int]) -> None:
+    """A detector that marks the middle of the light gives it back in px of the photo."""
+    middle = np.array(size) * (0.66, 0.34)
+    columns, rows = (
+        np.exp(-((np.arange(n) - m) ** 2) / 2 / 80**2) for n, m in zip(size, middle, strict=True)
+    )
+    photo = np.repeat((255 * np.outer(rows, columns)).round().astype(np.uint8)[..., None], 3, axis=2)
+
+    def look(image: np.ndarray) -> list[Face]:
+        light = image[..., 0].astype(float)
+        y, x = (np.average(places, weights=light) for places in np.indices(light.shape))
+        return [Face(np.array([x, y, 0, 0]), np.tile((x, y), (5, 1)), 1.0)]
+
+    for (face,), _ in islice(search_faces(look, photo), 4):
+        assert np.abs(face.landmarks - middle).max() < 0.1
 
 
 def test_moved_box_keeps_its_size_at_any_roll_and_swaps_its_sides_at_a_quarter_turn() -> None:
