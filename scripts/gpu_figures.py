@@ -205,7 +205,7 @@ def measure_mapper(bench: Bench, compiled: bool) -> Iterator[Row]:
             f"{seconds * config.steps / 3600:.1f} hours for {config.steps:,} steps"
         ),
     )
-    yield f"{name}: share of two U-Net forwards and one backward", f"{share:.0%}"
+    yield f"{name}: share of two U-Net forwards and one backward", f"{100 * share:.3g} %"
 
 
 # --- MSID ---
@@ -282,7 +282,7 @@ def measure_prepare(bench: Bench, precision: str) -> Iterator[Row]:
     dtype = compute_dtype(precision)
     with torch.inference_mode(), torch.autocast(bench.device, dtype, enabled=precision != "no"):
         seconds = bench.seconds(partial(encoders.vae.encode, images), rounds=2)
-    yield f"{name}: of this the VAE", f"{seconds * rate / len(crops):.1%}"
+    yield f"{name}: of this the VAE", f"{100 * seconds * rate / len(crops):.3g} %"
 
 
 # --- Scoring ---
