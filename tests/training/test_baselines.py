@@ -12,9 +12,10 @@ import pytest
 import torch
 from face2diffusion.f2d.files import fingerprint
 from face2diffusion.training.cli import main
-from face2diffusion.training.config import MiniatureConfig
+from face2diffusion.training.config import MINIATURE_SMALL, MapperTrainingConfig, MiniatureConfig
 from face2diffusion.training.engine.fit import FitConfig, fit
 from face2diffusion.training.miniature.baselines import bench as bench_module
+from face2diffusion.training.miniature.baselines import dream_identity
 from face2diffusion.training.miniature.baselines import optimize as optimize_module
 from face2diffusion.training.miniature.baselines.baselines_report import write_baselines_report
 from face2diffusion.training.miniature.baselines.bench import MAPPERS, Bench
@@ -26,6 +27,8 @@ from face2diffusion.training.miniature.baselines.outcome import Outcome
 from face2diffusion.training.miniature.baselines.personal_model import PersonalModel
 from face2diffusion.training.miniature.baselines.stopping_rule import VarianceRule
 from face2diffusion.training.miniature.baselines.tune import PEOPLE, read_trials
+from face2diffusion.training.miniature.recipe import Miniature
+from face2diffusion.training.miniature.study import measure
 from face2diffusion.training.miniature.study.averages import HMEAN
 from face2diffusion.training.miniature.study.held_out_data import TUNING_PLACES, held_out_person
 from face2diffusion.training.miniature.study.scores import Score
@@ -227,11 +230,93 @@ def test_the_page_has_all_methods(tmp_path, monkeypatch):
         out=str(tmp_path), report_people=2, report_prompts=1, baselines=("dvar", "perfusion")
     )
     page = write_baselines_report(config, lambda message: None).read_text(encoding="utf-8")
+    assert not (tmp_path / "dream-identity").exists(), "it was not asked for"
     for title in ("DVAR", "Perfusion's key locking", *(mapper.title for mapper in MAPPERS)):
         assert f"| {title} | 0.500" in page
     assert "| Perfusion's key locking | 1,664 | " in page
     assert (tmp_path / "baselines.jpg").stat().st_size < 300_000
     assert len(list(tmp_path.glob("outcomes/perfusion/*.json"))) == 4, "two people, two seeds"
+
+
+@pytest.fixture
+def named_people(bench, monkeypatch) -> dream_identity.NamedPeople:
+    """Two of the names in one scene, after two denoising steps."""
+    monkeypatch.setattr(measure, "SETTINGS", replace(measure.SETTINGS, steps=2))
+    monkeypatch.setattr(dream_identity, "NAMES", dream_identity.NAMES[:2])
+    monkeypatch.setattr(dream_identity, "CONTEXTS", ("as a chef",))
+    return dream_identity.generate_named_people(bench.models, dream_identity.NAMES, ("as a chef",), False)
+
+
+def test_named_people_are_portraits_and_scenes_of_the_same_names(bench, named_people, monkeypatch):
+    asked = []
+    generate = dream_identity.generate_images
+    monkeypatch.setattr(
+        dream_identity,
+        "generate_images",
+        lambda models, images, **rest: asked.extend(images) or generate(models, images, **rest),
+    )
+    again = dream_identity.generate_named_people(bench.models, dream_identity.NAMES, ("as a chef",), False)
+    assert [planned.text for planned in asked] == [
+        "a photo of anna smith", "a photo of anna smith", "a photo of anna smith as a chef",
+        "a photo of emma jones", "a photo of emma jones", "a photo of emma jones as a chef",
+    ]  # fmt: skip
+    assert len({planned.seed for planned in asked}) == 6
+    assert again.v_id.shape == (2, 2, 512) and again.latents.shape == (2, 1, 4, 16, 16)
+    assert torch.equal(again.latents, named_people.latents) and torch.equal(again.v_id, named_people.v_id)
+
+
+class Photos:
+    """A cache of five photos, whose features and latents say which of them it is."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def load(self, index: int, flip: bool) -> dict[str, torch.Tensor]:
+        own = torch.full((1, 1, 1), -1.0 - index)
+        return {
+            "latent_mean": own,
+            "latent_std": torch.zeros(1, 1, 1),
+            "v_id": own[0, 0],
+            "mask": torch.ones(1, 1),
+        }
+
+
+def test_every_second_sample_is_a_named_person_in_a_scene():
+    people = dream_identity.NamedPeople(
+        v_id=torch.arange(6.0).reshape(3, 2, 1), latents=torch.arange(12.0).reshape(3, 4, 1, 1, 1)
+    )
+    config = MapperTrainingConfig(loss="reconstruction", expression_guidance=False, flip=False)
+    dataset = dream_identity.SelfAugmentedDataset(Photos(), config, 1000, people)
+    first, named = [dataset[number] for number in range(0, 10, 2)], [dataset[n] for n in range(1, 400, 2)]
+    assert sorted(int(sample["v_id"]) for sample in first) == [-5, -4, -3, -2, -1], "all photos in turn"
+    assert all(sample["latent"].item() == sample["v_id"].item() for sample in first)
+    assert {int(sample["context"]) for sample in first} == {0}
+    for sample in named:
+        who, scene = divmod(int(sample["latent"]), 4)
+        assert int(sample["v_id"]) // 2 == who and int(sample["context"]) == 1 + scene
+    assert len({(int(sample["latent"]), int(sample["v_id"])) for sample in named}) == 24, "all combinations"
+    assert len({float(sample["time"]) for sample in named}) > 100
+    again = dataset[7]
+    assert all(torch.equal(again[name], value) for name, value in dataset[7].items())
+
+
+def test_dream_identity_is_trained_once_and_measured(bench, named_people, tmp_path):
+    config = MiniatureConfig(out=str(tmp_path), **{**MINIATURE_SMALL, "photos": 4})
+    miniature = Miniature(config, lambda message: None)
+    models = dream_identity.load_dream_identity(miniature, bench.models)
+    mapper = models.encoder.mapper.config
+    assert (mapper.exp_dim, mapper.word_dim) == (0, 192)
+    assert models.pipeline is bench.models.pipeline
+    saved = dream_identity.load_file(tmp_path / "named-people.safetensors")
+    assert torch.equal(saved["latents"], named_people.latents)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    row = bench_module.Mapper(dream_identity.NAME, dream_identity.TITLE, models=models)
+    found = bench.measure(row, 0, 0, tmp_path / "0-0.json")
+    assert len(found.scores) == 1 and found.steps == 0
+    other = dream_identity.load_dream_identity(Miniature(config, lambda message: None), bench.models)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    again = bench_module.Mapper(dream_identity.NAME, dream_identity.TITLE, models=other)
+    assert again.settings == row.settings != bench_module.Mapper("f2d", "Face2Diffusion").settings
 
 
 def test_trials_are_read_in_order(tmp_path):
@@ -243,8 +328,10 @@ def test_trials_are_read_in_order(tmp_path):
 
 def test_an_unknown_method_is_refused(tmp_path, capsys):
     assert [method.name for method in choose_methods(["oft"])] == ["oft"]
-    assert main(["miniature", "tune", "--out", str(tmp_path), "--baselines", "lora"]) == 2
-    assert "lora" in capsys.readouterr().err
+    assert [method.name for method in choose_methods(["oft", "mapper"], others=("mapper",))] == ["oft"]
+    for name in ("lora", "dream-identity"):
+        assert main(["miniature", "tune", "--out", str(tmp_path), "--baselines", name]) == 2
+        assert name in capsys.readouterr().err
 
 
 def test_missing_peft_is_named(bench, monkeypatch):

@@ -166,7 +166,7 @@ class Miniature:
                 save_every=100,
             )
             steps = Schedule.of(config, self.config.people * self.config.pictures).steps
-            encoder = load_msid(_read_finished(train_msid(config, self.log), steps))
+            encoder = load_msid(read_finished(train_msid(config, self.log), steps))
             save(file, to_half(encoder), "msid", encoder.config)
         return file
 
@@ -235,6 +235,13 @@ class Miniature:
         Raises:
             InterruptedError: a signal stopped the training; the same call resumes it.
         """
+        config = self.mapper_config(preset, seed)
+        weights = train_mapper(config, self.log)
+        read_finished(weights, config.steps)
+        return weights
+
+    def mapper_config(self, preset: str, seed: int = 0) -> MapperTrainingConfig:
+        """Say how `mapper` trains; makes the cache first, arguments as for `mapper`."""
         changes = PRESETS[preset]
         config = MapperTrainingConfig(
             cache=str(self.cache(encoder_of(preset), pairs="cross_photo" in changes)),
@@ -259,9 +266,7 @@ class Miniature:
             keep=1,
             workers=0,
         )
-        weights = train_mapper(replace(config, **changes), self.log)
-        _read_finished(weights, config.steps)
-        return weights
+        return replace(config, **changes)
 
     def check_presets(self) -> None:
         """Raise a ValueError if the config names a preset that does not exist."""
@@ -300,7 +305,7 @@ def encoder_of(preset: str) -> str:
     return preset if preset in PRESET_ENCODERS else "msid"
 
 
-def _read_finished(weights: Path, steps: int) -> Checkpoint:
+def read_finished(weights: Path, steps: int) -> Checkpoint:
     """Read the weights of a finished run; raises an InterruptedError if a signal stopped it."""
     checkpoint = read(weights)
     check_finished(weights.parent, int(checkpoint.metadata["step"]), steps)

@@ -14,13 +14,15 @@ from ....f2d.miniature.prompts import PROMPTS
 from ....f2d.miniature.sheet import Panel, draw_sheet
 from ...config import MiniatureConfig
 from ...report.pages import Block, Cell, Figure, Heading, Row, Table, Text, to_markdown
-from ..recipe import folder_of
+from ..models.captions import NAMES
+from ..recipe import Miniature, folder_of
 from ..study.averages import GMEAN, HMEAN, IDENTITY, TEXT, average
 from ..study.held_out_data import OPENING, TUNING_PLACES, write_prompt
 from ..study.miniature_report import describe_machine, median_person
-from .bench import SHOWN_PROMPTS, Bench
+from . import dream_identity
+from .bench import MAPPERS, SHOWN_PROMPTS, Bench, Mapper
 from .measured_rows import SEEDS, Measured, measure_rows, outcome_file, rank_rows, subtract
-from .methods import METHODS, choose_methods
+from .methods import METHODS, Method, choose_methods
 from .outcome import image_path
 from .tune import PEOPLE, TUNING_PROMPTS, read_trials
 
@@ -28,23 +30,25 @@ _SCORES = {"Identity": IDENTITY, "Text": TEXT, "hMean": HMEAN, "gMean": GMEAN}
 _RANKED = 3  # the lowest marked rank
 _QUALITY = 70  # of the JPEG
 _METHODS = (
-    "All methods train on one photo with the prompt “a photo of S*”, on one optimization loop with AdamW and "
-    "a constant learning rate. TextualInversion trains the two words of S*, which start as “a person”; DVAR "
-    "is the same with its stopping rule; Perfusion's key locking adds a vector per cross-attention layer and "
-    "word to the values, and takes the keys from the prompt with “a person”. The other three call the person "
-    "“<rare token> person”, and half of each batch shows other people as “a person”, whose photos are those "
-    f"of the {len(TUNING_PLACES)} people of the tuning split: CustomDiffusion trains the rare token and the "
-    "keys and values of cross-attention, DreamBooth the U-Net, OFT rotations of the attention weights. "
-    "“w/ DSC” is FastComposer's delayed conditioning: “a person” stands for S* in the first fifth of the "
-    "denoising."
+    "DreamIdentity is a mapper too, trained as long as Face2Diffusion's, on MSID's features in place of a "
+    "multi-scale ArcFace's, and without expressions: half of each batch are the photos, with the "
+    f"reconstruction loss (Eq. 1), the other half images of {len(NAMES)} people whose names the base model "
+    "knows, which it generates itself, in scenes that the prompt names. The methods below it train on one "
+    "photo with the prompt “a photo of S*”, on one optimization loop with AdamW and a constant learning "
+    "rate. TextualInversion trains the two words of S*, which start as “a person”; DVAR is the same with its "
+    "stopping rule; Perfusion's key locking adds a vector per cross-attention layer and word to the values, "
+    "and takes the keys from the prompt with “a person”. The other three call the person “<rare token> "
+    "person”, and half of each batch shows other people as “a person”, whose photos are those of the "
+    f"{len(TUNING_PLACES)} people of the tuning split: CustomDiffusion trains the rare token and the keys "
+    "and values of cross-attention, DreamBooth the U-Net, OFT rotations of the attention weights. “w/ DSC” is "
+    "FastComposer's delayed conditioning: “a person” stands for S* in the first fifth of the denoising."
 )
 _MISSING = (
     "ELITE needs OpenImages for its two stages of pretraining, E4T a large dataset of one domain and a tuned "
     "encoder per domain, CelebBasis the names of hundreds of celebrities that the base model can generate; "
     "this base model knows 32 names. FastComposer's encoder is trained with captions of several people per "
-    "image; only its delayed conditioning is here. DreamIdentity's encoder, the multi-scale features of "
-    "ArcFace, is the row “ArcFace w/ MSF” of the page about the paper's parts; its images of names that the "
-    "base model generates itself are not reproduced."
+    "image; only its delayed conditioning is here. DreamIdentity's own encoder, the multi-scale features of "
+    "ArcFace, is the row “ArcFace w/ MSF” of the page about the paper's parts."
 )
 
 
@@ -65,7 +69,7 @@ def write_baselines_report(config: MiniatureConfig, log: Callable[[str], None]) 
     folder, seeds = folder_of(config), config.seeds or SEEDS
     prompts = range(0, min(config.report_prompts, len(PROMPTS)), config.prompt_stride)
     bench = Bench(range(config.report_people), prompts, config.bf16, log)
-    rows = measure_rows(bench, choose_methods(config.baselines), seeds, folder / "outcomes")
+    rows = measure_rows(bench, _choose_rows(config, bench, log), seeds, folder / "outcomes")
     figure = Figure(
         "baselines.jpg",
         _draw_rows(bench, rows, seeds[0], folder / "outcomes"),
@@ -89,6 +93,16 @@ def write_baselines_report(config: MiniatureConfig, log: Callable[[str], None]) 
     page = folder / "baselines.md"
     write_text(page, to_markdown("Other methods on the miniature (Tables 1 and 2)", blocks))
     return page
+
+
+def _choose_rows(config: MiniatureConfig, bench: Bench, log: Callable[[str], None]) -> list[Method | Mapper]:
+    """List the mappers and methods; trains DreamIdentity, unless it is left out or finished."""
+    methods = choose_methods(config.baselines, (dream_identity.NAME,))
+    rows: list[Method | Mapper] = [*MAPPERS]
+    if not config.baselines or dream_identity.NAME in config.baselines:
+        models = dream_identity.load_dream_identity(Miniature(config, log), bench.models)
+        rows.append(Mapper(dream_identity.NAME, dream_identity.TITLE, models=models))
+    return [*rows, *methods]
 
 
 def _lead(bench: Bench, seeds: Sequence[int]) -> str:
@@ -156,7 +170,7 @@ def _cost_table(rows: Sequence[Measured]) -> Table:
         ("", "Trained parameters", "Steps per person", "Seconds per person"),
         tuple(lines),
         caption="Seconds of processor time of one core to register a person, without generation. The "
-        "mapper's parameters are trained once; for a new person it runs once.",
+        "mappers' parameters are trained once; for a new person they run once.",
     )
 
 

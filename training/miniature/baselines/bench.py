@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....f2d.diffusion.pipeline import F2DPipeline
 from ....f2d.diffusion.vae import encode_images
+from ....f2d.files import fingerprint
 from ....f2d.image import Photo, save_png, to_signed
 from ....f2d.miniature import WEIGHTS
 from ....f2d.miniature.prompts import PROMPTS
@@ -30,18 +31,22 @@ from .personal_model import CLASS_PROMPT, PROMPT, PersonalModel
 SHOWN_PROMPTS = (4, 12, 24, 36)  # places in PROMPTS of the saved images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mapper:
-    """A row of the tables without optimization: the shipped mapper."""
+    """A row of the tables without optimization for a person."""
 
     name: str
     title: str
     subject_from: float = 0.0  # DSC (Sec. E.2)
+    models: Models | None = None  # None = the shipped mapper's
 
     @property
     def settings(self) -> dict[str, object]:
         """What the outcome depends on."""
-        return {"subject_from": self.subject_from}
+        settings: dict[str, object] = {"subject_from": self.subject_from}
+        if self.models is not None:
+            settings["mapper"] = fingerprint(self.models.encoder.mapper.state_dict())
+        return settings
 
 
 MAPPERS = (Mapper("f2d", "Face2Diffusion"), Mapper("f2d-dsc", "Face2Diffusion w/ DSC", 0.2))
@@ -97,10 +102,11 @@ class Bench:
         return outcome
 
     def _map(self, row: Mapper, who: int, seed: int, file: Path) -> Outcome:
-        encoder, start = self.models.encoder, time.process_time()
-        self.models.set_subject(encoder.identify(self.photos[who], alignment="FFHQ"))
+        models, start = row.models or self.models, time.process_time()
+        encoder = models.encoder
+        models.set_subject(encoder.identify(self.photos[who], alignment="FFHQ"))
         seconds = time.process_time() - start
-        scores = self.score(self.models.pipeline, who, seed, file, row.subject_from)
+        scores = self.score(models.pipeline, who, seed, file, row.subject_from)
         narrow = MappingNetwork(replace(encoder.mapper.config, word_dim=self.base.word_dim))  # as trained
         return Outcome(scores, sum(p.numel() for p in narrow.parameters()), 0, seconds)
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...report.comparison import Difference, rank_by_differences
 from ...report.statistics import Mean
 from ..study.averages import Scores, Value, collect, paired_difference
-from .bench import MAPPERS, Bench, Mapper
+from .bench import Bench, Mapper
 from .methods import Method
 from .outcome import Outcome
 
@@ -40,29 +40,29 @@ class Measured:
 
 
 def measure_rows(
-    bench: Bench, methods: Sequence[Method], seeds: Sequence[int], folder: Path
+    bench: Bench, rows: Sequence[Method | Mapper], seeds: Sequence[int], folder: Path
 ) -> list[Measured]:
-    """Measure the mapper's rows and all methods, one seed after the other; a rerun resumes.
+    """Measure all rows, one seed after the other; a rerun resumes.
 
     Args:
         bench: with the people.
-        methods: per-person methods.
+        rows: mappers and per-person methods.
         seeds: of trainings and images.
         folder: of the outcomes.
 
     Returns:
-        The rows.
+        The rows with their outcomes.
 
     Raises:
         InterruptedError: a signal stopped a training.
     """
-    rows = [*(Measured(row, {}) for row in MAPPERS), *(Measured(method, {}) for method in methods)]
+    found = [Measured(row, {}) for row in rows]
     for seed in seeds:
         for who in range(len(bench.people)):
-            for measured in rows:
+            for measured in found:
                 file = outcome_file(folder, measured.row, seed, who)
                 measured.outcomes[seed, who] = bench.measure(measured.row, who, seed, file)
-    return rows
+    return found
 
 
 def outcome_file(folder: Path, row: Method | Mapper, seed: int, who: int) -> Path:

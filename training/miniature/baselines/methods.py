@@ -58,8 +58,20 @@ METHODS = {
 }
 
 
-def choose_methods(names: Sequence[str]) -> list[Method]:
-    """Look up methods by name, all for none; raises a ValueError for an unknown name."""
-    if unknown := [name for name in names if name not in METHODS]:
-        raise ValueError(f"Unknown --baselines: {', '.join(unknown)}. Choose from {', '.join(METHODS)}.")
+def choose_methods(names: Sequence[str], others: Sequence[str] = ()) -> list[Method]:
+    """Look up methods by name.
+
+    Args:
+        names: of methods; none for all.
+        others: names that are no methods, but may be among them.
+
+    Returns:
+        The methods.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    known = (*METHODS, *others)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"Unknown --baselines: {', '.join(unknown)}. Choose from {', '.join(known)}.")
     return [method for method in METHODS.values() if not names or method.name in names]
