@@ -40,8 +40,8 @@ _METHODS = (
     "and takes the keys from the prompt with “a person”. The other three call the person “<rare token> "
     "person”, and half of each batch shows other people as “a person”, whose photos are those of the "
     f"{len(TUNING_PLACES)} people of the tuning split: CustomDiffusion trains the rare token and the keys "
-    "and values of cross-attention, DreamBooth the U-Net, OFT rotations of the attention weights. “w/ DSC” is "
-    "FastComposer's delayed conditioning: “a person” stands for S* in the first fifth of the denoising."
+    "and values of cross-attention, DreamBooth the U-Net, OFT rotations of the attention weights. “w/ DSC” "
+    "is FastComposer's delayed conditioning: “a person” stands for S* in the first fifth of the denoising."
 )
 _MISSING = (
     "ELITE needs OpenImages for its two stages of pretraining, E4T a large dataset of one domain and a tuned "
