@@ -14,8 +14,8 @@ from face2diffusion.f2d.files import fingerprint
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import MINIATURE_SMALL, MapperTrainingConfig, MiniatureConfig
 from face2diffusion.training.engine.fit import FitConfig, fit
+from face2diffusion.training.miniature.baselines import baselines_report, dream_identity
 from face2diffusion.training.miniature.baselines import bench as bench_module
-from face2diffusion.training.miniature.baselines import dream_identity
 from face2diffusion.training.miniature.baselines import optimize as optimize_module
 from face2diffusion.training.miniature.baselines.baselines_report import write_baselines_report
 from face2diffusion.training.miniature.baselines.bench import MAPPERS, Bench
@@ -234,6 +234,7 @@ def test_the_page_has_all_methods(tmp_path, monkeypatch):
     for title in ("DVAR", "Perfusion's key locking", *(mapper.title for mapper in MAPPERS)):
         assert f"| {title} | 0.500" in page
     assert "| Perfusion's key locking | 1,664 | " in page
+    assert "the first 1 of the 40 prompts" in page
     assert (tmp_path / "baselines.jpg").stat().st_size < 300_000
     assert len(list(tmp_path.glob("outcomes/perfusion/*.json"))) == 4, "two people, two seeds"
 
@@ -324,6 +325,14 @@ def test_trials_are_read_in_order(tmp_path):
     (tmp_path / "oft-0.001.json").write_text(json.dumps([entry]))
     (trial,) = read_trials(tmp_path)
     assert (trial.lr, trial.hmean) == (1e-3, 0.3)
+
+
+def test_the_page_names_its_prompts():
+    name = baselines_report._name_prompts
+    assert name(range(40)) == "all 40 prompts"
+    assert name(range(0, 40, 2)) == "every second of the 40 prompts (20)"
+    assert name(range(0, 40, 4)) == "every 4th of the 40 prompts (10)"
+    assert name(range(5)) == "the first 5 of the 40 prompts"
 
 
 def test_an_unknown_method_is_refused(tmp_path, capsys):

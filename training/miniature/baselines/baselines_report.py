@@ -106,9 +106,9 @@ def _choose_rows(config: MiniatureConfig, bench: Bench, log: Callable[[str], Non
 
 
 def _lead(bench: Bench, seeds: Sequence[int]) -> str:
-    which = f"every {_ordinal(bench.prompts)}of the {len(PROMPTS)} prompts ({len(bench.prompts)})"
     return (
-        f"{describe_machine('cpu')}: {len(bench.people)} held-out people, one photo each, {which}, one image "
+        f"{describe_machine('cpu')}: {len(bench.people)} held-out people, one photo each, "
+        f"{_name_prompts(bench.prompts)}, one image "
         f"per prompt and seed, seeds {', '.join(map(str, seeds))} of trainings and noise. The base model and "
         "the mapper are the shipped ones; neither has seen these people, and no setting was chosen on them. "
         f"The prompts start with “{OPENING}”, which no training caption does. Identity is the verifier's "
@@ -119,9 +119,15 @@ def _lead(bench: Bench, seeds: Sequence[int]) -> str:
     )
 
 
-def _ordinal(prompts: Sequence[int]) -> str:
+def _name_prompts(prompts: Sequence[int]) -> str:
+    """Say which of PROMPTS they are: all, the first ones, or every n-th."""
     stride = prompts[1] - prompts[0] if len(prompts) > 1 else 1
-    return "one " if stride == 1 else f"{stride}th " if stride > 3 else ("second ", "third ")[stride - 2]
+    if len(prompts) == len(PROMPTS):
+        return f"all {len(PROMPTS)} prompts"
+    if stride == 1:
+        return f"the first {len(prompts)} of the {len(PROMPTS)} prompts"
+    nth = {2: "second", 3: "third"}.get(stride, f"{stride}th")
+    return f"every {nth} of the {len(PROMPTS)} prompts ({len(prompts)})"
 
 
 def _scores_table(rows: Sequence[Measured]) -> Table:
@@ -138,7 +144,8 @@ def _scores_table(rows: Sequence[Measured]) -> Table:
         ("", *_SCORES),
         tuple(lines),
         caption="Scores (Table 1). Intervals: 95 %, bootstrap over people. A rank is 1 + the number of rows "
-        "that are better by an interval of the paired differences that excludes 0.",
+        "that are better by an interval of the paired differences that excludes 0; a row that differs from "
+        "no other has none.",
     )
 
 
