@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,9 +30,10 @@ from support.comfy_stub import read_schemas
 from support.server import REPOSITORY, ComfyServer, Result
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator
+    from playwright.sync_api import Locator, Page
 
-expect = pytest.importorskip("playwright.sync_api", reason=HOW_TO_GET_CHROMIUM).expect
+playwright = pytest.importorskip("playwright.sync_api", reason=HOW_TO_GET_CHROMIUM)
+expect = playwright.expect
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 (BLUEPRINT,) = (REPOSITORY / "subgraphs").glob("*.json")
 SHOWN = (
@@ -90,8 +92,8 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
     page.evaluate(
         "() => { app.graph.clear(); app.extensionManager.command.execute('Comfy.BrowseTemplates'); }"
     )
-    page.get_by_role("dialog").get_by_text("face2diffusion", exact=True).first.click()
     card = page.get_by_test_id(f"template-workflow-{path.stem}")
+    choose_pack(page, card)
     card.scroll_into_view_if_needed()  # pictures are loaded when they come into sight
     wait_for_width(card.locator("img").first, 640)
     card.click()
@@ -101,6 +103,18 @@ def open_from_gallery(desk: Frontend, path: Path) -> None:
     page.get_by_role("dialog").wait_for(state="hidden")
     page.wait_for_function(f"name => ({ACTIVE}.filename ?? name).startsWith(name)", arg=path.stem)
     page.wait_for_load_state("networkidle")
+
+
+def choose_pack(page: Page, card: Locator) -> None:
+    """Clicks the pack in the gallery's list until its card is there: a click on a list that is still being
+    built is lost.
+    """
+    for _ in range(6):
+        page.get_by_role("dialog").get_by_text("face2diffusion", exact=True).first.click()
+        with suppress(playwright.TimeoutError):
+            card.wait_for(state="attached", timeout=10_000)
+            return
+    card.wait_for(state="attached")
 
 
 def wait_for_width(image: Locator, pixels: int) -> None:
