@@ -158,7 +158,7 @@ def _load_or_generate(miniature: Miniature, models: Models) -> NamedPeople:
 def generate_named_people(
     models: Models, names: tuple[str, ...], contexts: tuple[str, ...], bf16: bool = True
 ) -> NamedPeople:
-    """Generate portraits and scenes of people whom the base model knows by name.
+    """Generate portraits and scenes of people whose names the base model knows.
 
     Args:
         models: that generate and encode.
