@@ -13,11 +13,12 @@ does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ...f2d.checkpoint import read
 from ...f2d.denoising_loss import cgdr_loss
@@ -89,10 +90,20 @@ def compute_loss(
     return loss + config.identity_weight * identity(noisy, prediction, time, batch["v_id"])
 
 
+@dataclass(frozen=True)
+class OwnSamples:
+    """Samples of another kind than `MapperDataset`'s, for a training that differs in nothing else."""
+
+    make: Callable[[LatentCache, MapperTrainingConfig, int], Dataset]  # of cache, config and T
+    contexts: Sequence[str]  # that the samples' `context` counts, from 1
+    fingerprint: str  # a run resumes with the same one only
+
+
 def train_mapper(
     config: MapperTrainingConfig,
     log: Callable[[str], None] = print,
     load_scores: Callable[[MapperTrainingConfig, str], SampleScores | None] | None = None,
+    own: OwnSamples | None = None,
 ) -> Path:
     """Train a mapper; with a run folder that holds a checkpoint, resume from it.
 
@@ -100,6 +111,7 @@ def train_mapper(
         config: the run.
         log: called with each progress message.
         load_scores: with config and device, loads what scores the sample sheets, in process 0 only.
+        own: replaces `MapperDataset` and the config's contexts.
 
     Returns:
         The last weight file.
@@ -113,14 +125,14 @@ def train_mapper(
     """
     with start_processes(config.device) as processes:
         cache = open_cache(config)
-        diffusion = _load_diffusion(config)
+        diffusion = _load_diffusion(config, own)
         length = config.word_length and config.word_length * diffusion.token_length(config.class_prompt)
         mapper = build_mapper(config, cache, diffusion.word_dim, length)
         contents = {
             "cache": cache.fingerprint(),
             "base": diffusion.fingerprint(),
             "init": fingerprint(mapper.state_dict()) if config.init else "",
-        }
+        } | ({"samples": own.fingerprint} if own else {})
         run = Run(config.out, config, config.keep, processes, contents)
         try:
             diffusion.place(processes.device, compute_dtype(config.precision))
@@ -133,6 +145,8 @@ def train_mapper(
                 Event("Sampling", config.sample_every, sheets.write, sheets.done),
             ]
             task = make_task(config, mapper.to(processes.device).train(), diffusion, cache, processes, events)
+            if own:
+                task = replace(task, samples=own.make(cache, config, diffusion.steps))
             if processes.first:
                 _introduce(mapper, len(cache), config, log)
             return TrainingLoop(config, task, run, processes, log).train()
@@ -140,8 +154,8 @@ def train_mapper(
             run.close()
 
 
-def _load_diffusion(config: MapperTrainingConfig) -> FrozenDiffusion:
-    contexts = config.contexts if config.context_share else ()
+def _load_diffusion(config: MapperTrainingConfig, own: OwnSamples | None) -> FrozenDiffusion:
+    contexts = own.contexts if own else config.contexts if config.context_share else ()
     prompts = config.prompt, config.class_prompt
     return FrozenDiffusion(config.base, *prompts, config.positional, config.compile, contexts)
 

@@ -15,6 +15,7 @@ Dimension letters: N names, P portraits of each, K scenes, I features, C latent 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,14 +30,9 @@ from ....f2d.image import Photo, to_signed
 from ....f2d.miniature.prompts import SceneAttributes
 from ...config import MapperTrainingConfig
 from ...data.cache import LatentCache
-from ...engine.loop import TrainingLoop
-from ...engine.precision import compute_dtype
-from ...engine.processes import start_processes
-from ...engine.run_folder import Run
 from ...engine.seeds import derive_seed
 from ...mapper.dataset import MapperDataset
-from ...mapper.denoising import FrozenDiffusion
-from ...mapper.train import build_mapper, make_task, open_cache
+from ...mapper.train import OwnSamples, train_mapper
 from ..models.captions import NAMES
 from ..recipe import CONTEXTS, Miniature, read_finished
 from ..shipping import unpack_weights
@@ -124,22 +120,9 @@ def load_dream_identity(miniature: Miniature, models: Models) -> Models:
 
 def _train(config: MapperTrainingConfig, miniature: Miniature, models: Models) -> Path:
     people = _load_or_generate(miniature, models)
-    with start_processes(config.device) as processes:
-        cache = open_cache(config)
-        prompts = config.prompt, config.class_prompt
-        diffusion = FrozenDiffusion(config.base, *prompts, config.positional, config.compile, config.contexts)
-        mapper = build_mapper(config, cache, diffusion.word_dim)
-        diffusion.place(processes.device, compute_dtype(config.precision))
-        task = make_task(config, mapper.to(processes.device).train(), diffusion, cache, processes)
-        samples = SelfAugmentedDataset(cache, config, diffusion.steps, people)
-        contents = {"cache": cache.fingerprint(), "people": fingerprint(vars(people))}
-        run = Run(config.out, config, config.keep, processes, contents)
-        try:
-            weights = TrainingLoop(
-                config, replace(task, samples=samples), run, processes, miniature.log
-            ).train()
-        finally:
-            run.close()
+    make = partial(SelfAugmentedDataset, people=people)
+    own = OwnSamples(make, config.contexts, fingerprint(vars(people)))
+    weights = train_mapper(config, miniature.log, own=own)
     read_finished(weights, config.steps)
     return weights
 
