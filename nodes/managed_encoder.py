@@ -1,4 +1,6 @@
-"""The face encoder under ComfyUI's model management: its networks are moved and offloaded with all others."""
+"""Networks under ComfyUI's model management: moved and offloaded with all others."""
+
+from typing import Generic
 
 import comfy.model_management as management
 import torch
@@ -7,18 +9,34 @@ from comfy.model_patcher import ModelPatcher
 from ..f2d.encoder import FaceEncoder, Network
 
 
+class ManagedNetwork(Generic[Network]):
+    """A network and its ModelPatcher, which live and die together.
+
+    A network that outlives its patcher is a leak to ComfyUI, which then collects all garbage at each load.
+    """
+
+    def __init__(self, network: Network) -> None:
+        """Take a network; it stays on the offload device until it is loaded."""
+        self._network = network
+        devices = management.text_encoder_device(), management.text_encoder_offload_device()
+        self._patcher = ModelPatcher(network, *devices)
+
+    def load(self) -> Network:
+        """Load the whole network in float32 through ComfyUI: batch normalization has no cast operations."""
+        management.load_models_gpu([self._patcher], force_full_load=True)
+        return self._network
+
+
 class ManagedFaceEncoder(FaceEncoder):
-    """A FaceEncoder whose networks live in ModelPatchers."""
+    """A FaceEncoder whose networks are managed."""
 
     def __init__(self, *args, **kwargs) -> None:
-        """Take the arguments of FaceEncoder; the networks stay on the offload device until they are used."""
+        """Take the arguments of FaceEncoder."""
         super().__init__(*args, **kwargs)
-        self._patchers: dict[torch.nn.Module, ModelPatcher] = {}
+        self._managed: dict[torch.nn.Module, ManagedNetwork] = {}
 
     def to_device(self, network: Network) -> Network:
-        """Load a whole network in float32 through ComfyUI: batch normalization has no cast operations."""
-        if network not in self._patchers:
-            devices = management.text_encoder_device(), management.text_encoder_offload_device()
-            self._patchers[network] = ModelPatcher(network, *devices)
-        management.load_models_gpu([self._patchers[network]], force_full_load=True)
-        return network
+        """Load a network of this encoder."""
+        if network not in self._managed:
+            self._managed[network] = ManagedNetwork(network)
+        return self._managed[network].load()

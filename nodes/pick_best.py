@@ -150,7 +150,7 @@ def _score_identity(
     encoder = person.encoder
     evaluators: list[IdentityEvaluator] = [MSIDEvaluator(encoder, person.identity)]
     if recogniser != NONE:
-        network = encoder.to_device(_load_recognizer(full_path(recogniser), state(recogniser)))
+        network = _load_recognizer(full_path(recogniser), state(recogniser)).load()
         evaluators.append(_recognize(network, encoder, reference_photo, min_score))
     progress, faces = Progress(len(photos), "Image"), []
     for photo in photos:
@@ -229,10 +229,11 @@ def _encode_text(clip, prompt: str) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=1)
 def _load_recognizer(path: str, changed: tuple | None):
-    """Load a recogniser, and keep the last one: `changed` tells when its file is another."""
+    """Read a recogniser, and keep the last one: `changed` tells when its file is another."""
     from ..f2d.networks.recognition import load_recognizer
+    from .managed_encoder import ManagedNetwork
 
-    return load_recognizer(path)
+    return ManagedNetwork(load_recognizer(path))
 
 
 def _projection_files() -> list[str]:

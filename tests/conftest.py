@@ -147,6 +147,7 @@ def comfy(
         pytest.skip(str(error))
     yield server
     server.stop()
+    assert not server.leaked_models()
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,7 @@ def test_random_graphs_end_in_a_result_or_a_clear_error(bench: Bench, tmp_path: 
     )
     assert not bench.newest or set(worked) == tested, f"No results with {tested - set(worked)}."
     assert outcomes["clear error"] > len(bench.graphs) // 20
+    assert not server.leaked_models()
 
     print("RAM at rest, MiB:", *(size >> 20 for size in memory))
     if memory and bench.newest:

@@ -245,6 +245,16 @@ def test_a_recognizer_judges_beside_msid(pack: ComfyServer, picking: Prompt) -> 
     assert both[2][1] == [0.0]
 
 
+def test_the_recognizer_that_is_kept_is_no_leak_when_the_encoder_changes(
+    pack: ComfyServer, picking: Prompt
+) -> None:
+    judged = pick(pack, picking, recogniser=RECOGNIZER, reference_photo=["photo", 0])
+    assert judged.status == "success", judged.message
+    picking["encoder"]["inputs"]["expression"] = "epoch_20.pth"
+    assert scores(pick(pack, picking, recogniser="none", reference_photo=None))
+    assert pack.leaked_models() == set()
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no clip": (
         {**WITH_TEXT, "clip": None},

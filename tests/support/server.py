@@ -205,6 +205,13 @@ class ComfyServer:
             Path(line.strip()).name for line in re.findall(r"\(IMPORT FAILED\):?\s*(.+)", self.log_text())
         ]
 
+    def leaked_models(self) -> set[str]:
+        """Returns the classes of models that ComfyUI found alive without their ModelPatcher.
+
+        As long as there is one, it collects all garbage at each load of a model.
+        """
+        return set(re.findall(r"memory leak (?:detected )?with model (\w+)", self.log_text()))
+
     def place(self, source: Path | bytes, *where: str) -> Path:
         """Puts a file (as a link) or bytes at a path below the base folder, such as ("models", "checkpoints",
         "tiny.safetensors").
