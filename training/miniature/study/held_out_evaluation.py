@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....f2d.demo import generate_couples
 from ....f2d.files import write_text
+from ....f2d.identity import FaceIdentity
 from ....f2d.miniature import widen_words
 from ....f2d.miniature.evaluators import divide
 from ....f2d.miniature.prompts import PROMPTS
@@ -114,13 +115,16 @@ def compare_couples(models: Models, people: int) -> Table:
     )
 
 
-def generate_pairs(models: Models, people: int, apart: bool) -> tuple[Tensor, Tensor]:
+def generate_pairs(
+    models: Models, people: int, apart: bool, identities: Sequence[FaceIdentity] = ()
+) -> tuple[Tensor, Tensor]:
     """Generate each person beside the next, and compare the halves of the images with both.
 
     Args:
         models: the shipped ones, or a recipe's.
         people: how many.
         apart: in a region for each, instead of one prompt.
+        identities: of these people; none = encoded from their photo.
 
     Returns:
         The cosine of the left and right half with the own photo, and that with the other's, both of shape (2,
@@ -128,7 +132,8 @@ def generate_pairs(models: Models, people: int, apart: bool) -> tuple[Tensor, Te
     """
     photos = [render_photo(who) for who in range(people)]
     encoder, verifier = models.encoder, models.verifier
-    words = [widen_words(encoder.words(encoder.identify(photo, alignment="FFHQ"))) for photo in photos]
+    identities = identities or [encoder.identify(photo, alignment="FFHQ") for photo in photos]
+    words = [widen_words(encoder.words(identity)) for identity in identities]
     references, neighbors = verifier.embed(photos), [(who + 1) % people for who in range(people)]
     couples = [(words[who], words[neighbor]) for who, neighbor in enumerate(neighbors)]
     seeds = [_PAIR_SEED + who for who in range(people)]

@@ -1,6 +1,7 @@
 """What refining S* adds on held-out people: identity, text and references over steps, for 1, 3 and 5 photos.
 
-out/refined/<photos>-<who>.json   one person's scores; a finished file is not measured again
+out/refined/<photos>-<who>.json   one person's scores and words; a finished file is not measured again
+out/refined/<photos>-couples.json how each person is told from the next, in one sentence
 out/refined.svg, refined.md       the figure and the page, of the people measured so far
 """
 
@@ -31,6 +32,7 @@ from ...report.statistics import Mean, bootstrap_mean
 from ..recipe import folder_of
 from .averages import NO_MEAN, format_interval
 from .held_out_data import render_photo
+from .held_out_evaluation import generate_pairs
 from .measure import EvaluationPlan, Models, generate_and_score
 
 PHOTOS = (1, 3, 5)
@@ -44,7 +46,10 @@ _TASKS = {  # of `Score`: title, and the score's value
     "reference": ("References followed", "reference", "text"),
 }
 
-Measured = dict[str, dict[str, float]]  # by step: the mean of each of _TASKS; "seconds" by step too
+_COUPLES = "Couples told apart"
+
+Measured = dict[str, dict[str, float]]  # by step: the mean of each of _TASKS, "couples" and "seconds"
+Words = dict[str, list[list[float]]]  # by step: shape (2, D), as narrow as the text encoder
 
 
 def write_refinement_study(config: MiniatureConfig, log: Callable[[str], None]) -> Path:
@@ -68,11 +73,9 @@ def write_refinement_study(config: MiniatureConfig, log: Callable[[str], None]) 
             file = folder / "refined" / f"{photos}-{who}.json"
             if _read(file, config) is None:
                 log(f"Person {who + 1} of {config.report_people}, {photos} photo(s)")
-                content = {
-                    "asked": _settings(config),
-                    "scores": measure_person(models, denoiser, who, photos, config),
-                }
-                write_text(file, json.dumps(content))
+                scores, words = measure_person(models, denoiser, who, photos, config)
+                _write(file, config, scores=scores, words=words)
+        _measure_couples(models, folder, photos, config, log)
         page = _write_page(folder, config)
         log(f"Page with {photos} photo(s) -> {page}")
     return page
@@ -80,7 +83,7 @@ def write_refinement_study(config: MiniatureConfig, log: Callable[[str], None]) 
 
 def measure_person(
     models: Models, denoiser: PromptDenoiser, who: int, photos: int, config: MiniatureConfig
-) -> Measured:
+) -> tuple[Measured, Words]:
     """Refine one person's words, and score images with the words after each of MARKS.
 
     Args:
@@ -91,25 +94,52 @@ def measure_person(
         config: for the number of people and precision.
 
     Returns:
-        By number of steps, the mean of each score, and the seconds of processor time until then.
+        By number of steps, the mean of each score and the seconds of processor time until then; the words.
     """
     pictures = [render_photo(who, photo) for photo in range(photos)]
     plain = models.encoder.identify(*pictures, alignment="FFHQ")
     crops = [crop_identity(locate_face(None, picture, "FFHQ"), SIZE) for picture in pictures]
     targets = [make_target(crop, models.pipeline.encode_photos) for crop in crops]
     start, begin = models.narrow(models.encoder.words(plain)), time.process_time()
-    kept: dict[int, tuple[FaceIdentity, float]] = {0: (plain, 0.0)}
+    kept: dict[str, tuple[torch.Tensor, float]] = {"0": (start, 0.0)}
 
     def keep(step: int, loss: float, words: torch.Tensor) -> None:
         if step in MARKS:
-            refined = models.encoder.refine(plain, models.widen(words))
-            kept[step] = refined, time.process_time() - begin
+            kept[str(step)] = words, time.process_time() - begin
 
     refine_words(denoiser, start, targets, CONFIG, keep)
-    return {
-        str(step): {**_score(models, identity, who, config), "seconds": seconds}
-        for step, (identity, seconds) in kept.items()
+    scores = {
+        step: {**_score(models, _refined(models, plain, step, words), who, config), "seconds": seconds}
+        for step, (words, seconds) in kept.items()
     }
+    return scores, {step: words.tolist() for step, (words, _) in kept.items()}
+
+
+def _refined(models: Models, plain: FaceIdentity, step: str, words: torch.Tensor) -> FaceIdentity:
+    """Give an identity the words, shape (2, D), that it had after a step."""
+    return models.encoder.refine(plain, models.widen(words)) if step != "0" else plain
+
+
+def _measure_couples(
+    models: Models, folder: Path, photos: int, config: MiniatureConfig, log: Callable[[str], None]
+) -> None:
+    """Generate each person beside the next with the words of each step, unless an earlier call has."""
+    file = folder / "refined" / f"{photos}-couples.json"
+    if _read(file, config) is not None:
+        return
+    log(f"Couples, {photos} photo(s)")
+    people = range(config.report_people)
+    plain = [
+        models.encoder.identify(*(render_photo(who, photo) for photo in range(photos)), alignment="FFHQ")
+        for who in people
+    ]
+    words = [_read(folder / "refined" / f"{photos}-{who}.json", config, "words") for who in people]
+    told = {}
+    for step in map(str, MARKS):
+        identities = [_refined(models, plain[who], step, torch.tensor(words[who][step])) for who in people]
+        own, other = generate_pairs(models, len(people), apart=False, identities=identities)
+        told[step] = (own > other).float().mean(0).tolist()
+    _write(file, config, scores=told)
 
 
 def _score(models: Models, identity: FaceIdentity, who: int, config: MiniatureConfig) -> dict[str, float]:
@@ -124,21 +154,33 @@ def _score(models: Models, identity: FaceIdentity, who: int, config: MiniatureCo
 
 
 def _settings(config: MiniatureConfig) -> dict[str, Any]:
-    return {"marks": list(MARKS), "every": _EVERY, "bf16": config.bf16, **asdict(CONFIG)}
+    people, bf16 = config.report_people, config.bf16
+    return {"people": people, "marks": list(MARKS), "every": _EVERY, "bf16": bf16, **asdict(CONFIG)}
 
 
-def _read(file: Path, config: MiniatureConfig) -> Measured | None:
-    """Read a person's scores; None where there are none, or those of other settings."""
+def _write(file: Path, config: MiniatureConfig, **content: Any) -> None:
+    write_text(file, json.dumps({"asked": _settings(config), **content}))
+
+
+def _read(file: Path, config: MiniatureConfig, what: str = "scores") -> Any:
+    """Read what was measured with these settings; None where nothing was."""
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return content["scores"] if content.get("asked") == _settings(config) else None
+    return content[what] if content.get("asked") == _settings(config) else None
 
 
 def _write_page(folder: Path, config: MiniatureConfig) -> Path:
     measured: dict[str, list[Measured]] = {}
     for photos in PHOTOS:
-        files = [folder / "refined" / f"{photos}-{who}.json" for who in range(config.report_people)]
-        if found := [scores for file in files if (scores := _read(file, config)) is not None]:
-            measured[f"{photos} photo{'s' * (photos > 1)}"] = found
+        told = _read(folder / "refined" / f"{photos}-couples.json", config)
+        if told is None:
+            continue
+        found = [
+            _read(folder / "refined" / f"{photos}-{who}.json", config) for who in range(config.report_people)
+        ]
+        for step, values in told.items():
+            for person, value in zip(found, values, strict=True):
+                person[step]["couples"] = value
+        measured[f"{photos} photo{'s' * (photos > 1)}"] = found
     curves = {
         title: {
             line: [(step, _mean(found, step, name)) for step in MARKS] for line, found in measured.items()
@@ -164,12 +206,12 @@ def _table(measured: dict[str, list[Measured]]) -> Table:
     rows = []
     for line, found in measured.items():
         for step in MARKS:
-            cells = [Cell(format_interval(_mean(found, step, name))) for name in _TASKS]
+            cells = [Cell(format_interval(_mean(found, step, name))) for name in (*_TASKS, "couples")]
             seconds = Cell(f"{_mean(found, step, 'seconds').value:.0f}")
             rows.append(Row((Cell(f"{line}, {step} steps"), *cells, seconds), "measured"))
     people = ", ".join(f"{len(found)} with {line}" for line, found in measured.items())
     return Table(
-        ("", *(title for title, *_ in _TASKS.values()), "Seconds"),
+        ("", *(title for title, *_ in _TASKS.values()), _COUPLES, "Seconds"),
         tuple(rows),
         caption=f"People: {people}. Intervals: 95 %, bootstrap over people. Seconds: of one core.",
     )
