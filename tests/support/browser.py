@@ -161,7 +161,8 @@ class Browser:
         server.post(
             "/history", {"clear": True}
         )  # the frontend cannot read that of a test with NaN in its graph
-        return Frontend(self._chromium.new_context().new_page(), server)
+        context = self._chromium.new_context(reduced_motion="reduce")  # dialogs that slide in cost 2 s each
+        return Frontend(context.new_page(), server)
 
 
 class Frontend:
