@@ -20,7 +20,6 @@ from support.browser import (
     FIT,
     HOW_TO_GET_CHROMIUM,
     IS_APP,
-    READY,
     SHOW_GRAPH,
     TIMEOUT_MS,
     Browser,
@@ -219,13 +218,10 @@ def help_page(desk: Frontend, node: str) -> str:
     return page.locator(".node-help-content").inner_text()
 
 
-def test_node_names_change_with_the_language(desk: Frontend) -> None:
-    try:
-        for language in ("ja", "zh"):
-            switch_language(desk, language)
-            check_names(desk, language)
-    finally:
-        switch_language(desk, "en")
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_node_names_change_with_the_language(pack: ComfyServer, browser: Browser, language: str) -> None:
+    with browser.open(pack, {"Comfy.Locale": language}) as desk:
+        check_names(desk, language)
 
 
 def check_names(desk: Frontend, language: str) -> None:
@@ -258,16 +254,6 @@ def test_english_names_come_from_the_nodes(desk: Frontend) -> None:
         name: [schema.display_name, [socket.options["display_name"] for socket in schema.outputs]]
         for name, schema in schemas.items()
     }
-
-
-def switch_language(desk: Frontend, language: str) -> None:
-    """Changes the setting, and loads the page again as the frontend asks for."""
-    page = desk.page
-    page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
-    page.wait_for_load_state("networkidle")  # the setting is stored
-    page.reload()
-    page.wait_for_function(READY)
-    page.wait_for_load_state("networkidle")
 
 
 def test_the_blueprint_is_found_by_name_and_runs(desk: Frontend) -> None:

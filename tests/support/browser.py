@@ -155,9 +155,9 @@ class Browser:
         self._chromium.close()
         self._playwright.stop()
 
-    def open(self, server: ComfyServer) -> Frontend:
-        """Opens a server's frontend in a fresh profile and waits until it is ready."""
-        server.post("/settings", SETTINGS)
+    def open(self, server: ComfyServer, settings: dict[str, Any] | None = None) -> Frontend:
+        """Opens a server's frontend in a fresh profile, with more settings, and waits until it is ready."""
+        server.post("/settings", SETTINGS | (settings or {}))
         server.post(
             "/history", {"clear": True}
         )  # the frontend cannot read that of a test with NaN in its graph
