@@ -7,7 +7,6 @@ out/ideas.md                     the table, of the presets and seeds that are as
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from .copying import Copying, SceneProbe, compare_scenes, measure_copying, read_
 from .held_out_data import build_photo
 from .held_out_evaluation import generate_pairs
 from .measure import EvaluationPlan, Models, generate_and_score
-from .scores import Variant
+from .scores import Variant, measure_once
 
 BASELINE = "cgdr"  # the paper's mapper
 _EVERY = 3  # every third prompt of PROMPTS, to keep it affordable
@@ -93,7 +92,7 @@ def measure_mapper(miniature: Miniature, preset: str, seed: int, probe: ScenePro
         copying = measure_copying(models, probe, config.report_people, _PHOTOS, bf16=config.bf16)
         return {"people": people, "copying": asdict(copying)}
 
-    content = _keep(
+    content = measure_once(
         miniature.folder / "ideas" / f"{preset}-{seed}.json", {"mapper": mapper, **counts}, measure
     )
     return MapperScores(content["people"], Copying(**content["copying"]))
@@ -109,16 +108,7 @@ def measure_person(miniature: Miniature, probe: SceneProbe) -> Copying:
         return {"copying": asdict(measure_copying(models, probe, people, _PHOTOS, CLASS_WORDS, bf16))}
 
     settings = {"people": config.report_people, "photos": _PHOTOS}
-    return Copying(**_keep(miniature.folder / "ideas" / "person.json", settings, measure)["copying"])
-
-
-def _keep(file: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Read what was measured with the same settings, or measure and write it."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if content.get("asked") != settings:
-        content = {"asked": settings, **measure()}
-        write_text(file, json.dumps(content))
-    return content
+    return Copying(**measure_once(miniature.folder / "ideas" / "person.json", settings, measure)["copying"])
 
 
 def read_photos(probe: SceneProbe, people: int) -> Copying:

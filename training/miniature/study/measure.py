@@ -5,11 +5,11 @@ Every image has a seed of its own, the same for all variants.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ....f2d.checkpoint import read
 from ....f2d.demo import SETTINGS
 from ....f2d.diffusion.pipeline import F2DPipeline
 from ....f2d.encoder import FaceEncoder
-from ....f2d.files import fingerprint, write_text
+from ....f2d.files import fingerprint
 from ....f2d.identity import FaceExpression, FaceIdentity
 from ....f2d.image import Photo, save_png
 from ....f2d.miniature.evaluators import Attributes, Verifier
@@ -30,7 +30,7 @@ from ....f2d.prompt.injection import CLASS_WORDS
 from ..recipe import Miniature, encoder_of
 from ..world.samples import render_sample
 from .held_out_data import OPENING, held_out_person, render_photo, write_prompt
-from .scores import Score, Variant
+from .scores import Score, Variant, measure_once
 
 _BATCH = 32  # images
 _REFERENCE_SAMPLES = 61_000_000  # first sample number of the expression references
@@ -120,19 +120,15 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
     )
     mapper = fingerprint(read(miniature.mapper(variant.preset, seed)).tensors)
     settings = {"mapper": mapper, "opening": OPENING, **asdict(plan), "prompts": list(plan.prompts)}
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if content.get("asked") != settings:
-        scores = generate_and_score(
-            Models.from_recipe(miniature, variant, seed),
-            plan,
-            variant.subject_from,
-            config.bf16,
-            partial(_save_image, miniature, variant.name, seed),
-            f"{variant.name}-{seed}",
-        )
-        content = {"asked": settings, "scores": [asdict(score) for score in scores]}
-        write_text(file, json.dumps(content))
-    return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in content["scores"]]
+
+    def generate() -> dict[str, Any]:
+        models, label = Models.from_recipe(miniature, variant, seed), f"{variant.name}-{seed}"
+        save = partial(_save_image, miniature, variant.name, seed)
+        scores = generate_and_score(models, plan, variant.subject_from, config.bf16, save, label)
+        return {"scores": [asdict(score) for score in scores]}
+
+    found = measure_once(file, settings, generate)["scores"]
+    return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in found]
 
 
 def image_path(miniature: Miniature, name: str, seed: int, who: int, prompt: int) -> Path:

@@ -7,10 +7,10 @@ out/refined.svg, refined.md       the figure and the page, of the people measure
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ....f2d.face.cropping import locate_face
 from ....f2d.face.identity_region import crop_identity
 from ....f2d.files import write_bytes, write_text
 from ....f2d.identity import FaceIdentity
+from ....f2d.image import Photo
 from ....f2d.miniature import SIZE
 from ....f2d.miniature.prompts import PROMPTS
 from ....f2d.word_refinement import RefinementConfig, make_target, refine_words
@@ -34,6 +35,7 @@ from .averages import NO_MEAN, format_interval
 from .held_out_data import render_photo
 from .held_out_evaluation import generate_pairs
 from .measure import EvaluationPlan, Models, generate_and_score
+from .scores import measure_once
 
 PHOTOS = (1, 3, 5)
 MARKS = (0, 30, 60)  # steps after which images are generated
@@ -67,18 +69,51 @@ def write_refinement_study(config: MiniatureConfig, log: Callable[[str], None]) 
         OSError: the folder cannot be written to.
     """
     folder, models, page = folder_of(config), Models.from_package(), Path()
-    denoiser = PromptDenoiser.from_pipeline(models.pipeline.diffusion)
+    denoiser, measured = PromptDenoiser.from_pipeline(models.pipeline.diffusion), {}
     for photos in PHOTOS:
-        for who in range(config.report_people):
-            file = folder / "refined" / f"{photos}-{who}.json"
-            if _read(file, config) is None:
-                log(f"Person {who + 1} of {config.report_people}, {photos} photo(s)")
-                scores, words = measure_person(models, denoiser, who, photos, config)
-                _write(file, config, scores=scores, words=words)
-        _measure_couples(models, folder, photos, config, log)
-        page = _write_page(folder, config)
+        found = measure_people(models, denoiser, photos, config, log)
+        measured[f"{photos} photo{'s' * (photos > 1)}"] = found
+        page = _write_page(folder, measured, config)
         log(f"Page with {photos} photo(s) -> {page}")
     return page
+
+
+def measure_people(
+    models: Models, denoiser: PromptDenoiser, photos: int, config: MiniatureConfig, log: Callable[[str], None]
+) -> list[Measured]:
+    """Measure each person, and each beside the next, or read what an earlier call measured.
+
+    Args:
+        models: that generate and score.
+        denoiser: of their pipeline.
+        photos: of each person.
+        config: for the folder, the number of people and precision.
+        log: called before each measurement.
+
+    Returns:
+        Each person's scores.
+    """
+    folder, settings = folder_of(config) / "refined", _settings(config)
+
+    def person(who: int) -> dict[str, Any]:
+        log(f"Person {who + 1} of {config.report_people}, {photos} photo(s)")
+        scores, words = measure_person(models, denoiser, who, photos, config)
+        return {"scores": scores, "words": words}
+
+    people = [
+        measure_once(folder / f"{photos}-{who}.json", settings, partial(person, who))
+        for who in range(config.report_people)
+    ]
+
+    def couples() -> dict[str, Any]:
+        log(f"Couples, {photos} photo(s)")
+        return {"scores": _tell_apart(models, photos, [one["words"] for one in people])}
+
+    told = measure_once(folder / f"{photos}-couples.json", settings, couples)["scores"]
+    return [
+        {step: {**scores, "couples": told[step][who]} for step, scores in one["scores"].items()}
+        for who, one in enumerate(people)
+    ]
 
 
 def measure_person(
@@ -96,8 +131,7 @@ def measure_person(
     Returns:
         By number of steps, the mean of each score and the seconds of processor time until then; the words.
     """
-    pictures = [render_photo(who, photo) for photo in range(photos)]
-    plain = models.encoder.identify(*pictures, alignment="FFHQ")
+    pictures, plain = _encode(models, who, photos)
     crops = [crop_identity(locate_face(None, picture, "FFHQ"), SIZE) for picture in pictures]
     targets = [make_target(crop, models.pipeline.encode_photos) for crop in crops]
     start, begin = models.narrow(models.encoder.words(plain)), time.process_time()
@@ -120,26 +154,24 @@ def _refined(models: Models, plain: FaceIdentity, step: str, words: torch.Tensor
     return models.encoder.refine(plain, models.widen(words)) if step != "0" else plain
 
 
-def _measure_couples(
-    models: Models, folder: Path, photos: int, config: MiniatureConfig, log: Callable[[str], None]
-) -> None:
-    """Generate each person beside the next with the words of each step, unless an earlier call has."""
-    file = folder / "refined" / f"{photos}-couples.json"
-    if _read(file, config) is not None:
-        return
-    log(f"Couples, {photos} photo(s)")
-    people = range(config.report_people)
-    plain = [
-        models.encoder.identify(*(render_photo(who, photo) for photo in range(photos)), alignment="FFHQ")
-        for who in people
-    ]
-    words = [_read(folder / "refined" / f"{photos}-{who}.json", config, "words") for who in people]
+def _encode(models: Models, who: int, photos: int) -> tuple[list[Photo], FaceIdentity]:
+    """Render a person's photos, and encode them."""
+    pictures = [render_photo(who, photo) for photo in range(photos)]
+    return pictures, models.encoder.identify(*pictures, alignment="FFHQ")
+
+
+def _tell_apart(models: Models, photos: int, words: Sequence[Words]) -> dict[str, list[float]]:
+    """Generate each person beside the next: by step, each couple's share of halves that are told apart."""
+    plain = [_encode(models, who, photos)[1] for who in range(len(words))]
     told = {}
     for step in map(str, MARKS):
-        identities = [_refined(models, plain[who], step, torch.tensor(words[who][step])) for who in people]
-        own, other = generate_pairs(models, len(people), apart=False, identities=identities)
+        identities = [
+            _refined(models, identity, step, torch.tensor(one[step]))
+            for identity, one in zip(plain, words, strict=True)
+        ]
+        own, other = generate_pairs(models, len(plain), apart=False, identities=identities)
         told[step] = (own > other).float().mean(0).tolist()
-    _write(file, config, scores=told)
+    return told
 
 
 def _score(models: Models, identity: FaceIdentity, who: int, config: MiniatureConfig) -> dict[str, float]:
@@ -158,29 +190,7 @@ def _settings(config: MiniatureConfig) -> dict[str, Any]:
     return {"people": people, "marks": list(MARKS), "every": _EVERY, "bf16": bf16, **asdict(CONFIG)}
 
 
-def _write(file: Path, config: MiniatureConfig, **content: Any) -> None:
-    write_text(file, json.dumps({"asked": _settings(config), **content}))
-
-
-def _read(file: Path, config: MiniatureConfig, what: str = "scores") -> Any:
-    """Read what was measured with these settings; None where nothing was."""
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return content[what] if content.get("asked") == _settings(config) else None
-
-
-def _write_page(folder: Path, config: MiniatureConfig) -> Path:
-    measured: dict[str, list[Measured]] = {}
-    for photos in PHOTOS:
-        told = _read(folder / "refined" / f"{photos}-couples.json", config)
-        if told is None:
-            continue
-        found = [
-            _read(folder / "refined" / f"{photos}-{who}.json", config) for who in range(config.report_people)
-        ]
-        for step, values in told.items():
-            for person, value in zip(found, values, strict=True):
-                person[step]["couples"] = value
-        measured[f"{photos} photo{'s' * (photos > 1)}"] = found
+def _write_page(folder: Path, measured: dict[str, list[Measured]], config: MiniatureConfig) -> Path:
     curves = {
         title: {
             line: [(step, _mean(found, step, name)) for step in MARKS] for line, found in measured.items()

@@ -1,9 +1,15 @@
-"""The variants that are compared, and the score of one image."""
+"""The variants that are compared, the score of one image, and the files that keep what was measured."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....f2d.files import write_text
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,24 @@ class Score:
     def gmean(self) -> float:
         """Geometric mean of identity and text."""
         return math.sqrt(self.identity * self.text)
+
+
+def measure_once(
+    file: Path, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Read what an earlier call measured with the same settings, or measure and write it.
+
+    Args:
+        file: JSON.
+        settings: all that the values depend on.
+        measure: gives the values, by name.
+
+    Returns:
+        The values, as JSON keeps them.
+    """
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if content.get("asked") != settings:
+        text = json.dumps({"asked": settings, **measure()})
+        write_text(file, text)
+        content = json.loads(text)
+    return content
