@@ -138,6 +138,9 @@ class MapperTrainingConfig(TrainingConfig):
     expression_guidance: bool = option(
         True, "feed expressions to the mapper (Eq. 4); without them Eq. 9 (Table 4)"
     )
+    expression_scale: float = option(
+        1.0, "what v_exp is multiplied by before it enters the mapper; not in the paper"
+    )
     expression_drop: float = option(0.2, "'drop v_exp with a probability of 0.2' (Sec. 3.3)")
     prompt: str = option("A photo of S*", "prompt p with S* (Sec. 3.4)")
     class_prompt: str = option("A photo of a person", "class prompt p_c (Sec. 3.4)")
@@ -191,7 +194,9 @@ class MapperTrainingConfig(TrainingConfig):
     warmup: int = option(
         0, "steps over which the learning rate rises; not in the paper, which gives one rate"
     )
-    decay: int = option(0, "last steps, over which the learning rate falls to 0; not in the paper")
+    decay: int = option(
+        0, "last steps, over which the learning rate falls to 0, at most all; not in the paper"
+    )
     flip: bool = option(True, "mirror half of the photos: 'Only horizontal flip is used' (Sec. 4.1)")
     validation: int = option(
         0, "faces held out of training for validation and sample sheets, 0 = none; not in the paper"
@@ -251,6 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "arcface-msf": {},
     # not in the paper, see docs/beyond-the-paper.md
     "length": {"word_length": 4.0},
+    "expression": {"expression_scale": 3.0},
     "cross-photo": {"cross_photo": 1.0},  # with a cache of class folders
     "context": {"context_share": 0.5},
     "identity": {"identity_weight": 0.1},  # with --identity-msid

@@ -41,6 +41,7 @@ class MapperConfig:
     # the text encoder adds its position embedding to them, as to any word.
     positional: Positional = "replace"
     word_length: float = 0.0  # L2 norm of every word; 0 = the networks' own (the paper)
+    exp_scale: float = 1.0  # what v_exp is multiplied by; 1 in the paper
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -52,6 +53,8 @@ class MapperConfig:
             raise ValueError(
                 f"word_length is {self.word_length}. Use a length, or 0 for words of any length."
             )
+        if not 0 < self.exp_scale < math.inf:
+            raise ValueError(f"exp_scale is {self.exp_scale}. Use a positive factor; the paper's is 1.")
 
 
 class WordMLP(nn.Module):
@@ -120,7 +123,8 @@ class MappingNetwork(nn.Module):
             x = v_id  # (B, I)
         else:
             null = self.null_exp.expand(len(v_id), -1)  # (B, E)
-            x = torch.cat([v_id, _keep_or_drop(v_exp, null, keep)], dim=1)  # (B, I + E)
+            scaled = None if v_exp is None else self.config.exp_scale * v_exp  # (B, E)
+            x = torch.cat([v_id, _keep_or_drop(scaled, null, keep)], dim=1)  # (B, I + E)
         words = torch.stack([self.i2t_first(x), self.i2t_last(x)], dim=1)  # (B, 2, D)
         if not self.config.word_length:
             return words

@@ -174,6 +174,15 @@ def test_the_length_is_counted_in_tokens_of_the_base_model(config):
     assert load_mapper(read(train_mapper(replace(again, steps=1), quiet))).config == mapper.config
 
 
+def test_the_scale_of_expressions_is_kept_when_a_training_starts_from_a_mapper(config):
+    first = train_mapper(replace(config, expression_scale=3.0, steps=1), quiet)
+    assert load_mapper(read(first)).config.exp_scale == 3
+    again = replace(config, init=str(first), steps=1)
+    for scale, kept in ((1.0, 3.0), (2.0, 2.0)):
+        run = replace(again, expression_scale=scale, out=f"{config.out}-{scale}")
+        assert load_mapper(read(train_mapper(run, quiet))).config.exp_scale == kept
+
+
 def test_cross_photo_samples_take_v_id_from_the_persons_other_photos(config, monkeypatch):
     """Photos 0 to 2 are one person's, 3 and 4 another's, 5 is alone."""
     cache = LatentCache(config.cache)
@@ -273,6 +282,8 @@ def test_the_learning_rate_rises_and_falls(config):
         0.5,
         0.25,
     ]
+    rates = [training.learning_rate(replace(config, warmup=0, decay=1000), step) for step in range(10)]
+    assert rates == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     constant = MapperTrainingConfig()
     assert {training.learning_rate(constant, step) for step in (0, 1, 50_000, 99_999)} == {1e-5}
 

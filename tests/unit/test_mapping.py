@@ -152,6 +152,35 @@ def test_impossible_word_lengths_are_refused(length: float) -> None:
         replace(SMALL, word_length=length)
 
 
+def test_scaled_expressions_leave_the_null_expression_as_it_is(
+    mapper: MappingNetwork, v_id: torch.Tensor
+) -> None:
+    v_exp = torch.randn(4, 6)
+    scaled = MappingNetwork(replace(SMALL, exp_scale=3.0)).eval()
+    scaled.load_state_dict(mapper.state_dict())
+    assert torch.equal(scaled(v_id, v_exp), mapper(v_id, 3 * v_exp))
+    assert torch.equal(scaled(v_id), mapper(v_id))
+    dropped = torch.zeros(4)
+    assert torch.equal(scaled(v_id, v_exp, dropped), mapper(v_id))
+
+
+def test_the_scale_of_expressions_is_in_the_file_and_older_files_have_one(
+    mapper: MappingNetwork, tmp_path: Path
+) -> None:
+    config = replace(SMALL, exp_scale=2.5)
+    save(tmp_path / "new.safetensors", mapper.state_dict(), "mapper", config)
+    assert load_mapper(read(tmp_path / "new.safetensors")).config == config
+    older = read(tmp_path / "new.safetensors")
+    del older.config["exp_scale"]
+    assert load_mapper(older).config == SMALL
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_scales_of_expressions_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="exp_scale"):
+        replace(SMALL, exp_scale=scale)
+
+
 @pytest.mark.parametrize("sizes", [
     {"id_dim": 384, "exp_dim": 64, "word_dim": 768, "hidden_dim": 100},
     {"id_dim": 1536, "exp_dim": 0, "word_dim": 1024, "hidden_dim": 48},

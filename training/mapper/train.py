@@ -275,6 +275,7 @@ def build_mapper(
         slope=config.slope,
         positional=config.positional,
         word_length=word_length,
+        exp_scale=config.expression_scale,
     )
     if not config.init:
         with torch.random.fork_rng(devices=[]):
@@ -290,7 +291,11 @@ def build_mapper(
             f"The mapper '{config.init}' has (identity, expression, word) widths {got}, but cache and base "
             f"model need {wanted}. Use another --init."
         )
-    mapper.config = replace(mapper.config, word_length=word_length or mapper.config.word_length)
+    mapper.config = replace(
+        mapper.config,
+        word_length=word_length or mapper.config.word_length,
+        exp_scale=sizes.exp_scale if sizes.exp_scale != 1 else mapper.config.exp_scale,
+    )
     return mapper.requires_grad_(True)
 
 
@@ -305,5 +310,5 @@ def learning_rate(config: MapperTrainingConfig, step: int) -> float:
         in (0, `config.lr`].
     """
     rising = (step + 1) / config.warmup if config.warmup else 1.0
-    falling = (config.steps - step) / config.decay if config.decay else 1.0
+    falling = (config.steps - step) / min(config.decay, config.steps) if config.decay else 1.0
     return config.lr * min(1.0, rising, falling)
