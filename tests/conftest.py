@@ -47,17 +47,6 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """One thread in each worker and in the processes it starts.
-
-    Several threads wait for each other at every operation, and with more threads than cores the one they wait
-    for is not running: a ComfyUI then takes more than twice the time.
-    """
-    for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
-        os.environ.setdefault(name, "1")
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps the tests of one file, or of one running ComfyUI, in one worker, which makes fixtures once."""
     from xdist.scheduler import LoadScopeScheduling
