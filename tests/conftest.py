@@ -34,6 +34,9 @@ LONGEST = (  # the order in which files are dealt out to the workers; all others
     TESTS / "training" / "test_mistakes.py",
     TESTS / "training" / "test_mapper.py",
     TESTS / "unit" / "test_demo.py",
+    TESTS / "training" / "test_msid.py",
+    TESTS / "training" / "test_kills.py",
+    TESTS / "training" / "test_prepare.py",
 )
 
 
