@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,10 @@ from ....f2d.networks.mapping import MappingNetwork
 from ...mapper.denoising import FrozenDiffusion
 from ..study.held_out_data import OPENING, TUNING_PLACES, render_photo
 from ..study.measure import Models, PlannedImage, plan_image, prompt_seed, score_images
-from ..study.scores import Score
+from ..study.scores import Score, measure_once
 from .methods import Method
 from .optimize import optimize
-from .outcome import Outcome, image_path, read_outcome, write_outcome
+from .outcome import Outcome, image_path
 from .personal_model import CLASS_PROMPT, PROMPT, PersonalModel
 
 SHOWN_PROMPTS = (4, 12, 24, 36)  # places in PROMPTS of the saved images
@@ -90,16 +91,17 @@ class Bench:
         Raises:
             InterruptedError: a signal stopped a training.
         """
-        asked = {**row.settings, "opening": OPENING, "prompts": list(self.prompts)}
-        outcome = read_outcome(file, asked)
-        if outcome is None:
+        settings = {**row.settings, "opening": OPENING, "prompts": list(self.prompts)}
+
+        def personalize() -> dict[str, Any]:
             if isinstance(row, Mapper):
                 outcome = self._map(row, who, seed, file)
             else:
                 outcome = self._train(row, who, seed, file)
-            write_outcome(file, asked, outcome)
             self.log(f"{row.title}, seed {seed}, person {who + 1}: {outcome.seconds:.2f} s")
-        return outcome
+            return asdict(outcome)
+
+        return Outcome.from_json(measure_once(file, settings, personalize))
 
     def _map(self, row: Mapper, who: int, seed: int, file: Path) -> Outcome:
         models, start = row.models or self.models, time.process_time()

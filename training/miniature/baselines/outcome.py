@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....f2d.files import write_text
 from ..study.scores import Score
 
 
@@ -21,19 +19,11 @@ class Outcome:
     steps: int
     seconds: float  # of processor time, without generation
 
-
-def read_outcome(file: Path, asked: Mapping[str, Any]) -> Outcome | None:
-    """Read an outcome; None if there is none with these settings."""
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if content.get("asked") != asked:
-        return None
-    scores = [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in content["scores"]]
-    return Outcome(scores, content["parameters"], content["steps"], content["seconds"])
-
-
-def write_outcome(file: Path, asked: Mapping[str, Any], outcome: Outcome) -> None:
-    """Write an outcome with its settings, atomically."""
-    write_text(file, json.dumps({"asked": asked, **asdict(outcome)}))
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Outcome:
+        """Read an outcome's fields from parsed JSON, which may hold others too."""
+        scores = [Score.from_json(entry) for entry in content["scores"]]
+        return cls(scores, content["parameters"], content["steps"], content["seconds"])
 
 
 def image_path(file: Path, prompt: int) -> Path:

@@ -127,8 +127,7 @@ def measure(miniature: Miniature, variant: Variant, seed: int) -> list[Score]:
         scores = generate_and_score(models, plan, variant.subject_from, config.bf16, save, label)
         return {"scores": [asdict(score) for score in scores]}
 
-    found = measure_once(file, settings, generate)["scores"]
-    return [Score(**{**entry, "cosines": tuple(entry["cosines"])}) for entry in found]
+    return [Score.from_json(entry) for entry in measure_once(file, settings, generate)["scores"]]
 
 
 def image_path(miniature: Miniature, name: str, seed: int, who: int, prompt: int) -> Path:

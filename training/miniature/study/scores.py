@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ class Score:
     cosines: tuple[float, ...]  # with the photo of each person
     text: float  # share of the requested attributes that show; for "reference" whether the expression matches
     expression: bool  # whether the face has the requested expression, which is at rest if none is requested
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Score:
+        """Read a score from parsed JSON."""
+        return cls(**{**entry, "cosines": tuple(entry["cosines"])})
 
     @property
     def identity(self) -> float:
