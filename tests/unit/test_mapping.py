@@ -135,14 +135,16 @@ def test_words_of_a_fixed_length_keep_their_direction(mapper: MappingNetwork, v_
     torch.testing.assert_close(words / 6, free / free.norm(dim=-1, keepdim=True))
 
 
-def test_word_length_is_in_the_file_and_older_files_have_none(
-    mapper: MappingNetwork, v_id: torch.Tensor, tmp_path: Path
+@pytest.mark.parametrize("field", ["word_length", "exp_scale"])
+def test_what_goes_beyond_the_paper_is_in_the_file_and_older_files_have_none(
+    mapper: MappingNetwork, v_id: torch.Tensor, tmp_path: Path, field: str
 ) -> None:
-    config = replace(SMALL, word_length=2.5)
+    config = replace(SMALL, **{field: 2.5})
     save(tmp_path / "new.safetensors", mapper.state_dict(), "mapper", config)
     assert load_mapper(read(tmp_path / "new.safetensors")).config == config
     older = read(tmp_path / "new.safetensors")
-    del older.config["word_length"]
+    del older.config[field]
+    assert load_mapper(older).config == SMALL
     assert torch.equal(load_mapper(older)(v_id), mapper(v_id))
 
 
@@ -162,17 +164,6 @@ def test_scaled_expressions_leave_the_null_expression_as_it_is(
     assert torch.equal(scaled(v_id), mapper(v_id))
     dropped = torch.zeros(4)
     assert torch.equal(scaled(v_id, v_exp, dropped), mapper(v_id))
-
-
-def test_the_scale_of_expressions_is_in_the_file_and_older_files_have_one(
-    mapper: MappingNetwork, tmp_path: Path
-) -> None:
-    config = replace(SMALL, exp_scale=2.5)
-    save(tmp_path / "new.safetensors", mapper.state_dict(), "mapper", config)
-    assert load_mapper(read(tmp_path / "new.safetensors")).config == config
-    older = read(tmp_path / "new.safetensors")
-    del older.config["exp_scale"]
-    assert load_mapper(older).config == SMALL
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
