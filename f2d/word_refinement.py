@@ -28,6 +28,8 @@ from .denoising_loss import cgdr_loss
 from .face.identity_region import IdentityCrop
 from .image import Photo
 
+_SMALL = 8  # latent pixels: the side of the smallest image that a U-Net of SD 1.x takes
+
 
 class Denoiser(Protocol):
     """A frozen diffusion model with the prompt "A photo of S*"."""
@@ -99,23 +101,28 @@ class Memory:
     """What refining needs, in bytes."""
 
     weights: int
+    per_batch: int  # whatever its size: activations of the prompt, weights that are cast to another type
     per_sample: int  # of a batch: activations and their gradients
+
+    def of_batch(self, size: int) -> int:
+        """Compute what so many samples at once need beside the weights."""
+        return self.per_batch + size * self.per_sample
 
     def samples_within(self, available: int) -> int:
         """Count the samples, at least one, that fit into so many bytes beside the weights."""
-        return max(1, int(available / self.per_sample))
+        return max(1, (available - self.per_batch) // self.per_sample)
 
     def describe(self, at_once: int) -> str:
         """Write how much is needed for so many samples at once."""
-        weights, samples = self.weights / 2**30, at_once * self.per_sample / 2**30
+        weights, batch = self.weights / 2**30, self.of_batch(at_once) / 2**30
         return (
-            f"about {weights + samples:.2g} GB of memory: {weights:.2g} for the weights, {samples:.2g} for "
+            f"about {weights + batch:.2g} GB of memory: {weights:.2g} for the weights, {batch:.2g} for "
             f"{at_once} noisy latent{'s' * (at_once > 1)} at once"
         )
 
 
 def measure_memory(denoiser: Denoiser, words: Tensor, target: Target) -> Memory:
-    """Measure what one sample of a batch keeps for its gradient, by one prediction.
+    """Measure what a batch keeps for its gradient, by predictions of one sample and of two small ones.
 
     Args:
         denoiser: with the prompt; its device is the words'.
@@ -129,18 +136,22 @@ def measure_memory(denoiser: Denoiser, words: Tensor, target: Target) -> Memory:
         weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes()
         for weight in denoiser.parameters()
     }
-    kept: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def measure(latents: Tensor) -> int:
+        kept: dict[int, int] = {}
 
-    latent = target.latents[:1].to(words.device)
-    time = torch.tensor([denoiser.steps // 2], device=words.device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        denoiser.predict(latent, time, words.detach()[None].requires_grad_())
-    activations = sum(size for place, size in kept.items() if place not in weights)
-    return Memory(sum(weights.values()), round(1.5 * activations))
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        time = torch.full((len(latents),), denoiser.steps // 2, device=words.device)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            denoiser.predict(latents.to(words.device), time, words.detach()[None].requires_grad_())
+        return round(1.5 * sum(size for place, size in kept.items() if place not in weights))
+
+    small = target.latents[..., :_SMALL, :_SMALL]
+    per_batch = 2 * measure(small[:1]) - measure(small)
+    return Memory(sum(weights.values()), per_batch, measure(target.latents[:1]) - per_batch)
 
 
 def refine_words(

@@ -199,7 +199,7 @@ def _refine(model: Any, clip: Any, vae: Any, person: Any, crops: list[Any], conf
         start, device = words.clone().to(denoiser.device), denoiser.device
         targets = [Target(target.latents.clone(), target.masks.clone()) for target in targets]
         memory = measure_memory(denoiser, start, targets[0])
-        management.free_memory(config.batch * memory.per_sample, device)
+        management.free_memory(memory.of_batch(config.batch), device)
         at_once = min(config.batch, memory.samples_within(management.get_free_memory(device)))
         log.info("Refining S* on %s needs %s", device, memory.describe(at_once))
         config = replace(config, at_once=at_once)

@@ -187,18 +187,20 @@ def test_bad_settings_and_gradients_are_named(toy, target, words):
 
 
 def test_memory_counts_weights_and_what_the_graph_keeps(words):
-    kept = torch.zeros(1, 64, 500)
-
     class Heavy(ToyDenoiser):
+        """Keeps the weights in another type, whatever the batch, and an activation of each latent."""
+
         def predict(self, noisy: Tensor, time: Tensor, words: Tensor) -> Tensor:
-            spelled = (words.flatten(1) @ self.weight)[..., None]
-            return (spelled * (kept + 1)).mean(-1).view(-1, 4, 4, 4)
+            spelled = (words.double().flatten(1) @ self.weight.double()).mean()
+            return spelled * (noisy.double() + 1)
 
     toy = Heavy(torch.zeros(2 * WIDTH, 64))
-    memory = measure_memory(toy, words, Target(torch.zeros(2, 4, 4, 4), torch.ones(2, 1, 4, 4)))
+    latents = torch.zeros(2, 4, 16, 16)
+    memory = measure_memory(toy, words, Target(latents, torch.ones(2, 1, 16, 16)))
     assert memory.weights == toy.weight.nbytes
-    assert 1.5 * kept.nbytes <= memory.per_sample < 1.6 * kept.nbytes
-    assert memory.samples_within(3 * memory.per_sample) == 3 and memory.samples_within(1) == 1
+    assert memory.per_batch == pytest.approx(1.5 * 2 * toy.weight.nbytes, rel=0.03)
+    assert memory.per_sample == pytest.approx(1.5 * latents.nbytes, rel=0.03)
+    assert memory.samples_within(memory.of_batch(3)) == 3 and memory.samples_within(1) == 1
     assert "2 noisy latents" in memory.describe(2)
 
 
