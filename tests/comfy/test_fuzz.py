@@ -88,7 +88,7 @@ HELPERS: dict[str, dict[str, Any]] = {
     "ConditioningCombine": {},
     "KSampler": {
         "seed": (0, 1),
-        "steps": (1, 2),
+        "steps": 1,
         "cfg": 7.0,
         "sampler_name": "euler_ancestral",
         "scheduler": "normal",
