@@ -122,7 +122,7 @@ class Memory:
 
 
 def measure_memory(denoiser: Denoiser, words: Tensor, target: Target) -> Memory:
-    """Measure what a batch keeps for its gradient, by predictions of one sample and of two small ones.
+    """Measure what a batch keeps for its gradient, by predicting one and two small samples and a whole one.
 
     Args:
         denoiser: with the prompt; its device is the words'.
@@ -151,7 +151,8 @@ def measure_memory(denoiser: Denoiser, words: Tensor, target: Target) -> Memory:
 
     small = target.latents[..., :_SMALL, :_SMALL]
     per_batch = 2 * measure(small[:1]) - measure(small)
-    return Memory(sum(weights.values()), per_batch, measure(target.latents[:1]) - per_batch)
+    per_sample = max(1, measure(target.latents[:1]) - per_batch)
+    return Memory(sum(weights.values()), per_batch, per_sample)
 
 
 def refine_words(

@@ -202,6 +202,8 @@ def test_memory_counts_weights_and_what_the_graph_keeps(words):
     assert memory.per_sample == pytest.approx(1.5 * latents.nbytes, rel=0.03)
     assert memory.samples_within(memory.of_batch(3)) == 3 and memory.samples_within(1) == 1
     assert "2 noisy latents" in memory.describe(2)
+    shared = measure_memory(ToyDenoiser(toy.weight), words, Target(latents[..., :4, :4], latents))
+    assert shared.samples_within(2**30) > 8, "no sample needs anything of its own"
 
 
 @pytest.mark.slow
