@@ -110,7 +110,7 @@ class Memory:
 
     def samples_within(self, available: int) -> int:
         """Count the samples, at least one, that fit into so many bytes beside the weights."""
-        return max(1, (available - self.per_batch) // self.per_sample)
+        return max(1, int((available - self.per_batch) / self.per_sample))
 
     def describe(self, at_once: int) -> str:
         """Write how much is needed for so many samples at once."""
