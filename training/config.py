@@ -165,6 +165,11 @@ class MapperTrainingConfig(TrainingConfig):
     contexts: tuple[str, ...] = option(
         CONTEXTS, "what may follow the prompts; repeat the option for more", repeat=True
     )
+    couples_every: int = option(
+        0,
+        "every n-th step has two people in each image: two photos side by side, and 'S* and S*' in --prompt; "
+        "not in the paper, 0 = never",
+    )
     identity_weight: float = option(
         0.0,
         "weight of the identity loss: 1 - cosine of v_id and the features of the face denoised in one step; "
@@ -234,6 +239,10 @@ class MapperTrainingConfig(TrainingConfig):
                 raise ValueError(f"--{name.replace('_', '-')} is {share}. Use a share from 0 to 1.")
         if self.context_share and not self.contexts:
             raise ValueError(f"--context-share is {self.context_share} without contexts. Add --contexts.")
+        if self.couples_every < 0:
+            raise ValueError(
+                f"--couples-every is {self.couples_every}. Use a number of steps, or 0 for never."
+            )
         if self.identity_weight and not self.identity_msid:
             raise ValueError(
                 f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
@@ -261,6 +270,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "context": {"context_share": 0.5},
     "identity": {"identity_weight": 0.1},  # with --identity-msid
     "logit-normal": {"timestep_sampling": "logit-normal"},
+    "couples": {"couples_every": 4},
+    # what is better than the paper's on the miniature
+    "plus": {
+        "timestep_sampling": "logit-normal",
+        "expression_scale": 3.0,
+        "couples_every": 4,
+        "decay": 100_000,  # over the whole run
+    },
 }
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -1,6 +1,6 @@
 """A frozen Stable Diffusion as words see it: noisy latents, a prompt with trainable words, two predictions.
 
-Dimension letters: B batch, C latent channels, H and W latent sides, D word width.
+Dimension letters: B batch, C latent channels, H and W latent sides, P people in the prompt, D word width.
 
 | here | paper |
 |---|---|
@@ -36,6 +36,7 @@ class PromptDenoiser(nn.Module):
         class_prompt: str,
         positional: Positional = "replace",
         contexts: Sequence[str] = (),
+        people: int = 1,
     ) -> None:
         """Freeze the networks, and encode the class prompt once, with each context.
 
@@ -44,14 +45,14 @@ class PromptDenoiser(nn.Module):
             text_encoder: transformers' CLIPTextModel; best in float32.
             unet: diffusers' UNet2DConditionModel; it computes in its own dtype.
             schedule: diffusers' DDPMScheduler.
-            prompt: with S* in it.
+            prompt: with S* in it, once for each person.
             class_prompt: the same with the class words.
             positional: how the words stand to the position embedding.
             contexts: K, what may follow both prompts; S* stays at its place.
+            people: P.
 
         Raises:
-            ValueError: a model that predicts something else, parts that do not fit together, a prompt
-                without S*, or one that is too long.
+            ValueError: a model that predicts something else, parts that do not fit, or a bad prompt.
         """
         super().__init__()
         self.tokenizer, self.schedule = tokenizer, schedule
@@ -71,8 +72,8 @@ class PromptDenoiser(nn.Module):
             )
         self.positional = positional
         prompts = self.prompts
-        ids, self.places = _tokenize(prompts, prompt)
-        rows = [ids, *(_tokenize(prompts, f"{prompt} {context}")[0] for context in contexts)]
+        ids, self.places = _tokenize(prompts, prompt, people)
+        rows = [ids, *(_tokenize(prompts, f"{prompt} {context}", people)[0] for context in contexts)]
         self.register_buffer("prompt_ids", torch.tensor(rows), persistent=False)  # (1 + K, 77)
         written = [class_prompt, *(f"{class_prompt} {context}" for context in contexts)]
         class_ids = torch.tensor([prompts.pad(prompts.content_ids(text)) for text in written])
@@ -120,7 +121,7 @@ class PromptDenoiser(nn.Module):
         """Encode the prompt with the words of S* in it; gradients flow into the words.
 
         Args:
-            words: shape (B, 2, D).
+            words: shape (B, 2 P, D), person by person.
             context: shape (B,), from 0 = none to K; None = none for all.
 
         Returns:
@@ -152,7 +153,7 @@ class PromptDenoiser(nn.Module):
         Args:
             noisy: shape (B, C, H, W).
             time: shape (B,).
-            words: shape (B or 1, 2, D); gradients flow into them.
+            words: shape (B or 1, 2 P, D); gradients flow into them.
             context: shape (B,), from 0 = none to K; None = none for all.
 
         Returns:
@@ -172,14 +173,15 @@ class PromptDenoiser(nn.Module):
         return self.unet(noisy.to(dtype), time, states).sample
 
 
-def _tokenize(prompts: PromptEncoder, prompt: str) -> tuple[list[int], slice]:
-    """Tokenize the training prompt, and find the places of S* in it."""
+def _tokenize(prompts: PromptEncoder, prompt: str, people: int) -> tuple[list[int], list[int]]:
+    """Tokenize the training prompt, and find the places of the words in it."""
     content, word = prompts.content_ids(isolate(prompt, [PLACEHOLDER])), prompts.content_ids(PLACEHOLDER)
     found = [index for index in range(len(content)) if content[index : index + len(word)] == word]
-    if len(found) != 1:
+    if len(found) != people:
+        times = "once" if people == 1 else f"{people} times"
         raise ValueError(
-            f"'{PLACEHOLDER}' occurs {len(found)} times in the prompt '{prompt}'. Write it once; "
+            f"'{PLACEHOLDER}' occurs {len(found)} times in the prompt '{prompt}'. Write it {times}; "
             f"the paper's prompt is 'A photo of {PLACEHOLDER}'."
         )
-    first = found[0] + 1  # the start token comes before the content
-    return prompts.pad(content), slice(first, first + 2)
+    # the start token comes before the content
+    return prompts.pad(content), [1 + first + word for first in found for word in range(2)]

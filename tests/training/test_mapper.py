@@ -18,6 +18,7 @@ import pytest
 import torch
 from face2diffusion.f2d import FaceEncoder
 from face2diffusion.f2d.checkpoint import read
+from face2diffusion.f2d.diffusion.denoising import PromptDenoiser
 from face2diffusion.f2d.networks.mapping import load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
@@ -26,6 +27,7 @@ from face2diffusion.training.engine.seeds import derive_seed
 from face2diffusion.training.evaluation.sample_scores import load_sample_scorer
 from face2diffusion.training.mapper import sample_sheets
 from face2diffusion.training.mapper import train as training
+from face2diffusion.training.mapper.couples import couple_prompts, join_side_by_side
 from face2diffusion.training.mapper.dataset import MapperDataset
 from face2diffusion.training.mapper.denoising import FrozenDiffusion
 from face2diffusion.training.mapper.dropout import sampled_dropout
@@ -39,6 +41,9 @@ from support.random_pipeline import random_pipeline
 from support.recognition import write_siglip
 from support.short_run import short_run, write_inputs
 from support.small_disk import run_on_small_disk
+from torch.utils.data import default_collate
+
+_MIDDLES = [*range(1, 7), *range(9, 15)]  # of two rows of 8
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +152,10 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path):
     assert_equal(weights_of(half), unbroken)
 
 
-def test_accumulated_steps_equal_one_large_batch(config, tmp_path):
+@pytest.mark.parametrize("couples_every", [0, 2])
+def test_accumulated_steps_equal_one_large_batch(config, tmp_path, couples_every):
     config = replace(
-        config, dropout=0.0, lr=1e-4
+        config, dropout=0.0, lr=1e-4, couples_every=couples_every
     )  # AdamW turns rounding noise in tiny gradients into steps of this size
     parts = replace(config, accumulate=2, out=str(tmp_path / "parts"))
     assert_equal(weights_of(config), weights_of(parts), 1e-5)
@@ -230,6 +236,70 @@ def test_logit_normal_timesteps_prefer_the_middle_and_change_no_other_draw(confi
     assert 160 < sum(338 <= time < 662 for time in times) < 240, "half of them; uniform: a third"
 
 
+def test_couples_are_the_middles_of_two_photos_side_by_side(config):
+    samples = MapperDataset(LatentCache(config.cache), config, 1000)
+    batch = default_collate([samples[number] for number in range(4)])
+    latent = torch.arange(8.0).expand_as(batch["latent"])  # columns 0 to 7
+    batch["latent"] = torch.stack([latent[0], latent[1] + 10, latent[2] + 20, latent[3] + 30])
+    joined = join_side_by_side(batch)
+    rows = [[*range(1, 7), *range(11, 17)], [*range(21, 27), *range(31, 37)]]
+    for couple, row in zip(joined["latent"], rows, strict=True):
+        assert torch.equal(couple, torch.tensor(row).float().expand_as(couple))
+    assert joined["noise"].shape == joined["latent"].shape
+    assert torch.equal(
+        joined["mask"], torch.cat([batch["mask"][0::2], batch["mask"][1::2]], 3)[..., _MIDDLES]
+    )
+    assert torch.equal(joined["time"], batch["time"][0::2])
+    assert torch.equal(joined["v_id"], batch["v_id"]), "the mapper sees single photos"
+
+
+def test_every_second_step_has_couples_with_the_words_of_both_photos(config, monkeypatch):
+    seen, predict = [], PromptDenoiser.predict
+
+    def record(diffusion, noisy, time, words, context=None):
+        seen.append((tuple(noisy.shape), words.detach()))
+        return predict(diffusion, noisy, time, words, context)
+
+    monkeypatch.setattr(PromptDenoiser, "predict", record)
+    mapper = load_mapper(read(train_mapper(replace(config, couples_every=2, lr=1e-9, dropout=0.0), quiet)))
+    shapes = [shape for shape, _ in seen]
+    assert shapes == [(4, 4, 8, 8), (2, 4, 8, 12)] * 2
+    samples = MapperDataset(LatentCache(config.cache), config, 1000)
+    batch = default_collate([samples[number] for number in range(4, 8)])  # of the second step
+    words = mapper(batch["v_id"], batch["v_exp"], batch["keep"])
+    torch.testing.assert_close(seen[1][1], words.reshape(2, 4, -1), atol=1e-5, rtol=1e-4)
+
+
+def test_the_prompt_of_a_couple_has_four_words_in_order(config):
+    diffusion = FrozenDiffusion(config.base, config.prompt, config.class_prompt)
+    couples = diffusion.with_couples(config.prompt, config.class_prompt)
+    words = torch.randn(1, 4, diffusion.word_dim)
+    states = couples.encode(words)
+    changed = [
+        place for place in range(77) if not torch.equal(states[0, place], couples.encode(-words)[0, place])
+    ]
+    assert changed[0] == couples.places[0]
+    for person in range(2):
+        other = words.clone()
+        other[:, 2 * person] += 1
+        first = next(
+            place for place in range(77) if not torch.equal(couples.encode(other)[0, place], states[0, place])
+        )
+        assert first == couples.places[2 * person], "the text encoder is causal"
+    plain = diffusion.prompts
+    expected = plain.encode(torch.tensor([plain.pad(plain.content_ids("A photo of a person and a person"))]))
+    assert torch.equal(couples.class_states, expected)
+
+
+def test_couples_need_prompts_alike_and_pairs_of_photos(config):
+    assert couple_prompts("S* at noon", "a man at noon") == ("S* and S* at noon", "a man and a man at noon")
+    for class_prompt in ("A picture of a person", "A photo of ", "A photo"):
+        with pytest.raises(ValueError, match="Write the same text"):
+            couple_prompts("A photo of S*", class_prompt)
+    with pytest.raises(ValueError, match="2 x processes x accumulate = 2 x 1 x 4"):
+        train_mapper(replace(config, couples_every=2, accumulate=4), quiet)
+
+
 def test_the_identity_loss_takes_the_encoder_of_the_cache_only(config, tmp_path):
     other = write_msid(tmp_path / "msid.pt", seed=1, patch_size=16, depth=4, layers=(0, 1, 2, 3))
     with pytest.raises(ValueError, match="msid weights"):
@@ -244,6 +314,7 @@ def test_the_identity_loss_takes_the_encoder_of_the_cache_only(config, tmp_path)
         ({"context_share": 1.5}, "--context-share is 1.5"),
         ({"identity_weight": 1.0}, "Add --identity-msid"),
         ({"cross_photo": -0.1}, "--cross-photo is -0.1"),
+        ({"couples_every": -1}, "--couples-every is -1"),
     ],
 )
 def test_impossible_settings_beyond_the_paper_are_refused(changes, advice):

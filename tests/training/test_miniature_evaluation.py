@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.image import load_photo, save_png
 from face2diffusion.f2d.miniature import load_encoder, load_pipeline, narrow, portraits
-from face2diffusion.f2d.miniature.prompts import KINDS, NEUTRAL, PROMPTS
+from face2diffusion.f2d.miniature.prompts import KINDS, NEUTRAL, PROMPTS, SceneAttributes
 from face2diffusion.f2d.miniature.widen import widen_words
 from face2diffusion.f2d.prompt.embedding import embedding_rows, save_embedding
 from face2diffusion.training.cli import main
@@ -18,6 +21,8 @@ from face2diffusion.training.evaluation.benchmarks import MINIATURE
 from face2diffusion.training.evaluation.miniature_scorer import MiniatureScorer
 from face2diffusion.training.evaluation.results import Results
 from face2diffusion.training.evaluation.scoring import Request
+from face2diffusion.training.miniature.study import measure
+from face2diffusion.training.miniature.study.measure import Models
 
 KING, STREET = 4, 13  # places in the prompts
 
@@ -104,3 +109,13 @@ def test_the_miniature_is_evaluated_without_a_download(tmp_path: Path) -> None:
         images = [load_photo(tmp_path / run / "images" / slot.name) for run in ("mapper", "export")]
         assert np.abs(images[0].astype(int) - images[1]).max() <= 2
     assert exported.costs["parameters"] == 2 * 768
+
+
+@pytest.mark.slow
+def test_images_are_generated_in_float16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SETTINGS", replace(SETTINGS, steps=1))
+    models = Models.from_package()
+    models.pipeline.diffusion.to(torch.float16)  # as on a GPU, where autocast to bfloat16 is an error
+    planned = measure.plan_image(models.pipeline, False, "class", 0, -1, 1, SceneAttributes())
+    ((image,),) = measure.generate_images(models, [planned], bf16=True)
+    assert image.shape == (128, 128, 3) and image.std() > 5

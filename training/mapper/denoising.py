@@ -19,6 +19,7 @@ from ...f2d.diffusion.folder import (
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import Positional
 from ...f2d.prompt.injection import CLASS_WORDS, PLACEHOLDER, isolate, replace_placeholders
+from .couples import couple_prompts
 
 
 class FrozenDiffusion(PromptDenoiser):
@@ -67,6 +68,11 @@ class FrozenDiffusion(PromptDenoiser):
         positions = self.prompts.position_embedding[1 : 1 + len(ids)]  # the start token is 0
         rows = self.prompts.token_embedding.weight[ids] + positions  # (N, D)
         return float(rows.norm(dim=1).mean())
+
+    def with_couples(self, prompt: str, class_prompt: str) -> PromptDenoiser:
+        """Use the same networks, where they are, with two people in the prompts of `__init__`."""
+        networks = self.tokenizer, self.text_encoder, self.unet, self.schedule
+        return PromptDenoiser(*networks, *couple_prompts(prompt, class_prompt), self.positional, people=2)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise a ValueError unless a prompt has S* in it and fits the text encoder."""

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from ...f2d.checkpoint import read
 from ...f2d.denoising_loss import cgdr_loss
+from ...f2d.diffusion.denoising import PromptDenoiser
 from ...f2d.diffusion.folder import load_vae
 from ...f2d.files import fingerprint
 from ...f2d.networks.mapping import MapperConfig, MappingNetwork, load_mapper
@@ -37,6 +38,7 @@ from ..engine.run_folder import Run
 from ..engine.sampling import Batch
 from ..engine.seeds import derive_seed
 from ..losses import masked_loss, reconstruction_loss
+from .couples import join_side_by_side
 from .dataset import MapperDataset
 from .denoising import FrozenDiffusion
 from .dropout import sampled_dropout
@@ -47,7 +49,7 @@ from .validation import Validation
 
 
 def compute_loss(
-    diffusion: FrozenDiffusion,
+    diffusion: PromptDenoiser,
     mapper: torch.nn.Module,
     batch: dict[str, Tensor],
     config: MapperTrainingConfig,
@@ -57,9 +59,9 @@ def compute_loss(
     """Compute the configured loss of one batch.
 
     Args:
-        diffusion: frozen.
+        diffusion: frozen, with as many people in the prompt as in an image.
         mapper: in training mode.
-        batch: of `MapperDataset`, stacked.
+        batch: of `MapperDataset`, stacked, or of `join_side_by_side`.
         config: which loss.
         means: is given the errors inside and outside M, by timestep.
         identity: added with the configured weight.
@@ -74,7 +76,8 @@ def compute_loss(
         words = mapper(batch["v_id"], batch.get("v_exp"), batch.get("keep"))
     noisy, target = diffusion.add_noise(batch["latent"], batch["noise"], batch["time"])
     time, context = batch["time"], batch.get("context")
-    prediction = diffusion.predict(noisy, time, words.float(), context)
+    words = words.float().reshape(len(noisy), -1, words.shape[-1])  # (images, 2 P, D)
+    prediction = diffusion.predict(noisy, time, words, context)
     class_prediction = diffusion.predict_class(noisy, time, context) if config.loss == "cgdr" else None
     if means is not None:
         errors = region_errors(prediction, target, batch["mask"], class_prediction)
@@ -214,13 +217,19 @@ def make_task(
         The task.
 
     Raises:
-        ValueError: the identity loss has another encoder than the cache.
+        ValueError: the identity loss has another encoder than the cache, or a batch cannot be divided into
+            couples.
     """
     means = RunningMeans()
-    identity = _load_identity_loss(config, cache, diffusion)
+    identity, couples = (
+        _load_identity_loss(config, cache, diffusion),
+        _load_couples(config, diffusion, processes),
+    )
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
+            if couples and (step + 1) % config.couples_every == 0:
+                return compute_loss(couples, mapper, join_side_by_side(batch), config, means)
             return compute_loss(diffusion, mapper, batch, config, means, identity)
 
     return Task(
@@ -247,6 +256,20 @@ def _load_identity_loss(
     loss = IdentityLoss.load(config.base, config.identity_msid, diffusion.schedule, config.identity_below)
     cache.check(msid=fingerprint(loss.msid.state_dict()))
     return loss.to(diffusion.class_states.device)
+
+
+def _load_couples(
+    config: MapperTrainingConfig, diffusion: FrozenDiffusion, processes: Processes
+) -> PromptDenoiser | None:
+    if not config.couples_every:
+        return None
+    parts = processes.world * config.accumulate
+    if config.batch_size % (2 * parts):
+        raise ValueError(
+            f"--couples-every joins photos in pairs, but batch size {config.batch_size} is not divisible by "
+            f"2 x processes x accumulate = 2 x {processes.world} x {config.accumulate}. Change one of them."
+        )
+    return diffusion.with_couples(config.prompt, config.class_prompt)
 
 
 def build_mapper(

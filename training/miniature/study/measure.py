@@ -224,6 +224,7 @@ def generate_images(
 ) -> Iterator[list[Photo]]:
     """Generate planned images in their order, batch by batch; arguments as for `score_images`."""
     settings = replace(SETTINGS, subject_from=subject_from)
+    bf16 = bf16 and models.pipeline.diffusion.unet.dtype == torch.float32  # float16 on a GPU stays as it is
     for start in tqdm(
         range(0, len(images), _BATCH), desc=label, unit_scale=_BATCH, disable=None if label else True
     ):
