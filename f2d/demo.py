@@ -76,12 +76,12 @@ def run_demo(log: Callable[[str], None], seed: int = 0) -> GeneratedImage:
     couples = list(zip(people.names, [*people.names[1:], people.names[0]], strict=True))
     log(f"Generating {2 * _PEOPLE} images of two people, {WIDE.width} px wide")
     words = [tuple(encoder.words(people.identities[name]) for name in couple) for couple in couples]
-    apart, mixed = (generate_couples(pipeline, words, [seed] * _PEOPLE, apart) for apart in (True, False))
+    apart, together = (generate_couples(pipeline, words, [seed] * _PEOPLE, apart) for apart in (True, False))
     verifier, attributes = miniature.load_evaluators()
     rows = [
         *_arrange(images, people, verifier, attributes),
         _couple_panels(apart, people.photos, couples, "a prompt and a region for each", verifier),
-        _couple_panels(mixed, people.photos, couples, "in one prompt they mix", verifier),
+        _couple_panels(together, people.photos, couples, "both in one prompt", verifier),
     ]
     parameters = {
         "prompt": describe(SceneAttributes(), PLACEHOLDER),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from face2diffusion.f2d.demo import SETTINGS
 from face2diffusion.f2d.image import load_photo, save_png
 from face2diffusion.f2d.miniature import load_encoder, load_pipeline, narrow, portraits
 from face2diffusion.f2d.miniature.prompts import KINDS, NEUTRAL, PROMPTS, SceneAttributes
@@ -111,11 +110,18 @@ def test_the_miniature_is_evaluated_without_a_download(tmp_path: Path) -> None:
     assert exported.costs["parameters"] == 2 * 768
 
 
-@pytest.mark.slow
-def test_images_are_generated_in_float16_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "SETTINGS", replace(SETTINGS, steps=1))
-    models = Models.from_package()
-    models.pipeline.diffusion.to(torch.float16)  # as on a GPU, where autocast to bfloat16 is an error
-    planned = measure.plan_image(models.pipeline, False, "class", 0, -1, 1, SceneAttributes())
-    ((image,),) = measure.generate_images(models, [planned], bf16=True)
-    assert image.shape == (128, 128, 3) and image.std() > 5
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, True), (torch.float16, False)])
+def test_only_a_pipeline_in_float32_is_autocast(dtype: torch.dtype, expected: bool) -> None:
+    """On a GPU the pipeline is in float16, with which autocast to bfloat16 is an error."""
+    seen: list[bool] = []
+
+    def generate_encoded(prompts: list[str], *rest: Any, **options: Any) -> list[Any]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return []
+
+    diffusion = SimpleNamespace(unet=SimpleNamespace(dtype=dtype))
+    pipeline: Any = SimpleNamespace(diffusion=diffusion, generate_encoded=generate_encoded)
+    models = Models(*[pipeline] * 4)
+    planned = measure.PlannedImage("plain", 0, -1, 1, SceneAttributes(), "S*", torch.zeros(1, 77, 8), None)
+    assert list(measure.generate_images(models, [planned], bf16=True)) == [[]]
+    assert seen == [expected]

@@ -19,6 +19,7 @@ from ...f2d.networks.mapping import load_mapper
 from .recipe import Miniature, to_half
 from .world.samples import HELD_OUT_PEOPLE, render_sample
 
+SHIPPED = "plus"  # preset of the shipped mapper
 # The shipped portraits: places in HELD_OUT_PEOPLE, and attributes.
 PEOPLE = {
     "ada": (10, SceneAttributes()),
@@ -45,7 +46,7 @@ def ship_weights(miniature: Miniature, folder: str | os.PathLike = WEIGHTS) -> P
     shutil.copytree(miniature.base(), folder / "base")
     for name, file in (("msid", miniature.encoder("msid")), ("expression", miniature.expression())):
         shutil.copyfile(file, folder / FILES[name])
-    _write_wide_mapper(miniature.mapper("cgdr"), folder / FILES["mapper"])
+    _write_wide_mapper(miniature.mapper(SHIPPED), folder / FILES["mapper"])
     save(folder / "verifier.safetensors", to_half(miniature.verifier()), "verifier")
     save(folder / "attributes.safetensors", to_half(miniature.attributes()), "attributes")
     (folder / "people").mkdir()

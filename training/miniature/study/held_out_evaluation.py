@@ -19,6 +19,7 @@ from ...config import MiniatureConfig
 from ...report.pages import Block, Cell, Heading, Row, Table, Text, to_markdown
 from ...report.statistics import bootstrap_mean
 from ..recipe import folder_of
+from ..shipping import SHIPPED
 from .averages import NO_MEAN, format_interval
 from .claims import Claim, check_targets
 from .evaluator_accuracy import measure_evaluators
@@ -146,8 +147,9 @@ def generate_pairs(
 
 def _lead(people: int, prompts: int) -> str:
     return (
-        f"{describe_machine('cpu')}: the shipped weights on {people} held-out people, one photo each. No "
-        f"stage of training has seen them, and the recipe was not tuned on them. The {prompts} prompts start "
-        f"with “{OPENING}”, which no training caption does; their words, and the scenes with other people, "
-        "are in the base model's training set. Made by `f2d-train miniature exam`."
+        f"{describe_machine('cpu')}: the shipped weights on {people} held-out people, one photo each. The "
+        f"mapper was trained with preset `{SHIPPED}`. No stage of training has seen these people, and the "
+        f"recipe was not tuned on them. The {prompts} prompts start with “{OPENING}”, as no training caption "
+        "does; their words, and the scenes with other people, are in the base model's training set. Made by "
+        "`f2d-train miniature exam`."
     )
