@@ -46,14 +46,14 @@ def test_the_people_are_recognized(scores):
 
 
 @pytest.mark.slow
-def test_two_people_are_kept_apart_in_regions_and_mix_in_one_prompt(scores):
-    apart, mixed = (
+def test_two_people_are_kept_apart_in_regions_and_in_one_prompt(scores):
+    apart, together = (
         [score[side] for score in scores if how in score["text asked"] for side in ("left", "right")]
         for how in ("a region for each", "in one prompt")
     )
-    assert len(apart) == len(mixed) == 6
-    assert np.mean(apart) > 0.55
-    assert np.mean(apart) > np.mean(mixed) + 0.1
+    assert len(apart) == len(together) == 6
+    assert np.mean(apart) > 0.45
+    assert np.mean(together) > 0.55, "0.4 with the paper's mapper"
 
 
 @pytest.mark.slow
