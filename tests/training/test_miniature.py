@@ -71,7 +71,7 @@ def test_shipped_weights_reach_their_targets():
     """A small part of the held-out evaluation in docs/miniature/shipped.md, with wider bounds."""
     claims = evaluate_held_out(measure.Models.from_package(), people=3, prompts=(2, 12, 25, 38))
     recognized, text, gap, reference, requested = (claim.value for claim in claims)
-    assert recognized > 0.95
+    assert recognized > 0.85
     assert text > 0.85
     assert gap < 0.1
     assert reference > 0.6
