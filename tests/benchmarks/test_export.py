@@ -40,14 +40,14 @@ def test_an_exported_embedding_is_exact_at_its_place_and_near_elsewhere(sd1_chec
             words = torch.nn.functional.normalize(torch.randn(2, 768, generator=generator), dim=1) * NORM
             prompt = torch.randint(320, 40000, (TOKENS,), generator=generator).tolist()
             rows = embedding_rows(words, positions)
-            exact, centerd, plain = (
+            exact, centered, plain = (
                 encode(clip, prompt, place, both)
                 for both in (words, rows + positions[place : place + 2], words + positions[place : place + 2])
             )
             errors.append(
                 [
-                    _error(centerd, exact),
-                    _error(centerd[:, place : place + 2], exact[:, place : place + 2]),
+                    _error(centered, exact),
+                    _error(centered[:, place : place + 2], exact[:, place : place + 2]),
                     _error(plain, exact),
                 ]
             )
@@ -70,7 +70,7 @@ def _error(found, expected):
 def test_an_exported_embedding_on_the_trained_miniature():
     """Trained weights, if small ones.
 
-    The same errors, and what the judge of identity makes of pictures drawn with either.
+    The same errors, and the identity scores of images generated with either.
     """
     encoder, pipeline, (verifier, _) = (
         miniature.load_encoder(),
@@ -80,15 +80,15 @@ def test_an_exported_embedding_on_the_trained_miniature():
     photos = [load_photo(path) for path in miniature.portraits().values()]
     known = verifier.embed(photos)
     positions = text_embeddings(pipeline.diffusion.text_encoder).position_embedding.weight.detach()
-    print("\nplace   all 77   at S*   all 77, not centerd   identity, exact and exported")
+    print("\nplace   all 77   at S*   all 77, not centered   identity, exact and exported")
     for place, opening in MINIATURE_OPENINGS.items():
         prompt, errors, likeness = f"{opening} S* as a king", [], []
         for who, photo in enumerate(photos):
             words = miniature.narrow(encoder.words(encoder.identify(photo, alignment="FFHQ")))
-            centerd = embedding_rows(words, positions)
+            centered = embedding_rows(words, positions)
             exact, exported, plain = (
                 state(pipeline, prompt, *rows)
-                for rows in ((words, "replace"), (centerd, "before"), (words, "before"))
+                for rows in ((words, "replace"), (centered, "before"), (words, "before"))
             )
             at = slice(place, place + 2)
             errors.append(
