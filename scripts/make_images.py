@@ -103,7 +103,7 @@ def main() -> None:
     names = set(sys.argv[2:])
     for path, draw in without_comfyui().items():
         if not names or path.stem in names:
-            draw().save(path, quality=88)
+            draw().save(path, quality=80)  # the largest: below 300 kB
     if names and names <= {path.stem for path in without_comfyui()}:
         return
     with tempfile.TemporaryDirectory() as folder:
