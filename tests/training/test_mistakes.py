@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow
 
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
 TRAINED, MEASURED = 64, 24  # photos, each of another person
-LOUDER = 32.0  # than the shipped network is, so that a moment is enough to hear v_exp
-MOVED = 80.0  # spread of what is added to the words, whose own entries spread by about 60
+LOUDER = 16.0  # than the shipped network is, so that a moment is enough to hear v_exp
+MOVED = 12.0  # spread of what is added to the words, whose own entries spread by about 6
 TIMES = (400, 600)
 
 
@@ -109,7 +109,7 @@ def train(cache: Path, start: Path, out: Path) -> Path:
         class_prompt=CLASS,
         batch_size=16,
         steps=24,
-        lr=2e-3,
+        lr=1e-3,
         decay=24,
         precision="bf16",  # a third less time
         workers=0,
@@ -180,7 +180,7 @@ def test_training_learns_the_face_leaves_the_scene_and_hears_the_expression(righ
     before = measure(start, caches[1])
     print(f"\nbefore {before}")
     assert before["heard"] == 0
-    assert right["face"] < 0.92 < before["face"], (right, before)
+    assert right["face"] < 0.955 < before["face"], (right, before)
     assert right["scene"] < 0.1 and right["heard"] > 1, right
 
 
