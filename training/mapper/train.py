@@ -221,10 +221,8 @@ def make_task(
             couples.
     """
     means = RunningMeans()
-    identity, couples = (
-        _load_identity_loss(config, cache, diffusion),
-        _load_couples(config, diffusion, processes),
-    )
+    identity = _load_identity_loss(config, cache, diffusion)
+    couples = _load_couples(config, diffusion, processes)
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
