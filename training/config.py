@@ -180,6 +180,9 @@ class MapperTrainingConfig(TrainingConfig):
     timestep_sampling: Literal["uniform", "logit-normal"] = option(
         "uniform", "distribution of the timesteps; 'logit-normal' prefers the middle ones. Not in the paper"
     )
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "'muon': Muon for the mapper's matrices, AdamW for the rest; not in the paper"
+    )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"

@@ -23,6 +23,7 @@ from face2diffusion.f2d.networks.mapping import load_mapper
 from face2diffusion.training.cli import main
 from face2diffusion.training.config import PRESETS, MapperTrainingConfig
 from face2diffusion.training.data.cache import LatentCache
+from face2diffusion.training.engine.optimizer import MuonWithAdamW
 from face2diffusion.training.engine.seeds import derive_seed
 from face2diffusion.training.evaluation.sample_scores import load_sample_scorer
 from face2diffusion.training.mapper import sample_sheets
@@ -145,7 +146,9 @@ def test_the_loss_falls_and_faces_part(config):
     assert spread[1] > spread[0]
 
 
-def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path, optimizer):
+    config = replace(config, optimizer=optimizer)
     unbroken = weights_of(config)
     half = replace(config, out=str(tmp_path / "half"))
     train_mapper(replace(half, steps=2), quiet)
@@ -365,6 +368,39 @@ def test_the_optimizer_takes_the_learning_rate(config):
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(config.lr / 4)
 
 
+def test_muon_takes_the_matrices_and_adamw_the_rest_at_one_learning_rate(config):
+    weights = weights_of(replace(config, optimizer="muon", decay=4, weight_decay=0.3, eps=1e-3))
+    state = torch.load(Path(config.out) / "state-00000004.pt", weights_only=True)["optimizer"]
+    muon, adamw = (state[name]["param_groups"][0] for name in ("muon", "adamw"))
+    assert muon["lr"] == adamw["lr"] == pytest.approx(config.lr / 4)
+    assert muon["weight_decay"] == adamw["weight_decay"] == 0.3
+    assert adamw["eps"] == 1e-3
+    matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]
+    assert len(muon["params"]) == len(matrices) == 6
+    assert len(adamw["params"]) == 6 + 1  # biases, and the null expression
+
+
+def test_a_step_of_muon_turns_all_directions_of_a_matrix_alike():
+    """The step of a matrix has the size of AdamW's: 0.2 x learning rate per entry, on average."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(40, 20)
+    before = layer.weight.detach().clone()
+    config = MapperTrainingConfig(lr=0.1, weight_decay=0.0)
+    optimizer = MuonWithAdamW(layer.parameters(), config)
+    layer.weight.grad = torch.randn(20, 3) @ torch.diag(torch.tensor([100.0, 10.0, 1.0])) @ torch.randn(3, 40)
+    layer.bias.grad = torch.ones(20)
+    optimizer.step()
+    step = (layer.weight - before).detach()
+    sizes = torch.linalg.svdvals(step)[:3] / (0.1 * 0.2 * 40**0.5)
+    assert sizes.min() > 0.6 and sizes.max() < 1.3, f"{sizes}, where the gradient's differ by a factor of 100"
+
+
+def test_muon_needs_a_torch_that_has_it(config, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ImportError, match="needs torch 2.9 or newer, but .* is installed. Update torch"):
+        train_mapper(replace(config, optimizer="muon"), quiet)
+
+
 def test_the_run_folder(config):
     file = train_mapper(
         replace(config, steps=5, keep=1, sample_every=5, sample_steps=1, sample_faces=2), quiet
@@ -529,9 +565,10 @@ def relative_difference(first: dict[str, torch.Tensor], second: dict[str, torch.
 
 
 @pytest.mark.slow
-def test_several_processes_train_what_one_does(config, tmp_path):
-    """With the default dropout, whose masks follow the samples."""
-    config = replace(config, steps=20, save_every=20)
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-4), ("muon", 5e-3)])
+def test_several_processes_train_what_one_does(config, tmp_path, optimizer, tolerance):
+    """With the default dropout, whose masks follow the samples; Muon rounds to bfloat16."""
+    config = replace(config, steps=20, save_every=20, optimizer=optimizer)
     assert config.dropout == MapperTrainingConfig().dropout > 0
     alone = weights_of(config)
     start = training.build_mapper(config, LatentCache(config.cache), 768).state_dict()
@@ -543,7 +580,7 @@ def test_several_processes_train_what_one_does(config, tmp_path):
         assert processes.world_of(together) == world
         difference = relative_difference(load_file(together[0][0]), alone)
         print(f"{world} processes: {difference:.1e}, where training moved the weights by {moved:.1e}")
-        assert difference < 1e-4 < 1e-2 < moved
+        assert difference < tolerance < 1e-2 < moved
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from ..data.cache import LatentCache
 from ..engine.attention import fastest_attention
 from ..engine.loop import Event, Task, TrainingLoop
 from ..engine.means import RunningMeans
-from ..engine.optimizer import make_optimizer
+from ..engine.optimizer import MuonWithAdamW, make_optimizer
 from ..engine.precision import autocast, compute_dtype
 from ..engine.processes import Processes, start_processes
 from ..engine.run_folder import Run
@@ -219,10 +219,12 @@ def make_task(
     Raises:
         ValueError: the identity loss has another encoder than the cache, or a batch cannot be divided into
             couples.
+        ImportError: this torch has not the configured optimizer.
     """
     means = RunningMeans()
     identity = _load_identity_loss(config, cache, diffusion)
     couples = _load_couples(config, diffusion, processes)
+    optimize = MuonWithAdamW if config.optimizer == "muon" else make_optimizer
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
@@ -233,7 +235,7 @@ def make_task(
     return Task(
         kind="mapper",
         network=mapper,
-        optimizer=make_optimizer(mapper.parameters(), config),
+        optimizer=optimize(mapper.parameters(), config),
         compute_loss=loss,
         learning_rate=lambda step: learning_rate(config, step),
         steps=config.steps,
