@@ -274,6 +274,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "identity": {"identity_weight": 0.1},  # with --identity-msid
     "logit-normal": {"timestep_sampling": "logit-normal"},
     "couples": {"couples_every": 4},
+    "muon": {"optimizer": "muon"},
 }
 # What is better than the paper's on the miniature; the learning rate falls over the whole run.
 PRESETS["plus"] = PRESETS["logit-normal"] | PRESETS["expression"] | PRESETS["couples"] | {"decay": 100_000}
