@@ -63,7 +63,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         parameters = list(parameters)
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         others = [parameter for parameter in parameters if parameter.ndim != 2]
-        super().__init__([{"params": matrices}, {"params": others}], {"lr": config.lr})
+        super().__init__(parameters, {})
         self.muon = torch.optim.Muon(
             matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )

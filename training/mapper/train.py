@@ -124,6 +124,7 @@ def train_mapper(
             run, or a mapper that does not fit.
         FloatingPointError: the loss is NaN or infinite; names the step, the photos and the last checkpoint.
         ConnectionError: another process has died or hangs.
+        ImportError: this torch lacks the configured optimizer.
         OSError: the run folder cannot be written to.
     """
     with start_processes(config.device) as processes:
@@ -219,7 +220,7 @@ def make_task(
     Raises:
         ValueError: the identity loss has another encoder than the cache, or a batch cannot be divided into
             couples.
-        ImportError: this torch has not the configured optimizer.
+        ImportError: this torch lacks the configured optimizer.
     """
     means = RunningMeans()
     identity = _load_identity_loss(config, cache, diffusion)
