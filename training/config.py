@@ -135,6 +135,14 @@ class MapperTrainingConfig(TrainingConfig):
     base: str = option("", "Stable Diffusion: a folder in diffusers layout", may_change=True)
     init: str = option("", "weights of a mapper to start from; by default random ones", may_change=True)
     loss: Loss = option("cgdr", "Eq. 7; 'reconstruction' is Eq. 1, 'masked' Eq. 8 (Table 5)")
+    region_weight: float = option(
+        1.0, "weight of the squared errors inside M, beside those outside; not in the paper"
+    )
+    relative_loss: bool = option(
+        False,
+        "divide each image's loss by the class prompt's error inside M, so that all timesteps count alike; "
+        "not in the paper",
+    )
     expression_guidance: bool = option(
         True, "feed expressions to the mapper (Eq. 4); without them Eq. 9 (Table 4)"
     )
@@ -182,6 +190,11 @@ class MapperTrainingConfig(TrainingConfig):
     )
     optimizer: Literal["adamw", "muon"] = option(
         "adamw", "'muon': Muon for the mapper's matrices, AdamW for the rest; not in the paper"
+    )
+    whiten: bool = option(
+        False,
+        "with Muon: the first layers' steps are those for whitened v_id, so that traits that vary little "
+        "count as much; not in the paper",
     )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
@@ -249,6 +262,17 @@ class MapperTrainingConfig(TrainingConfig):
         if self.identity_weight and not self.identity_msid:
             raise ValueError(
                 f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
+            )
+        if self.whiten and self.optimizer != "muon":
+            raise ValueError("--whiten is for Muon's steps. Add --optimizer muon.")
+        if self.region_weight <= 0:
+            raise ValueError(
+                f"--region-weight is {self.region_weight}. Use a positive weight; the paper's is 1."
+            )
+        if (self.region_weight != 1 or self.relative_loss) and self.loss != "cgdr":
+            raise ValueError(
+                f"--region-weight and --relative-loss weight CGDR, but --loss is {self.loss}. "
+                "Use --loss cgdr."
             )
         if self.context_share and self.loss != "cgdr":
             raise ValueError(

@@ -189,7 +189,9 @@ def invert_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         mapper,
         "cgdr_loss",
-        lambda prediction, noise, of_class, mask: loss(prediction, noise, of_class, 1 - mask),
+        lambda prediction, noise, of_class, mask, *weighting: loss(
+            prediction, noise, of_class, 1 - mask, *weighting
+        ),
     )
 
 
