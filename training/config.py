@@ -288,6 +288,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What is better than the paper's on the miniature; the learning rate falls over the whole run.
 PRESETS["plus"] = PRESETS["logit-normal"] | PRESETS["expression"] | PRESETS["couples"] | {"decay": 100_000}
+PRESETS["plus-muon"] = PRESETS["plus"] | PRESETS["muon"] | PRESETS["region"] | {"weight_decay": 0.1}
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "arcface": ((12,), (12,)),
