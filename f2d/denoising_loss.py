@@ -12,6 +12,7 @@ Dimension letters: B batch, C latent channels, H and W latent sides.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -22,6 +23,7 @@ def cgdr_loss(
     class_prediction: Tensor,
     mask: Tensor,
     region_weight: float = 1.0,
+    relative: bool = False,
 ) -> Tensor:
     """Compute class-guided denoising regularization: noise inside M, the class's prediction outside (Eq. 7).
 
@@ -31,11 +33,25 @@ def cgdr_loss(
         class_prediction: shape (B, C, H, W); no gradient flows into it.
         mask: shape (B, 1, H, W) in [0, 1].
         region_weight: of the squared errors inside M; 1 = the paper's.
+        relative: divide each image's loss by the mean squared error of the class's prediction inside its M;
+            False = the paper's.
 
     Returns:
         scalar: the mean over all elements.
     """
-    target = noise.float() * mask + class_prediction.detach().float() * (1 - mask)
-    if region_weight == 1:
+    noise, class_prediction = noise.float(), class_prediction.detach().float()
+    target = noise * mask + class_prediction * (1 - mask)
+    if region_weight == 1 and not relative:
         return mse_loss(prediction.float(), target)
-    return ((prediction.float() - target).square() * (1 + (region_weight - 1) * mask)).mean()
+    squares = (prediction.float() - target).square() * (1 + (region_weight - 1) * mask)  # (B, C, H, W)
+    losses = squares.mean((1, 2, 3))  # (B,)
+    if relative:
+        losses = losses / _class_errors(noise, class_prediction, mask)
+    return losses.mean()
+
+
+def _class_errors(noise: Tensor, class_prediction: Tensor, mask: Tensor) -> Tensor:
+    """Compute the mean squared error inside M of each image, shape (B,); 1 where M is empty."""
+    area = mask.flatten(1).sum(1)  # (B,)
+    errors = ((class_prediction - noise).square().mean(1, keepdim=True) * mask).flatten(1).sum(1)  # (B,)
+    return torch.where(area > 0, errors / area.clamp_min(1e-6), 1.0).clamp_min(1e-6)

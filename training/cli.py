@@ -19,6 +19,7 @@ from .config import (
     MINIATURE_EVALUATION,
     MINIATURE_SMALL,
     PRESET_ENCODERS,
+    PRESET_VARIANTS,
     PRESETS,
     EvaluateConfig,
     MapperTrainingConfig,
@@ -203,6 +204,12 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
                 f"{preset} needs {wanted[0]} with norms at {wanted[1]}. Prepare one with ArcFace's weights "
                 "(`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
+    copies = PRESET_VARIANTS.get(preset, 0)
+    if (found := LatentCache(config.cache).info.variants if copies else 0) < copies:
+        _log(
+            f"The cache '{config.cache}' has {found} altered copies of each photo; --preset {preset} was "
+            f"measured with {copies}. Prepare another with --variants {copies}, or go without them."
+        )
     _log(f"Weights -> {train_mapper(config, _log, load_sample_scorer)}")
 
 

@@ -77,6 +77,11 @@ class PrepareConfig:
         "photos", "'fastcomposer': FFHQ with segmentation maps beside the photos"
     )
     image_size: int = option(512, "side of the crops in px; Stable Diffusion 1.4 has 512")
+    variants: int = option(
+        0,
+        "altered copies of each photo that are cached too, as faces of other people: other proportions and "
+        "colors, drawn from the photo's name. Not in the paper",
+    )
     classes: tuple[str, ...] = option(
         IDENTITY_CLASSES,
         "face-parsing classes of the identity region M; not in the paper, which leaves open whether hair "
@@ -138,6 +143,11 @@ class MapperTrainingConfig(TrainingConfig):
     region_weight: float = option(
         1.0, "weight of the squared errors inside M, beside those outside; not in the paper"
     )
+    relative_loss: bool = option(
+        False,
+        "divide each image's loss by the class prompt's error inside M, so that all timesteps count alike; "
+        "not in the paper",
+    )
     expression_guidance: bool = option(
         True, "feed expressions to the mapper (Eq. 4); without them Eq. 9 (Table 4)"
     )
@@ -185,6 +195,11 @@ class MapperTrainingConfig(TrainingConfig):
     )
     optimizer: Literal["adamw", "muon"] = option(
         "adamw", "'muon': Muon for the mapper's matrices, AdamW for the rest; not in the paper"
+    )
+    whiten: bool = option(
+        False,
+        "with Muon: the first layers' steps are those for whitened v_id, so that traits that vary little "
+        "count as much; not in the paper",
     )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
@@ -253,12 +268,17 @@ class MapperTrainingConfig(TrainingConfig):
             raise ValueError(
                 f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
             )
+        if self.whiten and self.optimizer != "muon":
+            raise ValueError("--whiten is for Muon's steps. Add --optimizer muon.")
         if self.region_weight <= 0:
             raise ValueError(
                 f"--region-weight is {self.region_weight}. Use a positive weight; the paper's is 1."
             )
-        if self.region_weight != 1 and self.loss != "cgdr":
-            raise ValueError(f"--region-weight is for CGDR, but --loss is {self.loss}. Use --loss cgdr.")
+        if (self.region_weight != 1 or self.relative_loss) and self.loss != "cgdr":
+            raise ValueError(
+                f"--region-weight and --relative-loss weight CGDR, but --loss is {self.loss}. "
+                "Use --loss cgdr."
+            )
         if self.context_share and self.loss != "cgdr":
             raise ValueError(
                 f"--context-share needs the class prompt's prediction, which --loss {self.loss} has not. "
@@ -288,7 +308,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What is better than the paper's on the miniature; the learning rate falls over the whole run.
 PRESETS["plus"] = PRESETS["logit-normal"] | PRESETS["expression"] | PRESETS["couples"] | {"decay": 100_000}
-PRESETS["plus-muon"] = PRESETS["plus"] | PRESETS["muon"] | PRESETS["region"] | {"weight_decay": 0.1}
+PRESETS["plus-muon"] = (
+    PRESETS["plus"]
+    | PRESETS["muon"]
+    | PRESETS["region"]
+    | {"weight_decay": 0.1, "relative_loss": True, "whiten": True}
+)
+# How many altered copies of each photo the cache should hold for a preset.
+PRESET_VARIANTS = {"plus-muon": 1}
 # What the cache's encoder must be for a preset: the depths of its features, and those with norms.
 PRESET_ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "arcface": ((12,), (12,)),

@@ -67,3 +67,17 @@ def test_the_region_weight_multiplies_the_errors_inside_the_mask_alone(draws):
     outside = cgdr_loss(prediction, noise, class_prediction, mask) - inside
     weighted = cgdr_loss(prediction, noise, class_prediction, mask, region_weight=8.0)
     assert torch.allclose(weighted, 8 * inside + outside)
+
+
+def test_a_relative_loss_counts_in_errors_of_the_class_inside_the_mask(draws):
+    """The class's prediction everywhere has loss share-of-M; an image without M keeps its loss."""
+    _, noise, class_prediction, mask = draws
+    relative = cgdr_loss(class_prediction, noise, class_prediction, mask, relative=True)
+    assert torch.allclose(relative, mask.mean())
+    quiet = noise + 0.01 * (class_prediction - noise)
+    assert torch.allclose(cgdr_loss(quiet, noise, quiet, mask, relative=True), relative)
+    empty = torch.zeros_like(mask)
+    assert torch.allclose(
+        cgdr_loss(noise, noise, class_prediction, empty, relative=True),
+        cgdr_loss(noise, noise, class_prediction, empty),
+    )

@@ -30,17 +30,20 @@ from face2diffusion.f2d.face.ffhq import (
     ffhq_landmarks,
     ffhq_quad,
     resize_ffhq,
+    resize_ffhq_mask,
 )
 from face2diffusion.f2d.files import fingerprint
 from face2diffusion.f2d.image import load_photo, mirror, to_signed
 from face2diffusion.training.cli import main
-from face2diffusion.training.config import PrepareConfig
+from face2diffusion.training.config import MapperTrainingConfig, PrepareConfig
 from face2diffusion.training.data import cache as cache_module
 from face2diffusion.training.data import prepare as module
+from face2diffusion.training.data.altered import Alteration
 from face2diffusion.training.data.cache import LatentCache, read_index
 from face2diffusion.training.data.parsing import CELEBAMASK_LABELS, load_parser
-from face2diffusion.training.data.photo_crops import Cutter
+from face2diffusion.training.data.photo_crops import Cutter, Source
 from face2diffusion.training.data.prepare import list_photos, prepare
+from face2diffusion.training.mapper.dataset import split_cache
 from PIL import Image
 from support import processes
 from support.official import write_expression, write_mapper, write_msid
@@ -356,10 +359,10 @@ def test_with_a_detector_ffhq_crops_are_cut_as_inference_cuts(config, crops, wei
     config = replace(config, photos=str(crops), aligned=True)
     lines: list[str] = []
     cache, encoder = LatentCache(prepare(config, lines.append)), encoder_of(config, weights)
-    crop, photo = Cutter(config, 112)["00000.png"], load_photo(crops / "00000.png")
+    crop, photo = Cutter(config, 112)[Source("00000.png")], load_photo(crops / "00000.png")
     assert np.array_equal(crop.faces[0], encoder.crop_face(photo).crop)
     assert np.array_equal(crop.image, resize_ffhq(photo, 64))
-    average = Cutter(replace(config, detector=""), 112)["00000.png"]
+    average = Cutter(replace(config, detector=""), 112)[Source("00000.png")]
     assert not np.array_equal(crop.faces[0], average.faces[0])
     assert np.array_equal(crop.image, average.image)
     assert not any("--detector" in line for line in lines)
@@ -412,6 +415,42 @@ def test_fastcomposers_maps_give_the_person_of_the_face(config, portrait, tmp_pa
     torch.testing.assert_close(
         LatentCache(prepare(parsed, quiet)).load(0)["mask"].float(), expected, rtol=0, atol=1e-3
     )
+
+
+def test_altered_copies_follow_the_photos_as_faces_of_others(config, tmp_path, portrait):
+    """The photos' entries stay what they are without copies; the copies' map is cut like their photo."""
+    folder = tmp_path / "ffhq"
+    folder.mkdir()
+    labels = np.zeros((256, 256), np.uint8)
+    labels[60:220, 70:190] = 1
+    for name in ("a", "b", "c"):
+        Image.fromarray(align_ffhq(portrait, LANDMARKS, 256)).save(folder / f"{name}.png")
+        np.save(folder / f"{name}.npy", labels)
+        (folder / f"{name}.json").write_text('{"segments": [{"id": 1, "coco_label": "person"}]}')
+    plain = replace(
+        config, photos=str(folder), layout="fastcomposer", parser="", detector="", aligned=True, shard_size=2
+    )
+    with_copies = replace(plain, variants=2, out=str(tmp_path / "copies"))
+    said: list[str] = []
+    photos, cache = LatentCache(prepare(plain, quiet)), LatentCache(prepare(with_copies, said.append))
+    assert "Cached 9 of 9 photos." in said
+    assert [(cache.name(index), cache.variant(index)) for index in range(9)] == [
+        (f"{name}.png", variant) for variant in range(3) for name in "abc"
+    ]
+    for index in range(3):
+        assert photos.variant(index) == 0
+        for key, tensor in photos.load(index).items():
+            assert torch.equal(tensor, cache.load(index)[key]), key
+    features = torch.stack([cache.load(index)["v_id"] for index in (0, 3, 4, 6)])
+    assert torch.pdist(features).min() > 0.01 * features.norm(dim=1).mean(), "each copy shows somebody else"
+    altered = Alteration.draw("a.png", 1).change_map(labels) == 1
+    expected = torch.from_numpy(resize_ffhq_mask(altered, 64)).float().reshape(8, 8, 8, 8).mean((1, 3))
+    torch.testing.assert_close(cache.load(3)["mask"].float(), expected, rtol=0, atol=1e-3)
+    with pytest.raises(ValueError, match="variants 0, not 2"):
+        prepare(replace(with_copies, out=plain.out), quiet)
+    kept, held = split_cache(cache, MapperTrainingConfig(validation=1))
+    assert len(held) == 1 and held[0] < 3
+    assert kept == [index for index in range(9) if index % 3 != held[0]], "its copies are held out too"
 
 
 # --- Going on, and several processes ------------------------------------------------------------------------
@@ -651,6 +690,7 @@ def test_a_cache_is_not_gone_on_with_by_other_weights_photos_or_settings(config,
         ({"image_size": 60}, "60 is not divisible by 8"),
         ({"batch_size": 0}, "batch size 0 .*at least 1"),
         ({"workers": -1}, "-1 workers .*or 0 workers"),
+        ({"variants": -1}, "--variants is -1"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(config, change, message):

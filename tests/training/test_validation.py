@@ -44,20 +44,21 @@ def curves(config: MapperTrainingConfig) -> list[dict[str, float]]:
 
 def test_held_out_faces_are_never_trained_on(config):
     cache = LatentCache(config.cache)
-    kept, held = split_cache(FACES, config)
+    kept, held = split_cache(cache, config)
     assert len(held) == 3 and sorted(kept + held) == list(range(FACES))
-    assert held != split_cache(FACES, replace(config, seed=1))[1]
+    assert held != split_cache(cache, replace(config, seed=1))[1]
     samples = MapperDataset(cache, config, 1000)
     epochs = [
         [int(samples[number]["index"]) for number in range(7 * epoch, 7 * epoch + 7)] for epoch in (0, 1)
     ]
     assert all(sorted(epoch) == kept for epoch in epochs), "each of the others is seen once an epoch"
     with pytest.raises(ValueError, match="--validation 10 leaves no face .* has 10"):
-        split_cache(FACES, replace(config, validation=10))
+        split_cache(cache, replace(config, validation=10))
 
 
 def test_without_held_out_faces_the_samples_stay_what_they_were(config):
-    assert split_cache(FACES, replace(config, validation=0)) == (list(range(FACES)), [])
+    cache = LatentCache(config.cache)
+    assert split_cache(cache, replace(config, validation=0)) == (list(range(FACES)), [])
 
 
 def test_the_curves_begin_untrained_and_are_logged(config):

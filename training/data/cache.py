@@ -68,9 +68,15 @@ class CacheInfo:
     min_score: float = 0.0  # of the detector
     precision: str = "no"  # of VAE and face parser
     photos: int = 0  # found in the folder
+    variants: int = 0  # altered copies of each photo
     photos_hash: str = ""  # SHA-256 of their names and contents
     shard_size: int = 512  # photos, the skipped ones included
     shards: int = 1
+
+    @property
+    def faces(self) -> int:
+        """Photos and altered copies."""
+        return self.photos * (1 + self.variants)
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,11 @@ class Skipped:
 class CachedPhoto:
     """One photo on its way into a shard."""
 
-    number: int  # in the folder, from 0
+    number: int  # in the folder, from 0; the copies follow all photos
     name: str  # in the folder
     tensors: dict[str, Tensor]  # as above
     notes: dict[str, Any] = field(default_factory=dict)  # for its .json
+    variant: int = 0  # number of the altered copy; 0 = the photo itself
 
 
 # --- Writing ---
@@ -152,10 +159,9 @@ def write_shard(
         for photo in photos:
             content = save_tensors({name: tensor.contiguous() for name, tensor in photo.tensors.items()})
             _add(archive, f"{photo.number:08d}.safetensors", content)
-            members.append(
-                {"name": photo.name, "offset": buffer.tell() - _padded(len(content)), "size": len(content)}
-            )
-            notes = {"name": photo.name, **photo.notes}
+            source = {"name": photo.name} | ({"variant": photo.variant} if photo.variant else {})
+            members.append({**source, "offset": buffer.tell() - _padded(len(content)), "size": len(content)})
+            notes = source | photo.notes
             _add(archive, f"{photo.number:08d}.json", json.dumps(notes).encode())
     shard = buffer.getbuffer()
     index = {
@@ -358,8 +364,12 @@ class LatentCache:
         ]  # counted from the shard's end
 
     def name(self, index: int) -> str:
-        """Name a photo as in the folder it came from."""
+        """Name a photo as in the folder it came from; an altered copy has its photo's name."""
         return self._find(index)[1]["name"]
+
+    def variant(self, index: int) -> int:
+        """Number of an altered copy, 0 for a photo itself."""
+        return self._find(index)[1].get("variant", 0)
 
     def load(self, index: int, flip: bool = False) -> dict[str, Tensor]:
         """Read one photo.
@@ -448,7 +458,7 @@ def write_report(folder: str | os.PathLike, passed_over: Sequence[str] = ()) -> 
     skipped: list[Mapping[str, str]] = [photo for index in indices for photo in index["skipped"]]
     reasons = sorted({photo["reason"] for photo in skipped})
     report = {
-        "photos": info.photos,
+        "photos": info.faces,
         "cached": sum(index["count"] for index in indices),
         "skipped": {reason: sum(photo["reason"] == reason for photo in skipped) for reason in reasons},
         "list": skipped,

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from ...f2d.image import Photo, load_photo
 from ...f2d.options import FaceChoice
 from ..config import PrepareConfig
 from ..engine.sampling import start_worker
+from .altered import Alteration
 from .cache import Skipped
 
 _PERSON = "person"  # COCO's name
@@ -37,6 +38,13 @@ class Crops:
     notes: dict[str, Any]  # for the cache
 
 
+class Source(NamedTuple):
+    """What is cut: a photo, or an altered copy of it."""
+
+    name: str  # of the photo in the folder
+    variant: int = 0  # number of the copy; 0 = the photo itself
+
+
 class _UnusablePhoto(ValueError):
     """A photo that is skipped, and why."""
 
@@ -46,7 +54,7 @@ class _UnusablePhoto(ValueError):
 
 
 class Cutter(Dataset):
-    """The crops of photos, by name."""
+    """The crops of photos and of their altered copies."""
 
     def __init__(self, config: PrepareConfig, face_size: int) -> None:
         """Take the settings.
@@ -61,28 +69,31 @@ class Cutter(Dataset):
     def _detector(self) -> Detector | None:  # loaded by each worker process for itself
         return load_detector(self.config.detector) if self.config.detector else None
 
-    def __getitem__(self, name: str) -> Crops | Skipped:
+    def __getitem__(self, source: Source) -> Crops | Skipped:
         """Crop one photo, or return why it is skipped.
 
         Args:
-            name: of the photo in the folder.
+            source: the photo, or which altered copy of it.
 
         Returns:
             Its crops.
         """
+        alteration = Alteration.draw(*source) if source.variant else None
         try:
-            return self._cut(Path(self.config.photos) / name)
+            return self._cut(Path(self.config.photos) / source.name, alteration)
         except _UnusablePhoto as error:
-            return Skipped(name, error.reason, str(error))
+            return Skipped(source.name, error.reason, str(error))
 
-    def _cut(self, path: Path) -> Crops:
+    def _cut(self, path: Path, alteration: Alteration | None) -> Crops:
         try:
             photo = load_photo(path)
         except (ValueError, OSError) as error:
             raise _UnusablePhoto("unreadable", error) from error
+        if alteration:
+            photo = alteration.change_photo(photo)
         face = self._locate(photo)
         try:
-            return self._crop(face, path)
+            return self._crop(face, path, alteration)
         except _UnusablePhoto:
             raise
         except (ValueError, cv2.error) as error:
@@ -101,7 +112,7 @@ class Cutter(Dataset):
         except NoFaceError as error:
             raise _UnusablePhoto("no face", error) from error
 
-    def _crop(self, face: LocatedFace, path: Path) -> Crops:
+    def _crop(self, face: LocatedFace, path: Path, alteration: Alteration | None) -> Crops:
         both, size = (face, face.mirrored()), self.config.image_size
         faces = both[0].align_face(self.face_size), both[1].align_face(self.face_size)
         expressions = None
@@ -109,7 +120,7 @@ class Cutter(Dataset):
             expressions = both[0].align_expression(), both[1].align_expression()
         region = None
         if self.config.layout == "fastcomposer":
-            person = self._person(path, face.photo, face.landmarks)
+            person = self._person(path, face, alteration)
             region = (
                 resize_ffhq_mask(person, size)
                 if self.config.aligned
@@ -121,7 +132,7 @@ class Cutter(Dataset):
             notes = {"landmarks": face.landmarks.round(2).tolist(), "score": round(face.chosen.score, 4)}
         return Crops(image, faces, expressions, region, notes)
 
-    def _person(self, path: Path, photo: Photo, landmarks: np.ndarray) -> np.ndarray:
+    def _person(self, path: Path, face: LocatedFace, alteration: Alteration | None) -> np.ndarray:
         """Find the person whose face it is in FastComposer's map: shape (H, W), bool."""
         try:
             segments = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["segments"]
@@ -132,12 +143,14 @@ class Cutter(Dataset):
                 "no segmentation map",
                 f"'{path.stem}.npy' or '{path.stem}.json' beside the photo cannot be read ({error!r}).",
             ) from error
-        if labels.shape != photo.shape[:2]:
+        if labels.shape != face.photo.shape[:2]:
             raise _UnusablePhoto(
                 "no segmentation map",
-                f"The map '{path.stem}.npy' has the shape {labels.shape}, its photo {photo.shape[:2]}.",
+                f"The map '{path.stem}.npy' has the shape {labels.shape}, its photo {face.photo.shape[:2]}.",
             )
-        x, y = np.rint(landmarks).astype(int).T
+        if alteration:
+            labels = alteration.change_map(labels)
+        x, y = np.rint(face.landmarks).astype(int).T
         x, y = x.clip(0, labels.shape[1] - 1), y.clip(0, labels.shape[0] - 1)
         hits = [int((labels[y, x] == number).sum()) for number in ids]
         if not any(hits):
@@ -146,24 +159,24 @@ class Cutter(Dataset):
 
 
 def cut_ahead(
-    cutter: Cutter, names: Sequence[str], config: PrepareConfig
+    cutter: Cutter, sources: Sequence[Source], config: PrepareConfig
 ) -> Generator[Crops | Skipped, None, None]:
     """Yield the crops of photos in order, while worker processes cut the next ones.
 
     Args:
         cutter: reads and cuts.
-        names: of photos.
+        sources: photos and copies.
         config: for the number of workers and the batch size.
 
     Yields:
         One photo's crops, or why it is skipped.
     """
-    workers = min(config.workers, len(names))
+    workers = min(config.workers, len(sources))
     ahead = max(2, _AHEAD * config.batch_size // workers) if workers else None
     yield from DataLoader(
         cutter,
         batch_size=None,
-        sampler=names,
+        sampler=sources,
         num_workers=workers,
         prefetch_factor=ahead,
         worker_init_fn=start_worker,

@@ -61,7 +61,7 @@ from .cache import (
 )
 from .frozen_encoders import Encoded, FrozenEncoders
 from .parsing import check_classes
-from .photo_crops import Crops, Cutter, cut_ahead
+from .photo_crops import Crops, Cutter, Source, cut_ahead
 from .photo_files import hash_photos, log_passed_over, split_files
 
 _LISTED = 3  # skipped photos that are named at the end
@@ -113,7 +113,7 @@ class _Plan:
     @classmethod
     def of(cls, info: CacheInfo, out: Path, processes: Processes) -> _Plan:
         shards = {
-            shard: range(shard * info.shard_size, min((shard + 1) * info.shard_size, info.photos))
+            shard: range(shard * info.shard_size, min((shard + 1) * info.shard_size, info.faces))
             for shard in range(info.shards)
         }
         missing = {shard: photos for shard, photos in shards.items() if not _is_complete(out, shard)}
@@ -200,12 +200,13 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Path:
     if config.aligned and not config.detector:
         log(_AVERAGE_LANDMARKS)
     log(
-        f"Preparing {plan.todo} of {len(photos)} photos in {len(plan.shards)} shard(s) on {encoders.device}; "
+        f"Preparing {plan.todo} of {info.faces} photos in {len(plan.shards)} shard(s) on {encoders.device}; "
         f"{plan.total - plan.todo} are in the cache already. {space}."
     )
     if plan.todo:
         with watch_workers("crops photos"), _Progress(plan, processes, log) as progress:
-            _fill(out, plan, photos, encoders, config, progress)
+            sources = [Source(name, copy) for copy in range(1 + config.variants) for name in photos]
+            _fill(out, plan, sources, encoders, config, progress)
     return _finish(out, log, list_passed_over(config))
 
 
@@ -278,7 +279,7 @@ class _Batch:
     """Photos of one shard that are encoded at once, and those before them that were skipped."""
 
     shard: int
-    photos: list[tuple[int, str, Crops]] = field(default_factory=list)
+    photos: list[tuple[int, Source, Crops]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     last: bool = False  # of the shard
 
@@ -289,13 +290,13 @@ class _Batch:
 def _fill(
     out: Path,
     plan: _Plan,
-    names: Sequence[str],
+    sources: Sequence[Source],
     encoders: FrozenEncoders,
     config: PrepareConfig,
     progress: _Progress,
 ) -> None:
     """Write all shards of the plan; while one is written, the next one is encoded."""
-    work = [names[number] for photos in plan.shards.values() for number in photos]
+    work = [sources[number] for photos in plan.shards.values() for number in photos]
     cutter = Cutter(config, encoders.msid.config.image_size)
     cached: list[CachedPhoto] = []
     skipped: list[Skipped] = []
@@ -304,12 +305,12 @@ def _fill(
         closing(cut_ahead(cutter, work, config)) as crops,  # an error, too, ends the loader processes
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
-        batches = _batches(plan, names, progress.wait_for(crops), config.batch_size)
+        batches = _batches(plan, sources, progress.wait_for(crops), config.batch_size)
         for batch, encoded in _encode_ahead(batches, encoders):
             skipped += batch.skipped
-            for (number, name, one), tensors in zip(batch.photos, encoded, strict=True):
+            for (number, (name, variant), one), tensors in zip(batch.photos, encoded, strict=True):
                 if tensors["mask"].any():
-                    cached.append(CachedPhoto(number, name, tensors, one.notes))
+                    cached.append(CachedPhoto(number, name, tensors, one.notes, variant))
                 else:
                     wanted = ", ".join(config.classes)
                     skipped.append(Skipped(name, "no identity region", f"None of {wanted} is in the photo."))
@@ -327,7 +328,7 @@ def _fill(
 
 
 def _batches(
-    plan: _Plan, names: Sequence[str], crops: Iterator[Crops | Skipped], size: int
+    plan: _Plan, sources: Sequence[Source], crops: Iterator[Crops | Skipped], size: int
 ) -> Iterator[_Batch]:
     """Divide the stream of crops into batches, of which none crosses the end of a shard."""
     for shard, numbers in plan.shards.items():
@@ -337,7 +338,7 @@ def _batches(
             if isinstance(one, Skipped):
                 batch.skipped.append(one)
             else:
-                batch.photos.append((number, names[number], one))
+                batch.photos.append((number, sources[number], one))
             batch.last = number == numbers[-1]
             if batch.last or len(batch.photos) == size:
                 yield batch
@@ -374,6 +375,8 @@ def _check(config: PrepareConfig) -> None:
             "--detector is missing. Set it to YuNet's .onnx file, or add --aligned if the photos are FFHQ "
             "crops."
         )
+    if config.variants < 0:
+        raise ValueError(f"--variants is {config.variants}. Use a number of copies, or 0 for none.")
     check_classes(config.classes)
     if config.detector and config.detector != "FAN":
         load_detector(config.detector)  # better now than in a worker
@@ -405,9 +408,10 @@ def _describe(config: PrepareConfig, encoders: FrozenEncoders, photos: Sequence[
         min_score=config.min_score if config.detector else 0.0,
         precision=config.precision,
         photos=len(photos),
+        variants=config.variants,
         photos_hash=hash_photos(config.photos, photos),
         shard_size=config.shard_size,
-        shards=-(-len(photos) // config.shard_size),
+        shards=-(-len(photos) * (1 + config.variants) // config.shard_size),
     )
 
 

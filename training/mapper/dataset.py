@@ -18,27 +18,31 @@ _PERMUTATION, _SAMPLE, _DROPOUT = range(3)  # what a seed is for
 _SPLIT = 4
 
 
-def split_cache(count: int, config: MapperTrainingConfig) -> tuple[list[int], list[int]]:
+def split_cache(cache: LatentCache, config: MapperTrainingConfig) -> tuple[list[int], list[int]]:
     """Choose the faces that are held out of training.
 
     Args:
-        count: faces in the cache.
+        cache: of `f2d-train prepare`.
         config: for seed and number of held-out faces.
 
     Returns:
-        The indices of the faces to train on, and of those held out, both rising.
+        The indices of the faces to train on, and of the photos held out, both rising. The altered copies of a
+        photo that is held out are in neither.
 
     Raises:
         ValueError: no face would be left to train on.
     """
-    if config.validation >= count:
+    photos = [index for index in range(len(cache)) if not cache.variant(index)]
+    if config.validation >= len(photos):
         raise ValueError(
-            f"--validation {config.validation} leaves no face to train on: the cache has {count}. "
+            f"--validation {config.validation} leaves no face to train on: the cache has {len(photos)}. "
             "Hold out fewer."
         )
     generator = torch.Generator().manual_seed(derive_seed(config.seed, _SPLIT))
-    held = set(torch.randperm(count, generator=generator)[: config.validation].tolist())
-    return [index for index in range(count) if index not in held], sorted(held)
+    chosen = torch.randperm(len(photos), generator=generator)[: config.validation]
+    held = sorted(photos[place] for place in chosen.tolist())
+    names = {cache.name(index) for index in held}
+    return [index for index in range(len(cache)) if cache.name(index) not in names], held
 
 
 def list_partners(cache: LatentCache, faces: Sequence[int]) -> dict[int, list[int]]:
@@ -49,22 +53,24 @@ def list_partners(cache: LatentCache, faces: Sequence[int]) -> dict[int, list[in
         faces: indices in the cache.
 
     Returns:
-        By index, the indices of the others.
+        By index, the indices of the others; altered copies, each of which shows somebody else, have none.
 
     Raises:
         ValueError: no folder holds two of these faces.
     """
     people: dict[PurePosixPath, list[int]] = defaultdict(list)
-    for index in faces:
+    photos = [index for index in faces if not cache.variant(index)]
+    for index in photos:
         people[PurePosixPath(cache.name(index)).parent].append(index)
-    if len(people) == len(faces):
+    if len(people) == len(photos):
         raise ValueError(
             f"--cross-photo needs two photos of a person, but each of the {len(people)} folders in the cache "
             f"'{cache.folder}' has one. Prepare a folder that has a folder per person."
         )
-    return {
-        index: [other for other in photos if other != index] for photos in people.values() for index in photos
-    }
+    partners: dict[int, list[int]] = dict.fromkeys(faces, [])
+    for group in people.values():
+        partners |= {index: [other for other in group if other != index] for index in group}
+    return partners
 
 
 class MapperDataset(Dataset):
@@ -82,7 +88,7 @@ class MapperDataset(Dataset):
             ValueError: pairs are wanted, and no person has two photos.
         """
         self.cache, self.config, self.timesteps = cache, config, timesteps
-        self.faces = split_cache(len(cache), config)[0]
+        self.faces = split_cache(cache, config)[0]
         self._partners = list_partners(cache, self.faces) if config.cross_photo else {}
         self._order: tuple[int, list[int]] = (-1, [])
 

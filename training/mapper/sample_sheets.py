@@ -78,7 +78,7 @@ class SampleSheets:
             RuntimeError: an image could not be generated, f.i. for lack of memory.
             OSError: the folder cannot be written to.
         """
-        held = split_cache(len(self.cache), self.config)[1]
+        held = split_cache(self.cache, self.config)[1]
         faces = (held or range(len(self.cache)))[: self.config.sample_faces]
         jobs = [(face, prompt) for face in faces for prompt in self.config.sample_prompts]
         world = self.processes.world

@@ -46,6 +46,7 @@ from .identity_loss import IdentityLoss
 from .region_errors import region_errors, with_bins
 from .sample_sheets import SampleScores, SampleSheets
 from .validation import Validation
+from .whitening import measure_whitening
 
 
 def compute_loss(
@@ -83,7 +84,8 @@ def compute_loss(
         errors = region_errors(prediction, target, batch["mask"], class_prediction)
         means.add(with_bins(errors, batch["time"], diffusion.steps))
     if class_prediction is not None:
-        loss = cgdr_loss(prediction, target, class_prediction, batch["mask"], config.region_weight)
+        weighting = config.region_weight, config.relative_loss
+        loss = cgdr_loss(prediction, target, class_prediction, batch["mask"], *weighting)
     elif config.loss == "masked":
         loss = masked_loss(prediction, target, batch["mask"])
     else:
@@ -225,7 +227,7 @@ def make_task(
     means = RunningMeans()
     identity = _load_identity_loss(config, cache, diffusion)
     couples = _load_couples(config, diffusion, processes)
-    optimize = MuonWithAdamW if config.optimizer == "muon" else make_optimizer
+    samples = MapperDataset(cache, config, diffusion.steps)
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
@@ -236,17 +238,29 @@ def make_task(
     return Task(
         kind="mapper",
         network=mapper,
-        optimizer=optimize(mapper.parameters(), config),
+        optimizer=_make_optimizer(config, mapper, cache, samples.faces),
         compute_loss=loss,
         learning_rate=lambda step: learning_rate(config, step),
         steps=config.steps,
-        samples=MapperDataset(cache, config, diffusion.steps),
+        samples=samples,
         sample_name="photos of the cache",
         network_config=mapper.config,
         metadata={"msid": cache.msid, "loss": config.loss},
         events=events,
         means=means,
     )
+
+
+def _make_optimizer(
+    config: MapperTrainingConfig, mapper: MappingNetwork, cache: LatentCache, faces: Sequence[int]
+) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return make_optimizer(mapper.parameters(), config)
+    if not config.whiten:
+        return MuonWithAdamW(mapper.parameters(), config)
+    first = [mapper.get_parameter(f"i2t_{word}.layers.0.0.weight") for word in ("first", "last")]
+    whitening = measure_whitening(cache, faces, mapper.config.exp_dim).to(first[0].device)
+    return MuonWithAdamW(mapper.parameters(), config, dict.fromkeys(first, whitening))
 
 
 def _load_identity_loss(

@@ -60,7 +60,7 @@ class Validation:
         """
         self.config, self.mapper, self.cache = config, mapper, cache
         self.diffusion, self.processes, self.run, self.log = diffusion, processes, run, log
-        self.faces = split_cache(len(cache), config)[1]
+        self.faces = split_cache(cache, config)[1]
         self.file = run.folder / "validation.json"
 
     def done(self, step: int) -> bool:

@@ -6,7 +6,8 @@ out/diffusion, refined, finished
 out/faces, msid, arcface       identity encoders                  -> msid, arcface and arcface-msf.safetensors
 out/expression                 f_exp                              -> expression.safetensors
 out/verifier, attributes       evaluators                         -> verifier and attributes.safetensors
-out/photos*, cache-*           `f2d-train prepare`, once per encoder; -pairs: two photos of each person
+out/photos*, cache-*           `f2d-train prepare`, once per encoder; -pairs: two photos of each person;
+                               -variants-1: with an altered copy of each photo
 out/mapper-<preset>-<seed>     `f2d-train mapper`, for every row of Tables 3 to 5
 """
 
@@ -29,6 +30,7 @@ from ...f2d.networks.expression import ExpressionNetwork
 from ...f2d.networks.msid import load_msid
 from ..config import (
     PRESET_ENCODERS,
+    PRESET_VARIANTS,
     PRESETS,
     MapperTrainingConfig,
     MiniatureConfig,
@@ -194,27 +196,30 @@ class Miniature:
             "attributes", Attributes(), lambda: train_attributes(fit, self.autoencoder(), self.log)
         )
 
-    def cache(self, encoder: str, pairs: bool = False) -> Path:
+    def cache(self, encoder: str, pairs: bool = False, variants: int = 0) -> Path:
         """Run `f2d-train prepare` for an encoder.
 
         Args:
             encoder: as of `encoder`.
             pairs: as many photos, two of each person instead of one.
+            variants: altered copies of each photo.
 
         Returns:
             The cache's folder.
         """
         kind, per_person = ("-pairs", 2) if pairs else ("", 1)
+        copies = f"-variants-{variants}" if variants else ""
         photos = write_photos(self.folder / f"photos{kind}", self.config.photos, per_person=per_person)
         return prepare(
             PrepareConfig(
                 photos=str(photos),
-                out=str(self.folder / f"cache-{encoder}{kind}"),
+                out=str(self.folder / f"cache-{encoder}{kind}{copies}"),
                 base=str(self.base()),
                 msid=str(self.encoder(encoder)),
                 expression=str(self.expression()),
                 layout="fastcomposer",
                 aligned=True,
+                variants=variants,
                 image_size=SIZE,
                 batch_size=16,
                 workers=1,
@@ -243,8 +248,9 @@ class Miniature:
     def mapper_config(self, preset: str, seed: int = 0) -> MapperTrainingConfig:
         """Say how `mapper` trains; makes the cache first, arguments as for `mapper`."""
         changes = PRESETS[preset]
+        pairs, variants = "cross_photo" in changes, PRESET_VARIANTS.get(preset, 0)
         config = MapperTrainingConfig(
-            cache=str(self.cache(encoder_of(preset), pairs="cross_photo" in changes)),
+            cache=str(self.cache(encoder_of(preset), pairs, variants)),
             base=str(self.base()),
             out=str(self.folder / f"mapper-{preset}-{seed}"),
             hidden_dim=512,
