@@ -87,15 +87,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch allows a closure
         """Take a step of both."""
         kept = 1 - self.muon.param_groups[0]["lr"] * self.muon.param_groups[0]["weight_decay"]
-        before = {matrix: matrix.detach() * kept for matrix in self.whitenings}
+        decayed = {}
         for matrix, whitening in self.whitenings.items():
             if matrix.grad is not None:
                 matrix.grad = matrix.grad @ whitening
+                decayed[matrix] = kept * matrix.detach()
         self.muon.step()
         self.adamw.step()
         with torch.no_grad():
-            for matrix, whitening in self.whitenings.items():
-                matrix.copy_(before[matrix] + (matrix - before[matrix]) @ whitening)
+            for matrix, weights in decayed.items():
+                matrix.copy_(weights + (matrix - weights) @ self.whitenings[matrix])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both."""

@@ -238,7 +238,7 @@ def make_task(
     return Task(
         kind="mapper",
         network=mapper,
-        optimizer=_make_optimizer(config, mapper, cache, samples.faces),
+        optimizer=_make_optimizer(config, mapper, cache, samples.faces, processes),
         compute_loss=loss,
         learning_rate=lambda step: learning_rate(config, step),
         steps=config.steps,
@@ -252,14 +252,19 @@ def make_task(
 
 
 def _make_optimizer(
-    config: MapperTrainingConfig, mapper: MappingNetwork, cache: LatentCache, faces: Sequence[int]
+    config: MapperTrainingConfig,
+    mapper: MappingNetwork,
+    cache: LatentCache,
+    faces: Sequence[int],
+    processes: Processes,
 ) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return make_optimizer(mapper.parameters(), config)
     if not config.whiten:
         return MuonWithAdamW(mapper.parameters(), config)
     first = [mapper.get_parameter(f"i2t_{word}.layers.0.0.weight") for word in ("first", "last")]
-    whitening = measure_whitening(cache, faces, mapper.config.exp_dim).to(first[0].device)
+    measured = measure_whitening(cache, faces, mapper.config.exp_dim) if processes.first else None
+    whitening = processes.share(measured).to(first[0].device)  # one, whatever machines round to
     return MuonWithAdamW(mapper.parameters(), config, dict.fromkeys(first, whitening))
 
 
