@@ -627,10 +627,10 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_it_resumes(config, portr
     unbroken = contents(prepare(replace(config, out=str(tmp_path / "unbroken")), quiet))
     cut = Cutter.__getitem__
 
-    def die(self, name):
-        if name == "b.JPG":
+    def die(self, source):
+        if source.name == "b.JPG":
             os.kill(os.getpid(), signal.SIGKILL)
-        return cut(self, name)
+        return cut(self, source)
 
     monkeypatch.setattr(Cutter, "__getitem__", die)
     with pytest.raises(ConnectionError, match="crops photos died .*Rerun the command.*--workers"):

@@ -32,6 +32,8 @@ def split_cache(cache: LatentCache, config: MapperTrainingConfig) -> tuple[list[
     Raises:
         ValueError: no face would be left to train on.
     """
+    if not config.validation:
+        return list(range(len(cache))), []
     photos = [index for index in range(len(cache)) if not cache.variant(index)]
     if config.validation >= len(photos):
         raise ValueError(

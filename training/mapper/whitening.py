@@ -4,6 +4,10 @@ A few directions of v_id vary much between faces and most vary little, and the g
 weights is in proportion to what the layer reads. Muon evens out the directions of a step; with whitened
 features it evens out what the step changes for faces.
 
+Muon rounds to bfloat16, and the rounding in directions that faces hardly have is enlarged too. So the number
+of processes, which changes the order of summing, changes the weights: after 20 steps on six faces by as much
+as training does, where Muon alone differs by 4 % of that.
+
 Dimension letters: F faces, I identity width, E expression width.
 """
 
