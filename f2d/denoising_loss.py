@@ -52,6 +52,20 @@ def cgdr_loss(
 
 def _class_errors(noise: Tensor, class_prediction: Tensor, mask: Tensor) -> Tensor:
     """Compute the mean squared error inside M of each image, shape (B,); 1 where M is empty."""
-    area = mask.flatten(1).sum(1)  # (B,)
-    errors = ((class_prediction - noise).square().mean(1, keepdim=True) * mask).flatten(1).sum(1)  # (B,)
+    errors, area = weighted_error(class_prediction, noise, mask).unbind(1)  # (B,) each
     return torch.where(area > 0, errors / area.clamp_min(1e-6), 1.0).clamp_min(1e-6)
+
+
+def weighted_error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Sum the squared errors of each image by weight.
+
+    Args:
+        prediction: shape (B, C, H, W).
+        target: shape (B, C, H, W).
+        weight: shape (B, 1, H, W), M for what is inside it.
+
+    Returns:
+        shape (B, 2): the sum of the squared differences, means over the channels, and that of the weights.
+    """
+    squares = (prediction - target.float()).square().mean(1, keepdim=True)  # (B, 1, H, W)
+    return torch.stack([(squares * weight).flatten(1).sum(1), weight.flatten(1).sum(1)], dim=1)

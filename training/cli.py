@@ -191,7 +191,7 @@ def _prepare(config: PrepareConfig, preset: str) -> None:
 
 
 def _mapper(config: MapperTrainingConfig, preset: str) -> None:
-    from .data.cache import LatentCache
+    from .data.cache import LatentCache, read_info
     from .evaluation.sample_scores import load_sample_scorer
     from .mapper.train import train_mapper
 
@@ -205,7 +205,7 @@ def _mapper(config: MapperTrainingConfig, preset: str) -> None:
                 "(`f2d convert arcface.pt arcface.safetensors --depths ...`)."
             )
     copies = PRESET_VARIANTS.get(preset, 0)
-    if (found := LatentCache(config.cache).info.variants if copies else 0) < copies:
+    if (found := read_info(config.cache).variants) < copies:
         _log(
             f"The cache '{config.cache}' has {found} altered copies of each photo; --preset {preset} was "
             f"measured with {copies}. Prepare another with --variants {copies}, or go without them."

@@ -578,6 +578,15 @@ def test_the_command_shows_its_configuration(capsys, tmp_path):
     assert main(["mapper", "--cache", "nowhere", "--base", "nowhere", "--out", str(tmp_path / "x")]) == 2
 
 
+@pytest.mark.parametrize(("preset", "told"), [("plus-muon", True), ("plus", False)])
+def test_a_preset_that_was_measured_with_altered_copies_says_so(config, capsys, preset, told):
+    paths = ["--cache", config.cache, "--base", "nowhere", "--out", config.out]
+    assert main(["mapper", "--preset", preset, *paths]) == 2
+    captured = capsys.readouterr()
+    assert ("has 0 altered copies" in captured.out + captured.err) is told
+    assert ("--variants 1" in captured.out + captured.err) is told
+
+
 # --- Several processes, and processes that are stopped ---
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+from ...f2d.denoising_loss import weighted_error
 
 BINS = 4  # of the timesteps
 
@@ -35,17 +36,12 @@ def region_errors(
     """
     prediction, outside = prediction.detach().float(), 1 - mask
     found = {
-        "inside": _error(prediction, target, mask),
-        "outside": _error(prediction, target, outside),
+        "inside": weighted_error(prediction, target, mask),
+        "outside": weighted_error(prediction, target, outside),
     }
     if class_prediction is not None:
-        found["outside_class"] = _error(prediction, class_prediction, outside)
+        found["outside_class"] = weighted_error(prediction, class_prediction, outside)
     return found
-
-
-def _error(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    squares = (prediction - target.float()).square().mean(1, keepdim=True)  # (B, 1, H, W)
-    return torch.stack([(squares * weight).flatten(1).sum(1), weight.flatten(1).sum(1)], dim=1)
 
 
 def with_bins(errors: Mapping[str, Tensor], time: Tensor, steps: int) -> dict[str, Tensor]:
