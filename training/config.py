@@ -196,11 +196,6 @@ class MapperTrainingConfig(TrainingConfig):
     optimizer: Literal["adamw", "muon"] = option(
         "adamw", "'muon': Muon for the mapper's matrices, AdamW for the rest; not in the paper"
     )
-    whiten: bool = option(
-        False,
-        "with Muon: the first layers' steps are those for whitened v_id, so that traits that vary little "
-        "count as much; not in the paper",
-    )
     hidden_dim: int = option(1536, "width of the hidden layers; not in the paper, the official mapper's")
     dropout: float = option(
         0.1, "dropout rate; Sec. 4.1 names dropout, not its rate, which is the official mapper's"
@@ -268,8 +263,6 @@ class MapperTrainingConfig(TrainingConfig):
             raise ValueError(
                 f"--identity-weight is {self.identity_weight} without an encoder. Add --identity-msid."
             )
-        if self.whiten and self.optimizer != "muon":
-            raise ValueError("--whiten is for Muon's steps. Add --optimizer muon.")
         if self.region_weight <= 0:
             raise ValueError(
                 f"--region-weight is {self.region_weight}. Use a positive weight; the paper's is 1."
@@ -309,10 +302,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What is better than the paper's on the miniature; the learning rate falls over the whole run.
 PRESETS["plus"] = PRESETS["logit-normal"] | PRESETS["expression"] | PRESETS["couples"] | {"decay": 100_000}
 PRESETS["plus-muon"] = (
-    PRESETS["plus"]
-    | PRESETS["muon"]
-    | PRESETS["region"]
-    | {"weight_decay": 0.1, "relative_loss": True, "whiten": True}
+    PRESETS["plus"] | PRESETS["muon"] | PRESETS["region"] | {"weight_decay": 0.1, "relative_loss": True}
 )
 # How many altered copies of each photo the cache should hold for a preset.
 PRESET_VARIANTS = {"plus-muon": 1}

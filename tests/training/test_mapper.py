@@ -33,7 +33,6 @@ from face2diffusion.training.mapper.dataset import MapperDataset
 from face2diffusion.training.mapper.denoising import FrozenDiffusion
 from face2diffusion.training.mapper.dropout import sampled_dropout
 from face2diffusion.training.mapper.train import train_mapper
-from face2diffusion.training.mapper.whitening import measure_whitening
 from PIL import Image
 from safetensors.torch import load_file
 from support import processes
@@ -147,7 +146,7 @@ def test_the_loss_falls_and_faces_part(config):
     assert spread[1] > spread[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"optimizer": "muon", "whiten": True}])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}])
 def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(config, tmp_path, changes):
     config = replace(config, **changes)
     unbroken = weights_of(config)
@@ -321,7 +320,6 @@ def test_the_identity_loss_takes_the_encoder_of_the_cache_only(config, tmp_path)
         ({"couples_every": -1}, "--couples-every is -1"),
         ({"region_weight": 0.0}, "--region-weight is 0.0. Use a positive weight"),
         ({"region_weight": 8.0, "loss": "masked"}, "but --loss is masked. Use --loss cgdr"),
-        ({"whiten": True}, "--whiten is for Muon's steps. Add --optimizer muon"),
     ],
 )
 def test_impossible_settings_beyond_the_paper_are_refused(changes, advice):
@@ -397,43 +395,6 @@ def test_a_step_of_muon_turns_all_directions_of_a_matrix_alike():
     step = (layer.weight - before).detach()
     sizes = torch.linalg.svdvals(step)[:3] / (0.1 * 0.2 * 40**0.5)
     assert sizes.min() > 0.6 and sizes.max() < 1.3, f"{sizes}, where the gradient's differ by a factor of 100"
-
-
-def test_a_whitened_matrix_takes_the_steps_of_one_that_reads_whitened_inputs():
-    torch.manual_seed(0)
-    plain, whitened = torch.nn.Linear(12, 7), torch.nn.Linear(12, 7)
-    root = torch.randn(12, 12)
-    whitening = root @ root.T / 12 + 0.1 * torch.eye(12)
-    plain.load_state_dict({"weight": whitened.weight @ whitening, "bias": whitened.bias})
-    config = MapperTrainingConfig(lr=0.01, weight_decay=0.5)
-    optimizers = (
-        MuonWithAdamW(plain.parameters(), config, {plain.weight: whitening}),
-        MuonWithAdamW(whitened.parameters(), config),
-    )
-    for _ in range(10):
-        inputs, targets = torch.randn(30, 12), torch.randn(30, 7)
-        for layer, read_by, optimizer in zip(
-            (plain, whitened), (inputs, inputs @ whitening), optimizers, strict=True
-        ):
-            optimizer.zero_grad()
-            torch.nn.functional.mse_loss(layer(read_by), targets).backward()
-            optimizer.step()
-    assert torch.allclose(plain.weight, whitened.weight @ whitening, atol=1e-5)
-
-
-def test_whitening_evens_out_v_id_and_keeps_its_size_and_v_exp(config):
-    cache = LatentCache(config.cache)
-    whitening = measure_whitening(cache, range(len(cache)), exp_dim=64)
-    width = cache.id_dim
-    assert whitening.shape == (width + 64, width + 64)
-    assert torch.equal(whitening[width:, width:], torch.eye(64)) and not whitening[width:, :width].any()
-    features = torch.stack(
-        [cache.load(face, flip)["v_id"].float() for face in range(6) for flip in (False, True)]
-    )
-    changed = features @ whitening[:width, :width]
-    assert changed.square().sum().item() == pytest.approx(features.square().sum().item(), rel=1e-3)
-    before, after = [torch.linalg.svdvals(x) for x in (features, changed)]
-    assert after[0] / after[5] - 1 < 0.1 * (before[0] / before[5] - 1)
 
 
 def test_muon_needs_a_torch_that_has_it(config, monkeypatch):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import TrainingConfig
 
@@ -43,23 +43,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
     directions alike, the rare ones too. Its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv
     2502.16982, Sec. 2.2), so that both take the same learning rate and weight decay. torch orthogonalizes in
     bfloat16, so another order of summing, as with more processes, changes the weights more than with AdamW.
-
-    Matrices that are given a whitening P of their inputs take the step that Muon would take for weights that
-    read P x instead of x; the weights themselves still read x.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        config: TrainingConfig,
-        whitenings: Mapping[nn.Parameter, Tensor] | None = None,
-    ) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], config: TrainingConfig) -> None:
         """Divide the parameters.
 
         Args:
             parameters: what is trained.
             config: of the run.
-            whitenings: for matrices of shape (outputs, inputs), a symmetric one of shape (inputs, inputs).
 
         Raises:
             ImportError: this torch has no Muon.
@@ -77,7 +68,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self.adamw = make_optimizer(others, config)
-        self.whitenings = whitenings or {}
         self._share_groups()
 
     def _share_groups(self) -> None:
@@ -86,17 +76,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch allows a closure
         """Take a step of both."""
-        kept = 1 - self.muon.param_groups[0]["lr"] * self.muon.param_groups[0]["weight_decay"]
-        decayed = {}
-        for matrix, whitening in self.whitenings.items():
-            if matrix.grad is not None:
-                matrix.grad = matrix.grad @ whitening
-                decayed[matrix] = kept * matrix.detach()
         self.muon.step()
         self.adamw.step()
-        with torch.no_grad():
-            for matrix, weights in decayed.items():
-                matrix.copy_(weights + (matrix - weights) @ self.whitenings[matrix])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both."""

@@ -46,7 +46,6 @@ from .identity_loss import IdentityLoss
 from .region_errors import region_errors, with_bins
 from .sample_sheets import SampleScores, SampleSheets
 from .validation import Validation
-from .whitening import measure_whitening
 
 
 def compute_loss(
@@ -227,7 +226,7 @@ def make_task(
     means = RunningMeans()
     identity = _load_identity_loss(config, cache, diffusion)
     couples = _load_couples(config, diffusion, processes)
-    samples = MapperDataset(cache, config, diffusion.steps)
+    make = MuonWithAdamW if config.optimizer == "muon" else make_optimizer
 
     def loss(batch: Batch, step: int) -> Tensor:
         with fastest_attention(processes.device_type, cache.latent_size**2):
@@ -238,34 +237,17 @@ def make_task(
     return Task(
         kind="mapper",
         network=mapper,
-        optimizer=_make_optimizer(config, mapper, cache, samples.faces, processes),
+        optimizer=make(mapper.parameters(), config),
         compute_loss=loss,
         learning_rate=lambda step: learning_rate(config, step),
         steps=config.steps,
-        samples=samples,
+        samples=MapperDataset(cache, config, diffusion.steps),
         sample_name="photos of the cache",
         network_config=mapper.config,
         metadata={"msid": cache.msid, "loss": config.loss},
         events=events,
         means=means,
     )
-
-
-def _make_optimizer(
-    config: MapperTrainingConfig,
-    mapper: MappingNetwork,
-    cache: LatentCache,
-    faces: Sequence[int],
-    processes: Processes,
-) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return make_optimizer(mapper.parameters(), config)
-    if not config.whiten:
-        return MuonWithAdamW(mapper.parameters(), config)
-    first = [mapper.get_parameter(f"i2t_{word}.layers.0.0.weight") for word in ("first", "last")]
-    measured = measure_whitening(cache, faces, mapper.config.exp_dim) if processes.first else None
-    whitening = processes.share(measured).to(first[0].device)  # one, whatever machines round to
-    return MuonWithAdamW(mapper.parameters(), config, dict.fromkeys(first, whitening))
 
 
 def _load_identity_loss(

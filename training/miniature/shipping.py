@@ -19,7 +19,7 @@ from ...f2d.networks.mapping import load_mapper
 from .recipe import Miniature, to_half
 from .world.samples import HELD_OUT_PEOPLE, render_sample
 
-SHIPPED = "plus"  # preset of the shipped mapper
+SHIPPED = "plus-muon"  # preset of the shipped mapper
 # The shipped portraits: places in HELD_OUT_PEOPLE, and attributes.
 PEOPLE = {
     "ada": (10, SceneAttributes()),
