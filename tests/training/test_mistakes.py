@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 PROMPT, CLASS = "a photo of S*", "a photo of a person"
 TRAINED, MEASURED = 64, 24  # photos, each of another person
 LOUDER = 16.0  # than the shipped network is, so that a moment is enough to hear v_exp
-MOVED = 12.0  # spread of what is added to the words, whose own entries spread by about 6
+MOVED = 4.5  # spread of what is added to the words, whose own entries spread by about 2
 TIMES = (400, 600)
 
 
